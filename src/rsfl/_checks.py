@@ -1,0 +1,101 @@
+"""Argument checks: one line each at the call, errors that name the argument and quote the value."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Float64", "Floats", "Int64", "choice", "count", "counts", "number", "numbers", "probabilities"]
+
+Float64: TypeAlias = NDArray[np.float64]
+Int64: TypeAlias = NDArray[np.int64]
+
+# A float where every argument was a scalar, a float64 array of the broadcast shape otherwise. NumPy types its own
+# ufuncs the same way: the static type is Any, so that neither kind of caller has to cast.
+Floats: TypeAlias = Any
+
+
+def _first_bad(values: NDArray[Any], bad: NDArray[np.bool_]) -> str:
+    """Quote the first offending value, with its position when there are several values."""
+    if values.ndim == 0:
+        return repr(values.item())
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    return f"{values[where].item()!r} at index {where[0] if len(where) == 1 else where}"
+
+
+def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:
+    return f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+
+
+def numbers(
+    name: str,
+    value: ArrayLike,
+    low: float = -np.inf,
+    high: float = np.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> Float64:
+    """``value`` as a float64 array whose entries all lie in the interval; NaN lies in no interval."""
+    raw = np.asarray(value)
+    if raw.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be a real number or an array of them, got {value!r}")
+    array = raw.astype(np.float64)
+    bad = np.isnan(array)
+    bad |= (array <= low) if open_low else (array < low)
+    bad |= (array >= high) if open_high else (array > high)
+    if bad.any():
+        raise ValueError(f"{name} must lie in {_interval(low, high, open_low, open_high)}, got {_first_bad(raw, bad)}")
+    return array
+
+
+def number(
+    name: str,
+    value: Any,
+    low: float = -np.inf,
+    high: float = np.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """``value`` as one float in the interval."""
+    array = numbers(name, value, low, high, open_low=open_low, open_high=open_high)
+    if array.ndim:
+        raise TypeError(f"{name} must be one number, got an array of shape {array.shape}")
+    return float(array)
+
+
+def probabilities(name: str, value: ArrayLike) -> Float64:
+    """``value`` as a float64 array of probabilities in [0, 1]."""
+    return numbers(name, value, 0.0, 1.0)
+
+
+def counts(name: str, value: ArrayLike, low: int = 0) -> Int64:
+    """``value`` as an int64 array of counts >= low. Whole floats are taken, fractions refused: nothing is rounded."""
+    raw = np.asarray(value)
+    if raw.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be a whole number or an array of them, got {value!r}")
+    if raw.dtype.kind == "f":
+        bad = ~np.isfinite(raw) | (raw != np.floor(raw))
+        if bad.any():
+            raise ValueError(f"{name} must be whole, got {_first_bad(raw, bad)}")
+    bad = (raw < low) | (raw > 2**53)
+    if bad.any():
+        raise ValueError(f"{name} must be a count of at least {low} (and at most 2**53), got {_first_bad(raw, bad)}")
+    return raw.astype(np.int64)
+
+
+def count(name: str, value: Any, low: int = 0) -> int:
+    """``value`` as one int >= low."""
+    array = counts(name, value, low)
+    if array.ndim:
+        raise TypeError(f"{name} must be one whole number, got an array of shape {array.shape}")
+    return int(array)
+
+
+def choice(name: str, value: Any, options: Sequence[str]) -> str:
+    """``value``, which must be one of ``options``."""
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
