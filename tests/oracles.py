@@ -5,7 +5,7 @@ from fractions import Fraction
 import mpmath as mp
 
 DIGITS = 60
-mp.mp.dps = DIGITS  # also for the arithmetic that tests do on the results
+mp.mp.dps = DIGITS  # for all the arithmetic that tests do on the results
 
 
 def binomial_tail(k: int, n: int, p: float) -> mp.mpf:
