@@ -10,7 +10,20 @@ import pytest
 import rsfl
 
 SOURCE = Path(rsfl.__file__).parent
-ORDER = ["_checks", "bounds", "noise", "deform", "smooth", "attacks", "train", "fed", "runs", "cli", "demo"]
+ORDER = [
+    "_checks",
+    "assumptions",
+    "bounds",
+    "noise",
+    "deform",
+    "smooth",
+    "attacks",
+    "train",
+    "fed",
+    "runs",
+    "cli",
+    "demo",
+]
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
