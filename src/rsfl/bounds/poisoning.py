@@ -96,7 +96,6 @@ class Threat:
     def __post_init__(self) -> None:
         choice("level", self.level, LEVELS)
         choice("comparator", self.comparator, ("clean", "scaled"))
-        self._check_settings()
         checked: dict[str, Any] = {}
         for name in ("clients", "rounds"):
             if getattr(self, name) is not None:
@@ -119,6 +118,7 @@ class Threat:
         checked["scale"] = (float(scale.min()), float(scale.max()))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        self._check_settings()
 
     def _check_settings(self) -> None:
         """Refuse settings that contradict each other or that the level does not have."""
@@ -129,7 +129,7 @@ class Threat:
         for name in ("rounds", "norm", *data):
             if getattr(self, name) is not None and name not in known.get(self.level, ("rounds",)):
                 raise ValueError(f"{name} says nothing at the {self.level} level, got {getattr(self, name)!r}")
-        if self.level not in ("feature", "sample") and (self.scale != 1.0 or self.comparator != "clean"):
+        if self.level not in ("feature", "sample") and (self.scale != (1.0, 1.0) or self.comparator != "clean"):
             raise ValueError(f"scale and comparator say nothing at the {self.level} level, got scale={self.scale!r}")
         needed = {"feature": "norm", "sample": "input_norm"}.get(self.level)
         if needed and getattr(self, needed) is None:
