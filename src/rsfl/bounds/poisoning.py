@@ -272,6 +272,17 @@ def _decays(one: Participant) -> Float64:
     return np.asarray(kept ** np.arange(len(one.batch_sizes)) * _up(8), dtype=np.float64)
 
 
+def _training(one: Participant) -> tuple[float, float, float]:
+    """Of an honest local training: its Lipschitz constant, then what bounds its update, pull * || sent || + push."""
+    steps, rate, decay = len(one.batch_sizes), one.learning_rate, one.decay[0]
+    kappa = _step_factor(one) ** steps * _up(4)
+    if one.outcome in ("absent", "rejected"):
+        kappa = max(kappa, 1.0)  # the update counts as zero, and the training as the identity
+    pull = abs(1 - (1 - rate * decay) ** steps) + steps * _ULP * (decay > 0)
+    push = rate * _ROOT2 * one.input_norm * float(_decays(one).sum()) * _up(steps)
+    return kappa, pull, push
+
+
 @dataclass(frozen=True)
 class _Frame:
     """The arrays over a round's participants that the recursion needs, computed once."""
@@ -279,35 +290,38 @@ class _Frame:
     record: Round
     ids: tuple[int, ...]
     weight: Float64
-    kappa: Float64  # Lipschitz constant of an honest local training, from weights sent to weights reached
-    pull: Float64  # an honest update is no longer than pull * || weights sent || + push
-    push: Float64
     update: Float64
     gap: Float64
-    absent: NDArray[np.bool_]  # in both runs
-    intact: NDArray[np.bool_]  # neither clipped nor rejected
+    kappa: Float64
+    pull: Float64
+    push: Float64
+    absent: NDArray[np.bool_]
+    intact: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, record: Round) -> "_Frame":
+    def of(cls, record: Round, threat: Threat) -> "_Frame":
         everyone = record.participants
-        steps = [len(one.batch_sizes) for one in everyone]
-        # An update that counts as zero is the identity on the weights sent, with constant 1.
-        zero = [one.outcome in ("absent", "rejected") for one in everyone]
-        shrink = [(1 - one.learning_rate * one.decay[0]) ** tau for one, tau in zip(everyone, steps, strict=True)]
+        removed = threat.clients or () if threat.level == "removal" else ()
+        # Of the training of a removed client nothing is known, and nothing is used.
+        training = [(0.0, 0.0, 0.0) if one.client in removed else _training(one) for one in everyone]
+        kappa, pull, push = np.array(training).T
         return cls(
-            record,
-            tuple(one.client for one in everyone),
-            np.array([one.weight for one in everyone]),
-            np.array([max(_step_factor(one) ** n, float(z)) for one, n, z in zip(everyone, steps, zero, strict=True)])
-            * _up(4),
-            np.abs(1 - np.array(shrink)) + np.array([one.decay[0] > 0 for one in everyone]) * np.array(steps) * _ULP,
-            np.array([one.learning_rate * _ROOT2 * one.input_norm * _decays(one).sum() for one in everyone])
-            * _up(max(steps)),
-            np.array([one.update_norm for one in everyone]),
-            np.array([one.gap for one in everyone]),
-            np.array([one.outcome == "absent" for one in everyone]),
-            np.array([one.outcome in ("used", "absent") for one in everyone]),
+            record=record,
+            ids=tuple(one.client for one in everyone),
+            weight=np.array([one.weight for one in everyone]),
+            update=np.array([one.update_norm for one in everyone]),
+            gap=np.array([one.gap for one in everyone]),
+            kappa=kappa,
+            pull=pull,
+            push=push,
+            absent=np.array([one.outcome == "absent" for one in everyone]),
+            intact=np.array([one.outcome in ("used", "absent") for one in everyone]),
         )
+
+    @property
+    def room(self) -> float:
+        """Norm up to which the server averages an update as it comes."""
+        return min(self.record.update_clip, self.record.reject_norm)
 
     def honest(self, sent_norm: Float64) -> Float64:
         """Bounds (participants, lanes) on the honest updates from weights of norm at most ``sent_norm`` (lanes,)."""
@@ -438,35 +452,39 @@ def _effect(
 
     Returns:
         The Lipschitz constant of the comparison run's round, what each participant adds (participants, lanes), and how
-        long an update can be that must not be touched (participants, lanes).
+        long an honest update of either run may be (lanes,); 0 where the server would not touch any.
     """
-    record = frame.record
-    step, kappa, added = record.server_step, frame.kappa, np.zeros((attackers.size, norm.size))
-    named = threat.clients is not None
+    record, step, kappa = frame.record, frame.record.server_step, frame.kappa
     # Of the broadcast that was not observed only this is known. It also covers the one that was.
     sent_norm = np.maximum(record.broadcast_norm, np.minimum(record.broadcast_norm + distance, reach) * _up(2))
-    # Likewise of an honest update: it moves with the weights by at most (1 + kappa) D.
-    drifted = (frame.update[:, None] + (1 + kappa[:, None]) * distance) * _up(4)
-    length = np.minimum(frame.honest(sent_norm), drifted)
+    honest = added = np.zeros((attackers.size, norm.size))
+    named = threat.clients is not None
     if threat.level == "removal":
-        mean, changes = _removed(frame, attackers, len(frame.ids) if named else threat.at_most or 0)
+        mean, changes = _removed(frame, attackers, attackers.size if named else threat.at_most or 0)
         lipschitz = abs(1 - step) + step * mean
-        added[attackers] = step * changes[attackers, None]
-        if named:
-            length[attackers] = 0.0
+        added = np.repeat(step * changes[:, None], norm.size, axis=1)
     else:
         if attackers.any():
             kappa, honest, errors = _errors(frame, threat, norm, sent_norm, attackers)
-            length[attackers] = honest[attackers]
             added = step * frame.weight[:, None] * errors
         lipschitz = abs(1 - step * frame.weight.sum()) + step * (frame.weight * kappa).sum()
-    length[frame.absent] = 0.0
+
     altered = ~frame.intact & ~(attackers & named)
     if altered.any():
         one = record.participants[int(np.argmax(altered))]
         where = f"round {record.index}, client {one.client}"
         raise ConditionError("honest updates intact", where, f"outcome={one.outcome!r}")
-    return float(lipschitz) * _up(attackers.size), added, length
+    longest = np.zeros_like(norm)
+    if frame.room < inf:
+        # An honest update moves with the weights by at most (1 + kappa) D from one run to the other.
+        drifted = (frame.update[:, None] + (1 + frame.kappa[:, None]) * distance) * _up(4)
+        length = np.minimum(frame.honest(sent_norm), drifted)
+        if threat.level != "removal":
+            length[attackers] = honest[attackers]  # what attackers sent says nothing of their honest updates
+        elif named:
+            length[attackers] = 0.0  # the comparison run is without them
+        longest = length[~frame.absent].max(axis=0, initial=0.0)
+    return float(lipschitz) * _up(attackers.size), added, longest
 
 
 def _propagate(
@@ -492,13 +510,11 @@ def _propagate(
         record = frame.record
         attacked = threat.attacks(record.index)
         attackers = np.array([attacked and client in row for client in frame.ids])
-        lipschitz, added, length = _effect(frame, threat, norm, distance, reach, attackers)
-        room = min(record.update_clip, record.reject_norm)
-        over = length.max(axis=0) > room
-        if reason is None and over.any():
-            found = f"updates of norm up to {length.max()!r} where only {room!r} pass untouched"
+        lipschitz, added, longest = _effect(frame, threat, norm, distance, reach, attackers)
+        if reason is None and (longest > frame.room).any():
+            found = f"updates of norm up to {float(longest.max())!r} where only {frame.room!r} pass untouched"
             reason = ConditionError("honest updates intact", f"round {record.index}", found)
-        touched |= over
+        touched |= longest > frame.room
         base, totals = base * lipschitz, totals * lipschitz
         totals[[row[frame.ids[at]] for at in np.flatnonzero(attackers)]] += added[attackers]
         distance = (base + _top(totals, most)) * _up(len(clients))
@@ -526,7 +542,10 @@ _BELIEVED_OF = {
     ),
     "client": ("the server clips every update at update_clip and counts a non-finite one as zero",),
     "forensic": ("the attackers' recorded settings are those they would have trained with",),
-    "removal": ("the comparison run draws its participants before the clients are left out, and renormalises weights",),
+    "removal": (
+        "everyone but the removed clients follows the protocol, in both runs",
+        "the comparison run draws its participants before the clients are left out, and renormalises the weights",
+    ),
 }
 
 
@@ -594,7 +613,7 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
         "A certificate for one trained model", in the documentation.
     """
     checked = conditions(rounds, threat)
-    frames = [_Frame.of(record) for record in rounds]
+    frames = [_Frame.of(record, threat) for record in rounds]
     trace, contractions, reason = _propagate(frames, threat, np.array([threat.norm or 0.0]))
     if reason is not None:
         raise reason
@@ -628,13 +647,14 @@ def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
     radii = numbers("radius", radius, 0.0)
     wanted, where = np.unique(radii, return_inverse=True)
     conditions(rounds, threat)
-    frames = [_Frame.of(record) for record in rounds]
+    frames = [_Frame.of(record, threat) for record in rounds]
     _, _, reason = _propagate(frames, threat, np.zeros(1))
     if reason is not None:
         raise reason
 
     def holds(norm: Float64) -> NDArray[np.bool_]:
-        below: NDArray[np.bool_] = _propagate(frames, threat, norm)[0][-1] < wanted
+        # The margin is for rounding that depends on how many lanes are summed at once.
+        below: NDArray[np.bool_] = _propagate(frames, threat, norm)[0][-1] * _up(200) < wanted
         return below
 
     # Exponents first, then digits: each norm kept was itself found certified, and D is monotone in the norm.
@@ -700,7 +720,7 @@ def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
         raise ValueError("threat must be of a level with attacked rounds, got 'removal'")
     radii = numbers("radius", radius, 0.0)
     conditions(rounds, threat)
-    frames = [_Frame.of(record) for record in rounds]
+    frames = [_Frame.of(record, threat) for record in rounds]
     bounds = []
     for at, record in enumerate(rounds):
         alone = replace(threat, rounds=[record.index])
