@@ -573,6 +573,24 @@ def test_what_a_poisoned_step_leaves_can_outlive_the_decay():
     assert decayed_by_lam < 0.2 * bound < measured <= bound
 
 
+def test_a_scaled_comparator_expands_when_several_rounds_are_attacked():
+    # CRFL's clean run scales the attackers' updates too: a step of gamma eta, no longer a contraction. What the first
+    # round changed grows fivefold in each later one, so adding up the rounds' own changes would not do.
+    size, rounds = 2.0, 3
+    beta = size**2 / 2
+    s = one_client_study([[size, 0.0]] * 2, np.eye(2), np.zeros((2, 2)), rate=1.5 / beta, clients=1, rounds=rounds)
+    threat = Threat("feature", clients=[0], norm=1e-6, flips=False, scale=4.0, comparator="scaled")
+    attacked = np.ones(s.weight.shape, bool)
+    x = s.x + np.array([[1e-6, 0.0], [0.0, 0.0]])
+    clean, other = train(s, attacked=attacked, scale=4.0), train(s, attacked=attacked, scale=4.0, x=x)
+    measured = norms(other.after - clean.after)[0]
+    found = deviation(ledger(s, clean, 0), threat)
+    assert (measured <= found.trace).all()
+    own = found.trace[0]  # each round's own change is bounded by about that much
+    assert measured[-1] > 1.5 * rounds * own
+    np.testing.assert_allclose(found.contraction, 4 * 1 + 3, rtol=1e-12)
+
+
 # --- The recursion itself ---------------------------------------------------------------------------------------------
 
 
@@ -628,6 +646,57 @@ def test_recursion_against_fifty_digits():
             found = deviation(rounds, Threat("client", clients=[0])).trace
             for value, bound in zip(exact, found, strict=True):
                 assert value <= mp.mpf(float(bound)) <= value * (1 + mp.mpf("1e-11"))
+
+
+def test_poisoned_update_against_fifty_digits():
+    # Feature level, one attacked round, two batches of four and a short one; the formula of the theory page, literally.
+    rng = np.random.default_rng(6)
+    for _ in range(50):
+        eta, lam, size = rng.uniform(0.05, 0.3), rng.choice([0.0, 0.5]), rng.uniform(1, 2)
+        delta, weight, flips, outer = (
+            10 ** rng.uniform(-2, 1),
+            rng.uniform(0, 3),
+            bool(rng.integers(2)),
+            rng.uniform(1, 2),
+        )
+        gamma = rng.uniform(0, 3)
+        one = participant(weight=1.0, learning_rate=eta, decay=(lam, lam), input_norm=size)
+        threat = Threat(
+            "feature", clients=[0], norm=delta, flips=flips, per_batch=2, scale=gamma, input_norm=size * outer
+        )
+        with mp.workdps(50):
+            e, l_, b, d, w, g = (mp.mpf(float(v)) for v in (eta, lam, size, delta, weight, gamma))
+            root = mp.sqrt(2)
+            poisoned = min(mp.mpf(float(size * outer)), b + d)
+            kappa = max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2)))
+            total, norm, honest = mp.mpf(0), w, abs(1 - (1 - e * l_) ** 3) * w
+            for j, share in enumerate((mp.mpf(2) / 4, mp.mpf(2) / 4, mp.mpf(1))):
+                change = root * d + b * min(root, norm * d / 2) + flips * root * b
+                total += e * kappa ** (2 - j) * share * min(change, root * (b + poisoned))
+                norm = abs(1 - e * l_) * norm + e * root * max(b, poisoned)
+                honest += e * root * b * abs(1 - e * l_) ** j
+            exact = g * total + abs(g - 1) * honest
+        found = value([record(participants=[one], broadcast_norm=weight)], threat)
+        assert exact <= mp.mpf(float(found)) <= exact * (1 + mp.mpf("1e-11"))
+
+
+def test_levels_cap_one_another():
+    # A clip brings what is sent closer to any honest update: no data can do more than any update whatever.
+    rounds = log(update_clip=2.0)
+    client = value(rounds, Threat("client", clients=[0]))
+    assert value(rounds, Threat("sample", clients=[0], input_norm=50.0, scale=50.0)) == client
+    assert value(log(), Threat("sample", clients=[0], input_norm=50.0, scale=50.0)) > client
+    assert value(rounds, Threat("feature", clients=[0], norm=1e6)) <= client
+
+
+def test_an_update_that_is_rejected_counts_as_zero():
+    # No norm limit: nothing happens. A limit that the poisoned update may pass: the whole honest update may be lost.
+    threat = Threat("feature", clients=[0], norm=1e-3, flips=False)
+    free, far = value(log(1), threat), value(log(1, reject_norm=50.0), threat)
+    close = value(log(1, reject_norm=1.307), threat)
+    assert free == far < 0.01
+    assert close > 0.25 * 1.3
+    assert close == pytest.approx(value(log(1, reject_norm=1.307), replace(threat, norm=2e-3)), rel=1e-12)
 
 
 def test_removal_of_one_client_in_one_round_is_its_share_of_the_mean():
@@ -903,6 +972,14 @@ def test_an_update_clip_must_leave_room_in_the_run_that_was_not_seen():
     with pytest.raises(ConditionError, match="'honest updates intact'"):
         deviation(log(update_clip=0.32), threat)
     assert value(log(update_clip=5.0), threat) > 0
+
+
+def test_an_update_clip_must_leave_room_for_what_the_removed_clients_changed():
+    threat = Threat("removal", clients=[0])
+    assert value(log(1, update_clip=0.32), threat) > 0
+    with pytest.raises(ConditionError, match="round 2: condition 'honest updates intact'"):
+        deviation(log(2, update_clip=0.32), threat)
+    assert value(log(2, update_clip=0.6), threat) > 0
 
 
 def test_empty_ledger_and_foreign_rounds_are_refused():
