@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -958,6 +959,11 @@ def test_broken_condition_is_named_and_quoted(name, rounds, quoted):
 def test_every_condition_has_a_run_that_breaks_it():
     assert {name for name, _, _ in BROKEN} == set(CONDITIONS)
     assert set(conditions(log(), LAST)) < set(CONDITIONS)
+
+
+def test_register_in_the_documentation_is_complete():
+    page = (Path(__file__).parents[2] / "docs" / "theory" / "poisoning.md").read_text()
+    assert [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:] == list(CONDITIONS)
 
 
 def test_a_removed_client_may_have_done_anything():

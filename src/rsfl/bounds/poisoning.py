@@ -139,7 +139,7 @@ class Threat:
         if isinstance(self.samples, Mapping) and set(self.samples) != set(self.clients or ()):
             raise ValueError(f"samples must name the clients {self.clients!r}, got {sorted(self.samples)!r}")
         if self.comparator == "scaled" and self.clients is None:
-            raise ValueError("clients must be named for comparator='scaled', got at_most={self.at_most!r}")
+            raise ValueError(f"clients must be named for comparator='scaled', got at_most={self.at_most!r}")
 
     def attacks(self, index: int) -> bool:
         """Whether the round of this index is attacked."""
@@ -197,7 +197,7 @@ def _of_round(record: Round) -> list[tuple[str, bool, str]]:
         ("plain SGD", record.optimiser == "sgd", f"optimiser={record.optimiser!r}"),
         ("plain SGD", record.momentum == 0.0, f"momentum={record.momentum!r}"),
         ("server weights", record.weights_from == "server", f"weights_from={record.weights_from!r}"),
-        ("server weights", abs(total - 1.0) <= 1e-9, f"weights that sum to {total!r}"),
+        ("server weights", abs(total - 1.0) <= 1e-12, f"weights that sum to {total!r}"),
         ("server step", 0.0 < record.server_step <= 1.0, f"server_step={record.server_step!r}"),
         ("fixed clip", record.clip_fixed, f"clip_fixed={record.clip_fixed!r}"),
         ("zero for rejected", record.reject == "zero", f"reject={record.reject!r}"),
@@ -205,11 +205,15 @@ def _of_round(record: Round) -> list[tuple[str, bool, str]]:
     ]
 
 
+def _smoothness(one: Participant) -> float:
+    """Largest curvature of the loss, B^2 / 2: the softmax's Jacobian has norm at most 1/2."""
+    return one.input_norm * one.input_norm / 2
+
+
 def _of_participant(one: Participant) -> list[tuple[str, bool, str]]:
     """The conditions on the training of one participant."""
     low, high = one.decay
-    smoothness = one.input_norm**2 / 2
-    limit = 2.0 / (high + smoothness)
+    limit = 2.0 / (high + _smoothness(one))
     return [
         ("one decay", low == high, f"decay={one.decay!r}"),
         ("known inputs", one.input_norm < inf, f"input_norm={one.input_norm!r}"),
@@ -223,6 +227,13 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
 
     A removed client's own training is not looked at: the comparison run does without it. That honest updates stay
     intact depends on the deviation itself, and is checked along with it.
+
+    Args:
+        rounds: The ledger, every round of it in order.
+        threat: The threat that is to be bounded.
+
+    Returns:
+        Names out of ``CONDITIONS``, all of them met in every round.
 
     Raises:
         ConditionError: A condition fails; the message names it and quotes the value, the round and the client.
@@ -263,7 +274,7 @@ def _up(operations: int) -> float:
 def _step_factor(one: Participant) -> float:
     """Lipschitz constant of one honest local step: max(|1 - eta lam|, |1 - eta (lam + beta)|), rounded up."""
     rate, decay = one.learning_rate, one.decay[0]
-    return max(abs(1 - rate * decay), abs(1 - rate * (decay + one.input_norm**2 / 2))) + _ULP
+    return max(abs(1 - rate * decay), abs(1 - rate * (decay + _smoothness(one)))) + _ULP
 
 
 def _decays(one: Participant) -> Float64:
@@ -283,7 +294,7 @@ def _training(one: Participant) -> tuple[float, float, float]:
     return kappa, pull, push
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Frame:
     """The arrays over a round's participants that the recursion needs, computed once."""
 
@@ -549,7 +560,7 @@ _BELIEVED_OF = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Deviation:
     """How far apart the final models of the honest and the attacked run can be.
 
@@ -719,7 +730,7 @@ def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
     if threat.level == "removal":
         raise ValueError("threat must be of a level with attacked rounds, got 'removal'")
     radii = numbers("radius", radius, 0.0)
-    conditions(rounds, threat)
+    conditions(rounds, replace(threat, rounds=None))
     frames = [_Frame.of(record, threat) for record in rounds]
     bounds = []
     for at, record in enumerate(rounds):
