@@ -1,7 +1,7 @@
 """Smoothers: a model and a law of noise, from inputs to certificates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,11 +9,21 @@ from torch import Tensor, nn
 
 from rsfl import bounds
 from rsfl._checks import choice, count, number
+from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
 from rsfl.smooth.certificate import Certificate, certified_by_count, certified_by_test, predicted
-from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes, checked_logits, count_votes
+from rsfl.smooth.votes import (
+    BLOCK,
+    ESTIMATION,
+    SELECTION,
+    Votes,
+    checked_logits,
+    count_votes,
+    evaluating,
+    tally,
+)
 
-__all__ = ["GaussianSmoother", "LaplaceSmoother", "Smoother", "UniformSmoother"]
+__all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smoother", "UniformSmoother"]
 
 
 class Smoother:
@@ -350,3 +360,35 @@ class LaplaceSmoother(Smoother):
 
     def __init__(self, model: nn.Module, scale: float, num_classes: int) -> None:
         super().__init__(model, Laplace(scale), num_classes)
+
+
+class DeformationSmoother(Smoother):
+    """Smoothing with deformed copies: certificates in the parameters of the deformation.
+
+    Args:
+        model: Maps a batch of images (B, C, H, W) to logits.
+        deformation: The warp and the law of its parameters, such as ``deform.Rotation(0.3)``.
+        num_classes: Width of the logits.
+    """
+
+    def __init__(self, model: nn.Module, deformation: Deformation, num_classes: int) -> None:
+        if not isinstance(deformation, Deformation):
+            raise TypeError(f"deformation must be a deform.Deformation, got {deformation!r}")
+        super().__init__(model, deformation, num_classes)
+
+    def shifted(self, x: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
+        """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the parameters.
+
+        This is what :func:`rsfl.deform.grid_attack` searches: the noise stays the same for all shifts.
+        """
+        x, _ = self._checked(x, None)
+        rows = torch.arange(len(x), device=x.device)
+
+        def votes(shift: Tensor) -> Tensor:
+            counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
+            with evaluating(self.model):
+                for part in noise.split(max(1, BLOCK // len(x))):
+                    tally(self.logits(x, part + shift).flatten(0, 1), rows.repeat(len(part)), counts)
+            return counts[:, : self.num_classes]
+
+        return votes
