@@ -230,9 +230,9 @@ class Translation(_GaussianDeformation):
     def pixels(self, distance: float, *, height: int, width: int) -> tuple[float, float]:
         """A distance in half images in pixels along x and along y, rounded down: the semi-axes of a certified ball,
         which is an ellipse unless the image is square."""
-        distance = Fraction(number("distance", distance, 0, np.inf, open_high=True))
+        exact = Fraction(number("distance", distance, 0, np.inf, open_high=True))
         height, width = count("height", height, 2), count("width", width, 2)
-        return _rounded_down(distance * (width - 1) / 2), _rounded_down(distance * (height - 1) / 2)
+        return _rounded_down(exact * (width - 1) / 2), _rounded_down(exact * (height - 1) / 2)
 
 
 @dataclass(frozen=True)
@@ -373,11 +373,14 @@ def composition_gap(deformation: Deformation, x: Tensor, a: Tensor, b: Tensor) -
     Args:
         deformation: The warp T.
         x: Images (B, C, H, W).
-        a: Parameters of the first warp, (dim,) or (B, dim).
-        b: Parameters of the second, (dim,) or (B, dim).
+        a: Parameters of the first warp, (B, dim), or (dim,) for all images.
+        b: Parameters of the second, (B, dim) or (dim,).
 
     Returns:
         (B,) l2 distances, in the units of x.
+
+    Raises:
+        ValueError: The shapes do not fit.
 
     Example:
         >>> image = torch.eye(9)[None, None]
@@ -387,9 +390,10 @@ def composition_gap(deformation: Deformation, x: Tensor, a: Tensor, b: Tensor) -
         >>> composition_gap(Translation(0.1, padding="border"), image, half, half) > 1
         tensor([True])
     """
-    a, b = (params.expand(len(x), -1) for params in (a, b))
-    twice = deformation(deformation(x, a), b)
-    return (twice - deformation(x, a + b)).flatten(1).norm(dim=1)
+    a, b = (params.double()[None] if params.ndim == 1 else params.double() for params in (a, b))
+    difference = deformation(deformation(x, a), b) - deformation(x, a + b)
+    gap: Tensor = torch.linalg.vector_norm(difference.flatten(1), dim=1)
+    return gap
 
 
 @dataclass(frozen=True)
@@ -423,9 +427,10 @@ def grid_attack(
     """Search the parameters within a radius for the nearest ones at which the smoothed prediction flips.
 
     Rays leave zero in several directions: both of one parameter, evenly spaced ones of two, random ones of more. All
-    rays are tried at growing distances; between the first flip of an input and the distance before it, bisection finds
-    the point on that ray where the prediction changes. What it finds is an upper bound on the distance to the nearest
-    flip, and only as good as ``probabilities``: with few votes the estimate itself flips within a certified radius.
+    rays are tried at growing distances. At the first with a flip, the ray on which the other class leads most is
+    bisected, between this distance and the one before, for the point where the prediction changes. What is found is an
+    upper bound on the distance to the nearest flip, and only as good as ``probabilities``: with few votes the estimate
+    itself flips within a certified radius.
 
     Args:
         deformation: Gives the norm and the number of parameters.
@@ -455,30 +460,30 @@ def grid_attack(
 
     label = probabilities(torch.zeros(len(x), dim, dtype=torch.float64, device=x.device)).argmax(dim=1)
 
-    def prediction(fraction: Tensor, ray: Tensor) -> Tensor:
+    def rival(fraction: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
+        """By how much the strongest other class leads at a fraction of the radius along a ray, and which it is."""
         p = probabilities((fraction * reach)[:, None] * ray)
-        return torch.where(p.amax(dim=1) > p.gather(1, label[:, None])[:, 0], p.argmax(dim=1), label)
+        strongest = p.scatter(1, label[:, None], -1).max(dim=1)
+        return strongest.values - p.gather(1, label[:, None])[:, 0], strongest.indices
 
     low, high, other = torch.zeros_like(reach), torch.full_like(reach, torch.inf), label
     ray = torch.zeros(len(x), dim, dtype=torch.float64, device=x.device)
     for step in range(1, points + 1):
         fraction = torch.full_like(reach, step / points)
-        for direction in rays:
-            found = prediction(fraction, direction.expand(len(x), -1))
-            new = (found != label) & high.isinf()
-            low = torch.where(new, (step - 1) / points, low)
-            high, other = torch.where(new, fraction, high), torch.where(new, found, other)
-            ray = torch.where(new[:, None], direction, ray)
+        tried = [rival(fraction, direction.expand(len(x), -1)) for direction in rays]
+        lead, best = torch.stack([lead for lead, _ in tried]).max(dim=0)  # the deepest flip promises the nearest
+        new = (lead > 0) & high.isinf()
+        found = torch.stack([found for _, found in tried]).gather(0, best[None])[0]
+        low, high = torch.where(new, (step - 1) / points, low), torch.where(new, fraction, high)
+        other, ray = torch.where(new, found, other), torch.where(new[:, None], rays[best], ray)
         if bool(high.isfinite().all()):
             break
-    flipped = high.isfinite()
-    for _ in range(refine if bool(flipped.any()) else 0):
-        middle = torch.where(flipped, (low + high) / 2, 0.0)
-        found = prediction(middle, ray)
-        nearer = found != label
-        low, high = torch.where(nearer, low, middle), torch.where(nearer, middle, high)
-        other = torch.where(nearer, found, other)
-    nearest = (torch.where(flipped, high, torch.nan) * reach)[:, None] * ray
+    for _ in range(refine):
+        middle = torch.where(high.isfinite(), (low + high) / 2, 0.0)
+        lead, found = rival(middle, ray)
+        low, high = torch.where(lead > 0, low, middle), torch.where(lead > 0, middle, high)
+        other = torch.where(lead > 0, found, other)
+    nearest = torch.where(high.isfinite(), high * reach, torch.nan)[:, None] * ray
     return Flips(label, high * reach, nearest, other)
 
 

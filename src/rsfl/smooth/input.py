@@ -387,7 +387,7 @@ class DeformationSmoother(Smoother):
         def votes(shift: Tensor) -> Tensor:
             counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
             with evaluating(self.model):
-                for part in noise.split(max(1, BLOCK // len(x))):
+                for part in torch.split(noise, max(1, BLOCK // len(x))):
                     tally(self.logits(x, part + shift).flatten(0, 1), rows.repeat(len(part)), counts)
             return counts[:, : self.num_classes]
 
