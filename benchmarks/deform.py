@@ -43,11 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--inputs", type=int, default=2)
-    parser.add_argument("--n", type=int, help="votes for each input; 1000 on a CPU, 100000 elsewhere")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--n", type=int, help="votes for each input; 500 on a CPU, 100000 elsewhere")
+    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     device = torch.device(args.device)
-    n = args.n or (1000 if device.type == "cpu" else 100_000)
+    n = args.n or (500 if device.type == "cpu" else 100_000)
     torch.manual_seed(0)
     networks = {
         "ResNet-20, 3 x 32 x 32": (resnet(20), (3, 32, 32)),

@@ -10,6 +10,7 @@ from torch import nn
 
 from rsfl import bounds, deform, noise, smooth
 from rsfl.assumptions import IDEAL_NOISE, ORIGINAL_INPUT
+from rsfl.demo import digits
 
 LAWS = {
     "rotation": deform.Rotation(0.4),
@@ -435,17 +436,6 @@ class ExactlySmoothed:
         return self.total[cell, rows] * (1 - rest) + self.total[cell + 1, rows] * rest
 
 
-@pytest.fixture(scope="module")
-def digits():
-    """(images, labels) in a fixed random order, pixels in [0, 1]."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))
-    x = torch.tensor(data.images / 16, dtype=torch.float32)[:, None]
-    return x[order], torch.tensor(data.target)[order]
-
-
 def trained(x, y, law):
     """A small convolutional network, trained on deformed digits with one draw for each example."""
     torch.manual_seed(0)
@@ -471,11 +461,10 @@ def trained(x, y, law):
 
 
 @pytest.mark.parametrize("half_width", [0.1 * math.pi, 0.5 * math.pi])
-def test_no_rotation_inside_the_certified_radius_flips_an_exactly_smoothed_digit(digits, half_width):
-    x, y = digits
+def test_no_rotation_inside_the_certified_radius_flips_an_exactly_smoothed_digit(half_width):
+    x_train, y_train, x, y = digits()
     law = deform.Rotation(half_width)
-    model, x, y = trained(x[:1300], y[:1300], law), x[1300:], y[1300:]
-    assert len(x) >= 300
+    model = trained(x_train, y_train, law)
     exact = ExactlySmoothed(model, law, x, across=400)
     p = exact(torch.zeros(len(x), 1, dtype=torch.float64))
     assert (p.argmax(dim=1) == y).double().mean() > 0.85  # the network has learnt something

@@ -46,9 +46,7 @@ class Deformation(Law):
     Coordinates are computed in float64 and the result has the dtype of the input: in float32, rounded coordinates
     alone would change an image of 224 pixels by 3e-5.
 
-    Attributes:
-        base: The law of each parameter.
-        padding: What is read outside of the image: ``zeros``, ``border`` (its nearest pixel) or ``reflection``.
+    Outside of the image the ``padding`` is read: ``zeros``, its nearest pixel (``border``) or its ``reflection``.
     """
 
     space = "parametric"
