@@ -320,7 +320,7 @@ class DCT(_GaussianDeformation):
 
         coefficients = params.reshape(-1, 2, self.bases, self.bases)
         flow = cosines(height).T @ coefficients @ cosines(width)
-        return _identity_grid(params, height, width) + flow.movedim(1, -1)
+        return _points(params, height, width)[..., :2] + flow.movedim(1, -1)
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ class PixelFlow(_GaussianDeformation):
 
     @override
     def grid(self, params: Tensor, height: int, width: int) -> Tensor:
-        return _identity_grid(params, height, width) + params.reshape(-1, height, width, 2)
+        return _points(params, height, width)[..., :2] + params.reshape(-1, height, width, 2)
 
 
 def _rounded_down(exact: Fraction) -> float:
@@ -350,16 +350,17 @@ def _rounded_down(exact: Fraction) -> float:
     return value if value <= exact else float(np.nextafter(value, 0))
 
 
+def _points(like: Tensor, height: int, width: int) -> Tensor:
+    """(x, y, 1) of every pixel, (H, W, 3), in the dtype and on the device of a tensor."""
+    y, x = (torch.linspace(-1, 1, size, dtype=like.dtype, device=like.device) for size in (height, width))
+    return torch.stack([*torch.meshgrid(x, y, indexing="xy"), like.new_ones(height, width)], dim=-1)
+
+
 def _affine_grid(rows: list[Tensor], height: int, width: int) -> Tensor:
     """The points of affine maps, from their six coefficients (N,)."""
     theta = torch.stack(rows, dim=1).view(-1, 2, 3)
-    return functional.affine_grid(theta, [len(theta), 1, height, width], align_corners=True)
-
-
-def _identity_grid(params: Tensor, height: int, width: int) -> Tensor:
-    """Every pixel's own place, (1, H, W, 2), in the dtype and on the device of the parameters."""
-    one, zero = params.new_ones(1), params.new_zeros(1)
-    return _affine_grid([one, zero, zero, zero, one, zero], height, width)
+    points = _points(theta, height, width).view(-1, 3) @ theta.mT
+    return points.view(-1, height, width, 2)
 
 
 def composition_gap(deformation: Deformation, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
