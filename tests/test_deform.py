@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_there_is_no_composition():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
 def test_zero_parameters_are_the_identity(law, size, dtype, padding):
-    law = type(law)(**{**law.__dict__, "padding": padding})
+    law = replace(law, padding=padding)
     x = images(2, 3, *size, dtype=torch.float32).to(dtype)
     still = law(x, torch.zeros(2, *law.noise_shape(x.shape[1:])))
     assert still.dtype == dtype
@@ -206,7 +207,7 @@ def read(image, row, column, padding):
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("size", [(5, 8), (7, 7)])
 def test_every_warp_against_one_pixel_at_a_time(law, size, padding):
-    law = type(law)(**{**law.__dict__, "padding": padding})
+    law = replace(law, padding=padding)
     x = images(2, 2, *size)
     params = draws(law, (2, *size), 2) * 2
     warped = law(x, params)
@@ -264,7 +265,7 @@ def test_composition_gap_takes_parameters_for_each_image():
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("size", [(5, 5), (4, 7)])
 def test_gradients_match_finite_differences(law, size, padding):
-    law = type(law)(**{**law.__dict__, "padding": padding})
+    law = replace(law, padding=padding)
     x = images(2, 2, *size).requires_grad_()
     params = draws(law, (2, *size), 2, seed=5).requires_grad_()
     assert torch.autograd.gradcheck(law.perturb, (x, params), eps=1e-7, atol=1e-6)
