@@ -1,17 +1,19 @@
 """Smoothers: a model and a law of noise, from inputs to certificates."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from rsfl._checks import count
+from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Uniform
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, count_votes
+from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, evaluating, tally
 
-__all__ = ["GaussianSmoother", "LaplaceSmoother", "Smoother", "UniformSmoother"]
+__all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smoother", "UniformSmoother"]
 
 
 class Smoother(Voter):
@@ -129,3 +131,35 @@ class LaplaceSmoother(Smoother):
 
     def __init__(self, model: nn.Module, scale: float, num_classes: int) -> None:
         super().__init__(model, Laplace(scale), num_classes)
+
+
+class DeformationSmoother(Smoother):
+    """Smoothing with deformed copies: certificates in the parameters of the deformation.
+
+    Args:
+        model: Maps a batch of images (B, C, H, W) to logits.
+        deformation: The warp and the law of its parameters, such as ``deform.Rotation(0.3)``.
+        num_classes: Width of the logits.
+    """
+
+    def __init__(self, model: nn.Module, deformation: Deformation, num_classes: int) -> None:
+        if not isinstance(deformation, Deformation):
+            raise TypeError(f"deformation must be a deform.Deformation, got {deformation!r}")
+        super().__init__(model, deformation, num_classes)
+
+    def shifted(self, x: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
+        """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the parameters.
+
+        This is what :func:`rsfl.deform.grid_attack` searches: the noise stays the same for all shifts.
+        """
+        x, _ = self._checked(x, None)
+        rows = torch.arange(len(x), device=x.device)
+
+        def votes(shift: Tensor) -> Tensor:
+            counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
+            with evaluating(self.model):
+                for part in torch.split(noise, max(1, BLOCK // len(x))):
+                    tally(self.logits(x, part + shift).flatten(0, 1), rows.repeat(len(part)), counts)
+            return counts[:, : self.num_classes]
+
+        return votes
