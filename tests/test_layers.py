@@ -21,8 +21,9 @@ ORDER = [
     "train",
     "fed",
     "runs",
-    "cli",
     "demo",
+    "cli",
+    "__main__",
 ]
 FILES = sorted(SOURCE.rglob("*.py"))
 

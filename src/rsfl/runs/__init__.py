@@ -1,6 +1,33 @@
-"""What a certified test set looks like: certified accuracy, its curve and its plot."""
+"""Certifying whole test sets: runs that survive, and what they come to."""
 
-from rsfl.runs.curves import average_certified_radius, certified_accuracy, certified_rate
+from rsfl.runs.curves import (
+    Certified,
+    accuracy_interval,
+    average_certified_radius,
+    certified_accuracy,
+    certified_rate,
+    envelope,
+    high_probability_accuracy,
+)
+from rsfl.runs.job import Interrupted, certify
+from rsfl.runs.log import load
 from rsfl.runs.plots import plot_certified_accuracy
+from rsfl.runs.tables import Published, read_tsv, to_dataframe, write_tsv
 
-__all__ = ["average_certified_radius", "certified_accuracy", "certified_rate", "plot_certified_accuracy"]
+__all__ = [
+    "Certified",
+    "Interrupted",
+    "Published",
+    "accuracy_interval",
+    "average_certified_radius",
+    "certified_accuracy",
+    "certified_rate",
+    "certify",
+    "envelope",
+    "high_probability_accuracy",
+    "load",
+    "plot_certified_accuracy",
+    "read_tsv",
+    "to_dataframe",
+    "write_tsv",
+]

@@ -1,18 +1,19 @@
 """The certified-accuracy curve. matplotlib is imported when a plot is drawn, not before."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsfl.runs.curves import certified_accuracy
-from rsfl.smooth import Certificate
+from rsfl.runs.curves import Certified, certified_accuracy, comparable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot_certified_accuracy"]
+
+Curve: TypeAlias = tuple[Certified, ArrayLike]
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart, and a dash for each besides.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -20,19 +21,22 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 def plot_certified_accuracy(
-    curves: Mapping[str, tuple[Certificate, ArrayLike]],
+    curves: Mapping[str, Curve | Sequence[Curve]],
     *,
     ax: "Axes | None" = None,
     radius: float | None = None,
     title: str | None = None,
+    envelope: bool = False,
 ) -> "Axes":
     """Draw certified accuracy over the radius, one curve for each entry.
 
     Args:
-        curves: Name of a curve -> (certificates, true labels). All must share norm and unit.
+        curves: Name of a curve -> (certificates, true labels), or a list of such pairs, one for each client: then the
+            curve is their mean, in a band from the worst client to the best. All must share norm and unit.
         ax: Axes to draw on; new ones by default.
         radius: Right end of the axis; by default a little beyond the largest finite radius.
         title: Heading of the plot.
+        envelope: Draw the best of all curves at each radius behind them.
 
     Returns:
         The axes.
@@ -42,24 +46,28 @@ def plot_certified_accuracy(
     """
     import matplotlib.pyplot as plt
 
-    if not curves:
-        raise ValueError(f"curves must not be empty, got {curves!r}")
-    measures = {(certificate.norm, certificate.unit) for certificate, _ in curves.values()}
-    if len(measures) > 1:
-        raise ValueError(f"curves must share one norm and unit, got {sorted(measures)}")
-    (norm, unit) = measures.pop()
+    groups = {name: [entry] if isinstance(entry, tuple) else list(entry) for name, entry in curves.items()}
+    members = {f"{name} {i}": pair for name, group in groups.items() for i, pair in enumerate(group)}
+    norm, unit = comparable(members)
     if radius is None:
-        finite = [c.radius[c.radius.isfinite()].max().item() for c, _ in curves.values() if len(c)]
+        finite = [c.radius[c.radius.isfinite()].max().item() for c, _ in members.values() if len(c)]
         radius = 1.05 * max(finite, default=0.0) or 1.0
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     grid = np.linspace(0, radius, 1001)
-    for i, (name, (certificate, labels)) in enumerate(curves.items()):
+    shares = {name: np.array([certified_accuracy(*pair, grid) for pair in group]) for name, group in groups.items()}
+    if envelope:
+        best = np.max([share.mean(axis=0) for share in shares.values()], axis=0)
+        ax.plot(grid, best, label="upper envelope", color="#BBBBBB", linewidth=6, solid_capstyle="butt")
+    for i, (name, share) in enumerate(shares.items()):
+        colour = _COLOURS[i % len(_COLOURS)]
+        if len(share) > 1:
+            ax.fill_between(grid, share.min(axis=0), share.max(axis=0), color=colour, alpha=0.2, linewidth=0)
         ax.plot(
             grid,
-            certified_accuracy(certificate, labels, grid),
-            label=name,
-            color=_COLOURS[i % len(_COLOURS)],
+            share.mean(axis=0),
+            label=name if len(share) == 1 else f"{name} (mean and range of {len(share)} clients)",
+            color=colour,
             linestyle=_DASHES[i % len(_DASHES)],
             linewidth=1.8,
         )

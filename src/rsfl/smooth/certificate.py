@@ -1,6 +1,7 @@
 """What is promised: the certificate, and how votes become one."""
 
 import html
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -184,11 +185,14 @@ class Certificate:
 
 
 def floored(value: float, digits: int = 4) -> str:
-    """``value`` as text, cut to a number of decimals downward: a printed radius is a certified radius."""
+    """``value`` as text, cut to a number of decimals downward: a printed radius is a certified radius. What was read
+    from such a text is printed as it was."""
     if not np.isfinite(value):
         return f"{value:g}"
-    text = f"{np.floor(value * 10**digits) / 10**digits:.{digits}f}"
-    return text if float(text) <= value else f"{np.floor(value * 10**digits - 1) / 10**digits:.{digits}f}"
+    steps = math.floor(value * 10**digits) + 1
+    while float(text := f"{steps / 10**digits:.{digits}f}") > value:
+        steps -= 1
+    return text
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.int64]:

@@ -1,0 +1,255 @@
+"""Certifying a data set, in pieces that are on the disk before the next begins."""
+
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+from tqdm import tqdm
+
+from rsfl._checks import Int64, count
+from rsfl.runs.log import certified, read_log, recording, records, true_labels
+from rsfl.runs.settings import FILE, Settings, fingerprint
+from rsfl.smooth import Certificate
+from rsfl.smooth.voter import Voter
+
+__all__ = ["Interrupted", "certify", "example", "peeked"]
+
+_QUICK, _SLOW, _MOST = 1.0, 10.0, 256  # a chunk takes between so many seconds, and has at most so many inputs
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop, and did so between two chunks. ``signal`` says by which signal."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], int]]:
+    """Hold back the first SIGINT or SIGTERM; the function yielded says which came, 0 for none. A second one acts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    came = 0
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _: FrameType | None) -> None:
+        nonlocal came
+        came = number
+        restore()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield lambda: came
+    finally:
+        restore()
+
+
+def _indexable(dataset: Any) -> bool:
+    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+
+
+def peeked(dataset: Any) -> tuple[Any, Any]:
+    """The first item of a data set, and a data set that still has it."""
+    if _indexable(dataset):
+        if len(dataset) == 0:
+            raise ValueError("dataset must hold at least one input, got 0")
+        return dataset[0], dataset
+    try:
+        rest = iter(dataset)
+    except TypeError:
+        raise TypeError(f"dataset must yield pairs (x, y), got {dataset!r}") from None
+    first = list(itertools.islice(rest, 1))
+    if not first:
+        raise ValueError("dataset must hold at least one input, got 0")
+    return first[0], itertools.chain(first, rest)
+
+
+def example(item: Any, model: nn.Module) -> tuple[Tensor, int]:
+    """One input, in the type and on the device of the model's first parameter, and its label."""
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise TypeError(f"dataset must yield pairs (x, y), got {type(item).__name__}")
+    x, y = torch.as_tensor(item[0]), count("y", item[1])
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is not None:
+        x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
+    return x, y
+
+
+def _owner(position: int, world_size: int) -> int:
+    """The rank that certifies a position, whatever has been done when it asks.
+
+    Multiples of the golden ratio, modulo one, lie evenly along every arithmetic progression of positions, such as
+    those that an earlier number of ranks has left: all ranks get about as much.
+    """
+    return (position * 0x9E3779B97F4A7C15 % 2**64) * world_size >> 64
+
+
+def _walk(dataset: Any, skip: int, limit: int | None, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, Any]]:
+    """(index, item) of the wanted positions; others are not even loaded where the data set can be indexed."""
+    if _indexable(dataset):
+        for position, index in enumerate(range(0, len(dataset), skip)[:limit]):
+            if wanted(position, index):
+                yield index, dataset[index]
+    else:
+        stop = None if limit is None else (limit - 1) * skip + 1
+        for position, (index, item) in enumerate(itertools.islice(enumerate(dataset), 0, stop, skip)):
+            if wanted(position, index):
+                yield index, item
+
+
+def _chunks(
+    todo: Iterator[tuple[int, Any]], settings: Settings, smoother: Voter, batch_size: int | None
+) -> Iterator[tuple[Certificate, list[int], float]]:
+    """Certificates of a few inputs at a time, their labels and the seconds they took.
+
+    Votes do not depend on their neighbours, so the number of inputs follows the clock.
+    """
+    size = 1
+    while items := list(itertools.islice(todo, size)):
+        began = time.perf_counter()
+        xs, labels = zip(*(example(item, smoother.model) for _, item in items), strict=True)
+        for (index, _), x in zip(items, xs, strict=True):
+            if x.shape != settings.input_shape:
+                raise ValueError(f"input {index} has shape {tuple(x.shape)}, the first one {settings.input_shape}")
+        shared = {
+            "n0": settings.n0,
+            "alpha": settings.alpha,
+            "seed": settings.seed,
+            "index": [index for index, _ in items],
+            "batch_size": batch_size,
+        }
+        batch = torch.stack(xs)
+        if settings.radius is None:
+            certificate = smoother.certify(batch, n=settings.n, **shared)
+        else:
+            certificate = smoother.certify_at(batch, settings.radius, n_max=settings.n, **shared)
+        seconds = time.perf_counter() - began
+        yield certificate, list(labels), seconds
+        size = min(2 * size, _MOST) if seconds < _QUICK else max(size // 2, 1) if seconds > _SLOW else size
+
+
+def certify(
+    smoother: Voter,
+    dataset: Any,
+    *,
+    out: str | Path,
+    n0: int = 100,
+    n: int = 100_000,
+    alpha: float = 0.001,
+    radius: float | None = None,
+    seed: int = 0,
+    skip: int = 1,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = True,
+) -> tuple[Certificate, Int64]:
+    """Certify a data set and log the votes; do nothing twice.
+
+    Called again with the same arguments it goes on where it was stopped, however it was stopped, and the votes are
+    those of an undisturbed run, bit for bit. Several processes may share the work: each passes its ``rank``. What a
+    lost one has left is done by calling again with any number of them.
+
+    The classifier that is certified computes in the type of the model's first parameter: inputs are converted to it.
+
+    Args:
+        smoother: What is certified.
+        dataset: Pairs (x, y) of one input and its label, by index or one after the other.
+        out: Directory of the run, made if missing.
+        n0: Votes for selection, at least 1.
+        n: Votes for estimation, or at most so many if ``radius`` is given.
+        alpha: Probability, for each input, with which the certificate may be wrong.
+        radius: Ask only whether each input is certified at this radius, by a sequential test.
+        seed: Seed of the draws.
+        skip: Certify every how many inputs one.
+        limit: Certify at most so many, counted after skipping; None for all.
+        batch_size: Noisy inputs per forward call; None chooses one that fits.
+        rank: Which process this is, in [0, world_size).
+        world_size: How many share the work.
+        progress: Show how far it is.
+
+    Returns:
+        What :func:`load` gives: the certificate of all inputs done so far, by whichever process, and their labels.
+
+    Raises:
+        ValueError: An argument is out of its range, or the directory holds another run.
+        TypeError: The data set does not yield pairs (x, y).
+        BlockingIOError: Another process works on this rank of the run.
+        OSError: The directory cannot be written. What was done before is safe.
+        Interrupted: SIGINT or SIGTERM came; the chunk at work was finished and is safe.
+    """
+    world_size = count("world_size", world_size, 1)
+    rank = count("rank", rank)
+    if rank >= world_size:
+        raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
+    skip = count("skip", skip, 1)
+    first, dataset = peeked(dataset)
+    x, y = example(first, smoother.model)
+    settings = Settings(
+        law=smoother.law,
+        radius=radius,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        seed=seed,
+        num_classes=smoother.num_classes,
+        input_shape=tuple(x.shape),
+        dim=smoother._dim(x[None]),
+        dtype=str(x.dtype).removeprefix("torch."),
+        device=x.device.type,
+        model=fingerprint(smoother.model),
+        data=fingerprint((x, y)),
+        skip=skip,
+        limit=limit,
+        inputs=len(range(0, len(dataset), skip)[:limit]) if _indexable(dataset) else None,
+    )
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with recording(out, rank) as append, _signals() as stopped:
+        if (out / FILE).exists():
+            settings.agree(out)
+        done = read_log(out, settings)
+
+        def mine(position: int, index: int) -> bool:
+            return index not in done and _owner(position, world_size) == rank
+
+        bar = tqdm(
+            total=None if settings.inputs is None else sum(mine(p, p * skip) for p in range(settings.inputs)),
+            unit="input",
+            desc=f"rank {rank}" if world_size > 1 else None,
+            mininterval=0.5 if sys.stderr.isatty() else 60,
+            disable=not progress,
+        )
+        right = 0
+        with bar:
+            todo = _walk(dataset, skip, limit, mine)
+            for certificate, labels, seconds in _chunks(todo, settings, smoother, batch_size):
+                if bar.n == 0:  # only now: a call that fails at once leaves no settings to disagree with
+                    settings.establish(out)
+                append(records(certificate, labels, settings.rule, seconds / len(labels)))
+                right += int((certificate.label.cpu() == torch.tensor(labels)).sum())
+                bar.update(len(labels))
+                bar.set_postfix({"certified accuracy": f"{right / bar.n:.3f}"}, refresh=False)
+                if number := stopped():
+                    name = signal.Signals(number).name
+                    raise Interrupted(f"{name}: stopped; {len(done) + bar.n} inputs are safe in {out}", number)
+    found = list(read_log(out, settings).values())
+    return certified(settings, found), true_labels(found)

@@ -1,0 +1,173 @@
+"""What several runs come to: figures, text and JSON."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsfl._checks import Float64, Int64, numbers
+from rsfl.runs.curves import (
+    accuracy_interval,
+    average_certified_radius,
+    certified_accuracy,
+    envelope,
+    high_probability_accuracy,
+)
+from rsfl.runs.log import certified, read_log, true_labels
+from rsfl.runs.settings import Settings
+from rsfl.runs.tables import Published, read_tsv
+from rsfl.smooth import ABSTAIN, Certificate
+from rsfl.smooth.certificate import floored
+
+__all__ = ["Run", "as_json", "as_text", "read_runs"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A certified test set with a name.
+
+    Attributes:
+        name: What it is called in tables and plots.
+        certificate: Its certificates, or what a classic file says.
+        labels: (B,) its true labels.
+        seconds: (B,) what each input took.
+        inputs: How many inputs there are to certify, None if unknown.
+        alpha: Failure probability of each certificate, None if unknown.
+        asked: The one radius that a sequential run was asked about, else None.
+    """
+
+    name: str
+    certificate: Certificate | Published
+    labels: Int64
+    seconds: Float64
+    inputs: int | None
+    alpha: float | None
+    asked: float | None = None
+
+    @property
+    def curve(self) -> tuple[Certificate | Published, Int64]:
+        """What the functions of this room take."""
+        return self.certificate, self.labels
+
+
+def read_runs(paths: Sequence[str], *, alpha: float | None = None, runner_up: str = "complement") -> list[Run]:
+    """The runs of some directories and classic files, called by the last part of their paths where that is unique.
+
+    Raises:
+        ValueError: One cannot be read, or holds nothing yet.
+        OSError: One is not there.
+    """
+    names = Counter(Path(path).name for path in paths)
+    runs = []
+    for path in paths:
+        name = Path(path).name if names[Path(path).name] == 1 else path
+        if Path(path).is_dir():
+            settings = Settings.read(Path(path))
+            found = list(read_log(Path(path), settings).values())
+            certificate = certified(settings, found, alpha=alpha, runner_up=runner_up)
+            seconds = np.array([record.seconds for record in found])
+            run = Run(
+                name, certificate, true_labels(found), seconds, settings.inputs, certificate.alpha, settings.radius
+            )
+        else:
+            said, labels = read_tsv(path)
+            run = Run(name, said, labels, said.seconds.numpy(), None, alpha)
+        if len(run.labels) == 0:
+            raise ValueError(f"{path} holds no input yet")
+        runs.append(run)
+    return runs
+
+
+def _parsed(radii: Sequence[str]) -> Float64:
+    try:
+        values = [float(text) for text in radii]
+    except ValueError as error:
+        raise ValueError(f"radii must be numbers, got {','.join(radii)!r}") from error
+    return numbers("radii", values, 0)
+
+
+def _abstained(run: Run) -> int:
+    return int((run.certificate.label == ABSTAIN).sum())
+
+
+def as_json(runs: Sequence[Run], radii: Sequence[str]) -> str:
+    """``{"runs": [{"name", "n", "radii": {"0.25": 0.61, ...}, "acr", "abstained"}], "envelope": {...}}``.
+
+    ``n`` and ``abstained`` count inputs; the keys of ``radii`` are the texts that were given.
+    """
+    values = _parsed(radii)
+
+    def keyed(shares: Float64) -> dict[str, float]:
+        return dict(zip(radii, shares.tolist(), strict=True))
+
+    document: dict[str, Any] = {
+        "runs": [
+            {
+                "name": run.name,
+                "n": len(run.labels),
+                "radii": keyed(certified_accuracy(*run.curve, values)),
+                "acr": average_certified_radius(*run.curve),
+                "abstained": _abstained(run),
+            }
+            for run in runs
+        ],
+        "envelope": keyed(envelope({run.name: run.curve for run in runs}, values)),
+    }
+    return json.dumps(document)
+
+
+def _raised(value: float, digits: int) -> str:
+    return floored(-value, digits).lstrip("-")
+
+
+def _section(run: Run, radii: Float64, *, rho: float) -> list[str]:
+    certificate, size = run.certificate, len(run.labels)
+    whole = "" if run.inputs in (None, size) else f" of {run.inputs}: the run is not finished"
+    level = "" if run.alpha is None else f", alpha = {run.alpha:g} for each"
+    law = f", {certificate.law}" if isinstance(certificate, Certificate) else ", as published"
+    votes = f" and {certificate.n.double().mean():.0f} votes" if isinstance(certificate, Certificate) else ""
+    lines = [
+        f"{run.name}: {size} inputs{whole}",
+        f"  {certificate.norm} radius in {certificate.unit}{law}{level}",
+        f"  average certified radius {floored(average_certified_radius(*run.curve))}, {_abstained(run)} abstained, "
+        f"{run.seconds.mean():.3g} s{votes} for an input",
+    ]
+    if run.asked is not None:
+        lines.append(f"  asked only about r = {run.asked:g}: nothing is known beyond")
+    elif isinstance(certificate, Certificate):
+        parts = np.quantile(certificate.p_lower.numpy(), [0.1, 0.25, 0.5, 0.75, 0.9], method="lower")
+        lines.append(
+            f"  p_A is at least (10, 25, 50, 75, 90 % of inputs): {', '.join(floored(float(p)) for p in parts)}"
+        )
+    share = certified_accuracy(*run.curve, radii)
+    low, high = accuracy_interval(*run.curve, radii)
+    rows = [f"{'r':>10}{'certified':>12}{'95 % interval':>18}"]
+    if run.alpha is not None:
+        rows[0] += f"{'all at once':>14}"
+        sure = high_probability_accuracy(*run.curve, radii, alpha=run.alpha, rho=rho)
+    for i, r in enumerate(radii):
+        rows.append(f"{r:>10g}{share[i]:>12.3f}{f'{floored(low[i], 3)} - {_raised(high[i], 3)}':>18}")
+        if run.alpha is not None:
+            rows[-1] += f"{floored(sure[i], 3):>14}"
+    return lines + rows
+
+
+def as_text(runs: Sequence[Run], radii: Sequence[str], *, with_envelope: bool = False, rho: float = 0.001) -> str:
+    """A section for each run. Radii and lower bounds are floored, upper bounds raised."""
+    values = _parsed(radii)
+    sections = [_section(run, values, rho=rho) for run in runs]
+    if with_envelope:
+        best = envelope({run.name: run.curve for run in runs}, values)
+        rows = [f"{r:>10g}{share:>12.3f}" for r, share in zip(values, best, strict=True)]
+        sections.append(["upper envelope: the best run at each radius, chosen with this test set", *rows])
+    closing = (
+        "certified: share of inputs classified correctly and certified below r. 95 % interval: for the population that "
+        "the inputs were drawn from."
+    )
+    if any(run.alpha is not None for run in runs):
+        closing += f" all at once: for these inputs, certificates that may be wrong taken off, at 1 - {rho:g}."
+    return "\n\n".join("\n".join(section) for section in [*sections, [closing]])

@@ -1,0 +1,177 @@
+"""What a run certifies: everything that its votes are a function of, as ``run.json`` keeps it."""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rsfl._checks import count, number
+from rsfl.noise import Law
+from rsfl.runs.files import locked, replaced
+
+__all__ = ["Settings", "fingerprint", "laws"]
+
+FORMAT = 1
+FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the votes of a run are a function of. Two sets of votes may share a directory only if these agree.
+
+    Attributes:
+        law: The noise.
+        radius: The radius of the sequential test, or None where the number of votes was fixed.
+        n0: Votes for selection.
+        n: Votes for estimation; at most so many in a sequential run.
+        alpha: Failure probability for each input. A fixed number of votes may be read at another one.
+        seed: Seed of the draws.
+        num_classes: Width of the logits.
+        input_shape: Shape of one input.
+        dim: Number of coordinates of the noise that one vote sees.
+        dtype: Type of the inputs as the model gets them: the certified classifier computes in it.
+        device: Type of the device; other devices draw and round differently.
+        model: Fingerprint of the model's structure, weights and buffers.
+        data: Fingerprint of the first input and its label.
+        skip: Every how many inputs one is certified.
+        limit: How many are certified at most.
+        inputs: How many that makes, None where the data have no length.
+    """
+
+    law: Law
+    radius: float | None
+    n0: int
+    n: int
+    alpha: float
+    seed: int
+    num_classes: int
+    input_shape: tuple[int, ...]
+    dim: int
+    dtype: str
+    device: str
+    model: str
+    data: str
+    skip: int
+    limit: int | None
+    inputs: int | None
+
+    def __post_init__(self) -> None:
+        if self.radius is not None:
+            number("radius", self.radius, 0, np.inf, open_high=True)
+        for name, low in (("n0", 1), ("n", 1), ("num_classes", 1), ("dim", 1), ("skip", 1), ("seed", 0)):
+            count(name, getattr(self, name), low)
+        if self.limit is not None:
+            count("limit", self.limit, 1)
+        number("alpha", self.alpha, 0, 1, open_low=True, open_high=True)
+
+    @property
+    def rule(self) -> str:
+        """What stopped the votes: their ``fixed`` number, or the ``sequential`` test."""
+        return "fixed" if self.radius is None else "sequential"
+
+    @classmethod
+    def read(cls, out: Path) -> "Settings":
+        """The settings of the run in a directory.
+
+        Raises:
+            ValueError: There is no run, or its settings cannot be read.
+        """
+        path = out / FILE
+        if not path.is_file():
+            raise ValueError(f"{out} holds no run: there is no {FILE}")
+        try:
+            found = json.loads(path.read_text())
+            if found["format"] != FORMAT:
+                raise ValueError(f"format is {found['format']!r}, this version reads {FORMAT}")
+            values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
+            values |= {"law": _law(values["law"]), "input_shape": tuple(values["input_shape"])}
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as the settings of a run: {error}") from error
+
+    def agree(self, out: Path) -> None:
+        """Compare with the run in a directory.
+
+        Raises:
+            ValueError: They differ.
+        """
+        there = Settings.read(out)
+        for field in dataclasses.fields(self):
+            ours, theirs = getattr(self, field.name), getattr(there, field.name)
+            if ours != theirs:
+                raise ValueError(f"{out} holds another run: {field.name} is {theirs!r} there, got {ours!r}")
+
+    def establish(self, out: Path) -> None:
+        """Make these the settings of a directory that has none; compare where it has, of whichever process."""
+        with locked(out / "run.lock", wait=True):
+            if (out / FILE).exists():
+                self.agree(out)
+            else:
+                replaced(out / FILE, json.dumps(self._document(), indent=2) + "\n")
+
+    def _document(self) -> dict[str, Any]:
+        from rsfl import __version__
+
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        versions = {
+            "rsfl": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        }
+        law = {"name": type(self.law).__name__, **dataclasses.asdict(self.law)}  # type: ignore[call-overload]
+        return {"format": FORMAT, "rule": self.rule, **values, "law": law, "versions": versions}
+
+
+def laws() -> dict[str, type[Law]]:
+    """The laws of noise that a run can name: every concrete one that has been imported."""
+    found: dict[str, type[Law]] = {}
+    pending: list[type[Law]] = [Law]
+    while pending:
+        law = pending.pop()
+        pending += law.__subclasses__()
+        if not inspect.isabstract(law) and dataclasses.is_dataclass(law):
+            found[law.__name__] = law
+    return found
+
+
+def _law(fields: Mapping[str, Any]) -> Law:
+    known, values = laws(), dict(fields)
+    name = values.pop("name")
+    if name not in known:
+        raise ValueError(f"law {name!r} is not one of {', '.join(sorted(known))}; import the module that defines it")
+    return known[name](**values)
+
+
+def _digest(digest: "hashlib._Hash", tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def fingerprint(of: nn.Module | tuple[Tensor, int]) -> str:
+    """A hash of a model (as it prints, its weights, its buffers) or of one input and its label.
+
+    What a model computes in code that does not show in its print is not seen.
+    """
+    digest = hashlib.sha256()
+    if isinstance(of, nn.Module):
+        digest.update(re.sub(r" at 0x[0-9a-f]+", "", repr(of)).encode())  # addresses differ between processes
+        for kind in (of.named_parameters(), of.named_buffers()):
+            for name, tensor in sorted(kind):
+                digest.update(name.encode())
+                _digest(digest, tensor)
+    else:
+        x, y = of
+        _digest(digest, x)
+        digest.update(str(y).encode())
+    return digest.hexdigest()
