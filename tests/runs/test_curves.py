@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 from models import MODELS
+from scipy import stats
 
-from rsfl import runs
+from rsfl import noise, runs
 from rsfl.smooth import GaussianSmoother
 
 matplotlib.use("Agg")
@@ -48,6 +49,94 @@ def test_plot_draws_what_the_table_says(certificate):
     assert axes.get_ylabel() == "certified accuracy"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
     assert line.get_linestyle() != axes.get_lines()[1].get_linestyle()
+    matplotlib.pyplot.close("all")
+
+
+def published(hits, size):
+    """A test set of which the first ``hits`` are right, at radius 1."""
+    label = torch.tensor([1] * hits + [-1] * (size - hits))
+    radius = torch.where(label == 1, 1.0, 0.0).double()
+    return runs.Published(torch.arange(size), label, radius, torch.zeros(size)), [1] * size
+
+
+def test_an_abstention_is_never_right():
+    said, _ = published(2, 3)
+    assert runs.certified_accuracy(said, [1, 1, -1], 0.0) == 2 / 3
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_the_interval_covers(level):
+    size = 40
+    low, high = np.transpose([runs.accuracy_interval(*published(k, size), 0.5, level=level) for k in range(size + 1)])
+    for p in np.linspace(0, 1, 101):
+        weight = stats.binom.pmf(np.arange(size + 1), size, p)
+        assert weight[(low <= p) & (p <= high)].sum() >= level - 1e-12
+    assert high[0] < 0.2
+    assert low[-1] > 0.8
+    np.testing.assert_array_equal(runs.accuracy_interval(*published(20, 40), [2.0])[0], [0.0])
+
+
+@pytest.mark.parametrize("size", [1, 10, 500, 10_000])
+@pytest.mark.parametrize("rho", [0.001, 0.05])
+@pytest.mark.parametrize("alpha", [0.001, 0.1])
+def test_high_probability_accuracy_takes_off_the_binomial_quantile(size, rho, alpha):
+    said = published(size, size)
+    wrong = round((1 - runs.high_probability_accuracy(*said, 0.5, alpha=alpha, rho=rho)) * size)
+    assert stats.binom.sf(wrong, size, alpha) <= rho
+    assert wrong == 0 or stats.binom.sf(wrong - 1, size, alpha) > rho
+    assert runs.high_probability_accuracy(*published(0, size), 0.5, alpha=alpha, rho=rho) == 0
+    np.testing.assert_array_equal(runs.high_probability_accuracy(*said, [2.0, 3.0], alpha=alpha, rho=rho), [0.0, 0.0])
+
+
+def test_the_closed_form_in_use_takes_off_too_little():
+    def published_form(m, alpha, rho):
+        log = np.log(1 / rho)
+        return alpha + np.sqrt(alpha * (1 - alpha) * log / m) + log / (3 * m)
+
+    for m, wrong in ((500, False), (10_000, True), (1_000_000, True)):
+        fails = stats.binom.sf(np.floor(m * published_form(m, 0.001, 0.001)), m, 0.001)
+        assert (fails > 0.001) == wrong
+
+
+def test_shared_noise_has_no_interval(certificate):
+    class Shared(noise.Gaussian):
+        space = "parameters"
+
+    from dataclasses import replace
+
+    shared = replace(certificate, law=Shared(0.5))
+    for call in (runs.accuracy_interval, lambda *a: runs.high_probability_accuracy(*a, alpha=0.001)):
+        with pytest.raises(ValueError, match="noise of their own"):
+            call(shared, LABELS, 0.0)
+
+
+def test_the_envelope_is_the_best_of_all(certificate):
+    other = GaussianSmoother(MODEL, 0.25, 2).certify(X, n=1000)
+    curves = {"a": (certificate, LABELS), "b": (other, LABELS)}
+    grid = np.linspace(0, 2, 40)
+    both = [runs.certified_accuracy(*pair, grid) for pair in curves.values()]
+    np.testing.assert_array_equal(runs.envelope(curves, grid), np.max(both, axis=0))
+    axes = runs.plot_certified_accuracy(curves, envelope=True, radius=2.0)
+    line = axes.get_lines()[0]
+    assert line.get_label() == "upper envelope"
+    np.testing.assert_array_equal(line.get_ydata(), runs.envelope(curves, line.get_xdata()))
+    matplotlib.pyplot.close("all")
+
+
+def test_clients_make_a_mean_and_a_band(certificate):
+    clients = [(certificate, LABELS), (certificate, [1] * 5), (certificate, [0] * 5)]
+    axes = runs.plot_certified_accuracy({"personal": clients, "global": (certificate, LABELS)})
+    mean = axes.get_lines()[0]
+    grid = mean.get_xdata()
+    shares = [runs.certified_accuracy(*pair, grid) for pair in clients]
+    np.testing.assert_allclose(mean.get_ydata(), np.mean(shares, axis=0))
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices
+    for x, low, high in zip(grid[1:-1:50], np.min(shares, 0)[1:-1:50], np.max(shares, 0)[1:-1:50], strict=True):
+        there = corners[np.isclose(corners[:, 0], x), 1]
+        assert (there.min(), there.max()) == pytest.approx((low, high))
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["personal (mean and range of 3 clients)", "global"]
     matplotlib.pyplot.close("all")
 
 

@@ -93,12 +93,13 @@ def example(item: Any, model: nn.Module) -> tuple[Tensor, int]:
 
 
 def _owner(position: int, world_size: int) -> int:
-    """The rank that certifies a position, whatever has been done when it asks.
+    """The rank that certifies a position. It depends on nothing else, so ranks that start at different times agree.
 
-    Multiples of the golden ratio, modulo one, lie evenly along every arithmetic progression of positions, such as
-    those that an earlier number of ranks has left: all ranks get about as much.
+    Of as many consecutive positions as there are ranks, each rank has one. Its place among them jumps about (by
+    multiples of the golden ratio), so that another number of ranks shares what a lost one has left.
     """
-    return (position * 0x9E3779B97F4A7C15 % 2**64) * world_size >> 64
+    turn = position // world_size * 0x9E3779B97F4A7C15 % 2**64 >> 32
+    return (position + turn) % world_size
 
 
 def _walk(dataset: Any, skip: int, limit: int | None, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, Any]]:
@@ -128,7 +129,7 @@ def _chunks(
         for (index, _), x in zip(items, xs, strict=True):
             if x.shape != settings.input_shape:
                 raise ValueError(f"input {index} has shape {tuple(x.shape)}, the first one {settings.input_shape}")
-        shared = {
+        shared: dict[str, Any] = {
             "n0": settings.n0,
             "alpha": settings.alpha,
             "seed": settings.seed,
@@ -166,7 +167,7 @@ def certify(
 
     Called again with the same arguments it goes on where it was stopped, however it was stopped, and the votes are
     those of an undisturbed run, bit for bit. Several processes may share the work: each passes its ``rank``. What a
-    lost one has left is done by calling again with any number of them.
+    lost one has left is done by calling again with any number of them; another number than before shares it evenly.
 
     The classifier that is certified computes in the type of the model's first parameter: inputs are converted to it.
 
@@ -231,25 +232,27 @@ def certify(
         def mine(position: int, index: int) -> bool:
             return index not in done and _owner(position, world_size) == rank
 
+        total = None if settings.inputs is None else sum(mine(p, p * skip) for p in range(settings.inputs))
         bar = tqdm(
-            total=None if settings.inputs is None else sum(mine(p, p * skip) for p in range(settings.inputs)),
+            total=total,
             unit="input",
             desc=f"rank {rank}" if world_size > 1 else None,
             mininterval=0.5 if sys.stderr.isatty() else 60,
-            disable=not progress,
+            disable=not progress or total == 0,
         )
-        right = 0
+        seen = right = 0
         with bar:
             todo = _walk(dataset, skip, limit, mine)
             for certificate, labels, seconds in _chunks(todo, settings, smoother, batch_size):
-                if bar.n == 0:  # only now: a call that fails at once leaves no settings to disagree with
+                if seen == 0:  # only now: a call that fails at once leaves no settings to disagree with
                     settings.establish(out)
                 append(records(certificate, labels, settings.rule, seconds / len(labels)))
                 right += int((certificate.label.cpu() == torch.tensor(labels)).sum())
+                seen += len(labels)
+                bar.set_postfix({"certified accuracy": f"{right / seen:.3f}"}, refresh=False)
                 bar.update(len(labels))
-                bar.set_postfix({"certified accuracy": f"{right / bar.n:.3f}"}, refresh=False)
                 if number := stopped():
                     name = signal.Signals(number).name
-                    raise Interrupted(f"{name}: stopped; {len(done) + bar.n} inputs are safe in {out}", number)
+                    raise Interrupted(f"{name}: stopped; {len(done) + seen} inputs are safe in {out}", number)
     found = list(read_log(out, settings).values())
     return certified(settings, found), true_labels(found)

@@ -165,8 +165,9 @@ def recording(out: Path, rank: int) -> Iterator[Callable[[Sequence[Record]], Non
     path = out / f"votes-{rank:05d}.jsonl"
     with locked(path) as descriptor:
         _, end = read_shard(path)
-        os.ftruncate(descriptor, end)  # a torn line would swallow the next
-        os.lseek(descriptor, end, os.SEEK_SET)
+        if os.lseek(descriptor, 0, os.SEEK_END) > end:
+            os.ftruncate(descriptor, end)  # a torn line would swallow the next
+            os.lseek(descriptor, end, os.SEEK_SET)
         yield lambda new: appended(descriptor, b"".join(record.line() for record in new), path)
 
 

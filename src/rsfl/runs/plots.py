@@ -46,7 +46,9 @@ def plot_certified_accuracy(
     """
     import matplotlib.pyplot as plt
 
-    groups = {name: [entry] if isinstance(entry, tuple) else list(entry) for name, entry in curves.items()}
+    groups: dict[str, Sequence[Curve]] = {
+        name: [entry] if isinstance(entry, tuple) else entry for name, entry in curves.items()
+    }
     members = {f"{name} {i}": pair for name, group in groups.items() for i, pair in enumerate(group)}
     norm, unit = comparable(members)
     if radius is None:

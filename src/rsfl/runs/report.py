@@ -137,7 +137,7 @@ def _section(run: Run, radii: Float64, *, rho: float) -> list[str]:
         f"{run.seconds.mean():.3g} s{votes} for an input",
     ]
     if run.asked is not None:
-        lines.append(f"  asked only about r = {run.asked:g}: nothing is known beyond")
+        lines.append(f"  asked only whether the radius is at least {run.asked:g}")
     elif isinstance(certificate, Certificate):
         parts = np.quantile(certificate.p_lower.numpy(), [0.1, 0.25, 0.5, 0.75, 0.9], method="lower")
         lines.append(
@@ -150,6 +150,9 @@ def _section(run: Run, radii: Float64, *, rho: float) -> list[str]:
         rows[0] += f"{'all at once':>14}"
         sure = high_probability_accuracy(*run.curve, radii, alpha=run.alpha, rho=rho)
     for i, r in enumerate(radii):
+        if run.asked is not None and r > run.asked:
+            rows.append(f"{r:>10g}{'not asked':>12}")
+            continue
         rows.append(f"{r:>10g}{share[i]:>12.3f}{f'{floored(low[i], 3)} - {_raised(high[i], 3)}':>18}")
         if run.alpha is not None:
             rows[-1] += f"{floored(sure[i], 3):>14}"
@@ -165,9 +168,11 @@ def as_text(runs: Sequence[Run], radii: Sequence[str], *, with_envelope: bool = 
         rows = [f"{r:>10g}{share:>12.3f}" for r, share in zip(values, best, strict=True)]
         sections.append(["upper envelope: the best run at each radius, chosen with this test set", *rows])
     closing = (
-        "certified: share of inputs classified correctly and certified below r. 95 % interval: for the population that "
-        "the inputs were drawn from."
+        "certified: share of inputs classified correctly and certified against perturbations of norm below r.\n"
+        "95 % interval: of that share in the population that the inputs were drawn from."
     )
     if any(run.alpha is not None for run in runs):
-        closing += f" all at once: for these inputs, certificates that may be wrong taken off, at 1 - {rho:g}."
+        closing += (
+            f"\nall at once: what is left of that share, with probability 1 - {rho:g}, if certificates are wrong."
+        )
     return "\n\n".join("\n".join(section) for section in [*sections, [closing]])

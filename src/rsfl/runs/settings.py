@@ -136,7 +136,7 @@ class Settings:
 def laws() -> dict[str, type[Law]]:
     """The laws of noise that a run can name: every concrete one that has been imported."""
     found: dict[str, type[Law]] = {}
-    pending: list[type[Law]] = [Law]
+    pending = Law.__subclasses__()
     while pending:
         law = pending.pop()
         pending += law.__subclasses__()

@@ -1,0 +1,54 @@
+"""What the command line is pointed at in the tests."""
+
+import os
+import signal
+
+import torch
+from models import MODELS
+from torch import nn
+
+SIZE = 12
+X = torch.linspace(-0.9, 1.7, SIZE)[:, None]
+LABELS = [0] * 6 + [1] * 3 + [2, 1, 3]
+
+
+def model():
+    return MODELS["staircase"]
+
+
+def data():
+    return list(zip(X, LABELS, strict=True))
+
+
+def stream():
+    yield from data()
+
+
+def interrupted():
+    yield from data()[:5]
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield from data()[5:]
+
+
+def ragged():
+    return [(torch.zeros(2), 0), *data()]
+
+
+def linear():
+    torch.manual_seed(0)
+    return nn.Linear(1, 3)
+
+
+def wide():
+    return nn.Linear(7, 3)
+
+
+def flat():
+    return nn.Flatten(0)
+
+
+def broken():
+    raise KeyError("no such\nweights")
+
+
+number = 3
