@@ -170,7 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         "certify",
         help="certify a data set; run again to go on where it stopped",
         description="Certify a data set and log the votes. Run the same command again to go on where it stopped. Under "
-        "torchrun (torchrun --nproc-per-node K -m rsfl certify ...) the ranks share the work.",
+        "torchrun (torchrun --nproc-per-node K -m rsfl certify ...) the ranks share the work; write -n there, torchrun "
+        "takes --n for an option of its own.",
     )
     certify.add_argument(
         "--model", required=True, metavar="pkg.mod:callable", help="returns the model, a torch.nn.Module giving logits"
@@ -182,7 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     certify.add_argument("--law", default="gaussian", choices=_laws(), help="law of the noise (default: gaussian)")
     for name, (kind, names) in _law_parameters().items():
         certify.add_argument(f"--{_dashed(name)}", type=kind, help=f"parameter of {', '.join(names)}")
-    certify.add_argument("--n", type=int, default=100_000, help="votes that bound the probability (default: 100000)")
+    certify.add_argument(
+        "-n", "--n", type=int, default=100_000, help="votes that bound the probability (default: 100000)"
+    )
     certify.add_argument("--n0", type=int, default=100, help="votes that select the class (default: 100)")
     certify.add_argument("--alpha", type=float, default=0.001, help="failure probability per input (default: 0.001)")
     certify.add_argument(

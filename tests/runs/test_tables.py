@@ -1,7 +1,8 @@
 """Classic files: what published logs look like is read, what is written comes back, nothing else passes."""
 
+import sys
+
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from callables import LABELS, X
@@ -123,6 +124,7 @@ def test_writing_checks_what_it_is_given(tmp_path, certificate):
 
 
 def test_a_data_frame_has_what_there_is(tmp_path, certificate, monkeypatch):
+    pandas = pytest.importorskip("pandas")
     frame = runs.to_dataframe(certificate, LABELS)
     assert list(frame.columns) == [
         "label",
@@ -138,8 +140,8 @@ def test_a_data_frame_has_what_there_is(tmp_path, certificate, monkeypatch):
     assert frame["correct"].mean() == runs.certified_accuracy(certificate, LABELS, 0.0)
     runs.write_tsv(tmp_path / "log.tsv", certificate, LABELS)
     published = runs.to_dataframe(*runs.read_tsv(tmp_path / "log.tsv"))
-    pd.testing.assert_series_equal(published["prediction"], frame["prediction"])
+    pandas.testing.assert_series_equal(published["prediction"], frame["prediction"])
     assert "seconds" in published
-    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="to_dataframe needs pandas"):
         runs.to_dataframe(certificate, LABELS)

@@ -120,11 +120,11 @@ class Settings:
                 replaced(out / FILE, json.dumps(self._document(), indent=2) + "\n")
 
     def _document(self) -> dict[str, Any]:
-        from rsfl import __version__
+        import rsfl  # which imports this room
 
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         versions = {
-            "rsfl": __version__,
+            "rsfl": rsfl.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

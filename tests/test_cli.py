@@ -1,0 +1,217 @@
+"""The command line does what the functions do, and says in one line what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from callables import LABELS, SIZE, data, linear, model
+
+from rsfl import cli, runs
+from rsfl.runs.log import read_log, read_shard
+from rsfl.runs.settings import Settings
+from rsfl.smooth import DeformationSmoother, GaussianSmoother
+
+HERE = str(Path(__file__).parent)
+WHAT = ["--model", "callables:model", "--data", "callables:data"]
+LITTLE = ["-n", "150", "--n0", "20", "--quiet"]
+
+
+def certify(out, *more, what=WHAT, law=("--sigma", "0.5")):
+    return cli.main(["certify", *what, *law, *LITTLE, "--device", "cpu", "--out", str(out), *more])
+
+
+def votes(out):
+    return [(r.index, r.label, r.selection, r.counts) for r in read_log(out, Settings.read(out)).values()]
+
+
+def test_certify_is_what_the_function_does(tmp_path):
+    assert certify(tmp_path / "cli") == 0
+    smoother = GaussianSmoother(model(), 0.5, 4)
+    runs.certify(smoother, data(), out=tmp_path / "function", n=150, n0=20, progress=False)
+    assert (tmp_path / "cli/run.json").read_text() == (tmp_path / "function/run.json").read_text()
+    assert votes(tmp_path / "cli") == votes(tmp_path / "function")
+    assert certify(tmp_path / "cli") == 0
+
+
+def test_certify_options_reach_the_run(tmp_path, capsys):
+    given = ["--seed", "3", "--alpha", "0.01", "--skip", "2", "--max", "4", "--at-radius", "0.1", "--batch-size", "64"]
+    what = ["--model", "callables:linear", "--data", "callables:stream", "--dtype", "bfloat16"]
+    assert certify(tmp_path, *given, what=what, law=("--law", "laplace", "--scale", "0.5")) == 0
+    settings = Settings.read(tmp_path)
+    assert repr(settings.law) == "Laplace(scale=0.5)"
+    shown = [getattr(settings, name) for name in ("seed", "alpha", "skip", "limit", "radius", "dtype", "num_classes")]
+    assert shown == [3, 0.01, 2, 4, 0.1, "bfloat16", 3]
+    certificate, labels = runs.load(tmp_path)
+    assert certificate.index.tolist() == [0, 2, 4, 6]
+    assert labels.tolist() == LABELS[0:8:2]
+    assert capsys.readouterr().err == ""
+    assert linear().weight.dtype == torch.float32
+
+
+def test_progress_and_a_closing_line(tmp_path, capsys):
+    assert cli.main(["certify", *WHAT, "--sigma", "0.5", "--n", "150", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().err
+    certificate, labels = runs.load(tmp_path)
+    share = runs.certified_accuracy(certificate, labels, 0.0)
+    assert "12/12" in shown
+    assert shown.endswith(f"12 inputs in {tmp_path}, certified accuracy {share:.3f} at radius 0\n")
+
+
+def test_deformations_are_laws_too(tmp_path, monkeypatch):
+    images = [(torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(i)), i) for i in range(3)]
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    monkeypatch.setattr("callables.data", lambda: images)
+    monkeypatch.setattr("callables.model", lambda: network)
+    assert certify(tmp_path, law=("--law", "rotation", "--half-width", "0.4", "--padding", "border")) == 0
+    law = Settings.read(tmp_path).law
+    x = torch.stack([image for image, _ in images])
+    direct = DeformationSmoother(network, law, 3).certify(x, n=150, n0=20)
+    assert torch.equal(runs.load(tmp_path)[0].counts, direct.counts)
+    assert (law.half_width, law.padding, direct.unit) == (0.4, "border", "radians")
+
+
+def test_a_signal_stops_between_chunks_and_says_how_to_go_on(tmp_path, capsys):
+    what = ["--model", "callables:model", "--data", "callables:interrupted"]
+    assert certify(tmp_path, what=what) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == (
+        f"rsfl certify: SIGTERM: stopped; 7 inputs are safe in {tmp_path}; the same command goes on from there\n"
+    )
+    assert certify(tmp_path, what=["--model", "callables:model", "--data", "callables:stream"]) == 0
+    assert len(votes(tmp_path)) == SIZE
+
+
+ERRORS = {
+    "no such module": (["--model", "no_such:thing"], "importing no_such raised ModuleNotFoundError: No module named"),
+    "no such name": (["--data", "callables:nothing"], "--data 'callables:nothing': module callables has no nothing"),
+    "no colon": (["--data", "callables"], "--data must look like package.module:callable, got 'callables'"),
+    "not callable": (["--data", "callables:number"], "--data 'callables:number' must be callable, got int"),
+    "callable raises": (["--model", "callables:broken"], "--model 'callables:broken' raised KeyError: 'no such"),
+    "not a model": (["--model", "callables:data"], "--model 'callables:data' must give a torch.nn.Module, got list"),
+    "not data": (["--data", "callables:model"], "dataset must yield pairs (x, y), got Staircase"),
+    "wrong input": (["--model", "callables:wide"], "on an input of shape (1,) raised RuntimeError: mat1 and mat2"),
+    "wrong logits": (["--model", "callables:flat"], "must give logits (1, K) for one input, got (1,)"),
+    "ragged data": (["--data", "callables:ragged"], "input 1 has shape (1,), the first one (2,)"),
+    "directory": (["--out", "/dev/null/run"], "Not a directory: '/dev/null/run'"),
+    "too few votes": (["--n", "5"], "n must be at least 10 to certify anything at alpha=0.001, got 5"),
+    "no parameter": (["--law", "uniform"], "--law uniform has no --sigma, got 0.5"),
+    "radius": (["--at-radius", "50"], "radius must be one that Gaussian(sigma=0.5) can certify, got 50.0"),
+    "unknown law": (["--law", "cauchy"], "invalid choice: 'cauchy'"),
+    "unknown option": (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    "not a number": (["--n", "many"], "argument --n: invalid int value: 'many'"),
+    "no such device": (["--device", "toaster"], "toaster"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_one_line(tmp_path, capsys, name):
+    more, words = ERRORS[name]
+    try:
+        status = certify(tmp_path / "run", *more)
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    shown = capsys.readouterr().err
+    assert status == 2
+    assert words in shown
+    assert shown.startswith("rsfl")
+    assert shown.count("\n") == 1
+    assert shown.endswith("\n")
+    assert "Traceback" not in shown
+
+
+def test_a_missing_parameter_and_another_run(tmp_path, capsys):
+    assert certify(tmp_path, law=()) == 2
+    assert capsys.readouterr().err == "rsfl certify: error: --law gaussian needs --sigma\n"
+    assert certify(tmp_path) == 0
+    assert certify(tmp_path, "--alpha", "0.01") == 2
+    assert "holds another run: alpha is 0.001 there, got 0.01" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(RuntimeError, match="raised KeyError") as raised:
+        certify(tmp_path, "--debug", "--model", "callables:broken")
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "run"
+    assert certify(out) == 0
+    return out
+
+
+def test_report_prints_json_plots_and_writes(run, tmp_path, capsys):
+    tsv, plot = tmp_path / "run.tsv", tmp_path / "curve.png"
+    words = ["report", str(run), "--radii", "0, 0.25", "--json", "--tsv", str(tsv), "--plot", str(plot), "--envelope"]
+    assert cli.main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    certificate, labels = runs.load(run)
+    assert document["runs"][0]["radii"]["0.25"] == runs.certified_accuracy(certificate, labels, 0.25)
+    assert runs.read_tsv(tsv)[0].label.tolist() == certificate.label.tolist()
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["report", str(run), str(tsv), "--envelope", "--alpha", "0.01", "--rho", "0.01"]) == 0
+    shown = capsys.readouterr().out
+    assert "alpha = 0.01 for each" in shown
+    assert "with probability 1 - 0.01" in shown
+    assert "upper envelope" in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["/no/such/run"], "No such file or directory: '/no/such/run'"),
+        (["--radii", "0;1"], "radii must be numbers, got '0;1'"),
+        (["--radii", "-1"], "radii must lie in [0, inf], got -1.0"),
+        (["--alpha", "2"], "alpha must lie in (0, 1), got 2.0"),
+        (["--plot", "/dev/null/plot.png"], "Not a directory: '/dev/null/plot.png'"),
+        ([HERE], "holds no run: there is no run.json"),
+    ],
+)
+def test_report_errors_are_one_line(run, capsys, more, words):
+    assert cli.main(["report", str(run), *more]) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_every_option_is_explained(capsys):
+    for command in ("certify", "report", "demo"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, "--help"])
+        assert stop.value.code == 0
+        shown = capsys.readouterr().out
+        assert "--debug" in shown
+    (commands,) = (action.choices for action in cli._parser()._actions if action.choices)
+    assert set(commands) == {"certify", "report", "demo"}
+    for command in commands.values():
+        assert all(action.help for action in command._actions)
+
+
+def test_torchrun_gives_the_votes_of_one_process(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *sys.path]), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [
+        "-m",
+        "rsfl",
+        "certify",
+        *WHAT,
+        "--sigma",
+        "0.5",
+        *LITTLE,
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    done = subprocess.run([*torchrun, *words], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert certify(tmp_path / "one") == 0
+    assert votes(tmp_path / "two") == votes(tmp_path / "one")
+    shards = sorted((tmp_path / "two").glob("votes-*.jsonl"))
+    assert [len(read_shard(path)[0]) for path in shards] == [6, 6]
