@@ -103,7 +103,7 @@ ERRORS = {
     "radius": (["--at-radius", "50"], "radius must be one that Gaussian(sigma=0.5) can certify, got 50.0"),
     "unknown law": (["--law", "cauchy"], "invalid choice: 'cauchy'"),
     "unknown option": (["--frobnicate"], "unrecognized arguments: --frobnicate"),
-    "not a number": (["--n", "many"], "argument --n: invalid int value: 'many'"),
+    "not a number": (["--n", "many"], "argument -n/--n: invalid int value: 'many'"),
     "no such device": (["--device", "toaster"], "toaster"),
 }
 
