@@ -78,11 +78,12 @@ def test_deformations_are_laws_too(tmp_path, monkeypatch):
 
 def test_a_signal_stops_between_chunks_and_says_how_to_go_on(tmp_path, capsys):
     what = ["--model", "callables:model", "--data", "callables:interrupted"]
-    assert certify(tmp_path, what=what) == 128 + signal.SIGTERM
+    assert certify(tmp_path, "-n", "2000", what=what) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == (
-        f"rsfl certify: SIGTERM: stopped; 7 inputs are safe in {tmp_path}; the same command goes on from there\n"
+        f"rsfl certify: SIGTERM: stopped, all votes are safe in {tmp_path}; the same command goes on from there\n"
     )
-    assert certify(tmp_path, what=["--model", "callables:model", "--data", "callables:stream"]) == 0
+    assert len(votes(tmp_path)) == 10  # two groups of five
+    assert certify(tmp_path, "-n", "2000", what=["--model", "callables:model", "--data", "callables:stream"]) == 0
     assert len(votes(tmp_path)) == SIZE
 
 
@@ -195,23 +196,12 @@ def test_every_option_is_explained(capsys):
 
 def test_torchrun_gives_the_votes_of_one_process(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *sys.path]), "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [
-        "-m",
-        "rsfl",
-        "certify",
-        *WHAT,
-        "--sigma",
-        "0.5",
-        *LITTLE,
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path / "two"),
-    ]
-    done = subprocess.run([*torchrun, *words], env=environment, capture_output=True, text=True, timeout=120)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    words = [*WHAT, "--sigma", "0.5", "--n", "5000", "--quiet", "--device", "cpu", "--out"]
+    two = [*torchrun, "rsfl", "certify", *words, str(tmp_path / "two")]
+    done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert certify(tmp_path / "one") == 0
+    assert cli.main(["certify", *words, str(tmp_path / "one")]) == 0
     assert votes(tmp_path / "two") == votes(tmp_path / "one")
     shards = sorted((tmp_path / "two").glob("votes-*.jsonl"))
     assert [len(read_shard(path)[0]) for path in shards] == [6, 6]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from callables import LABELS, X, data
 from models import MODELS
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from rsfl import runs
@@ -22,6 +23,14 @@ from rsfl.runs.settings import Settings
 from rsfl.smooth import GaussianSmoother
 
 SMOOTHER = GaussianSmoother(MODELS["staircase"], 0.5, 4)
+
+
+class Neighbours(nn.Module):
+    """Votes depend on the place in the batch and on its size, as rounding errors do, only more so."""
+
+    def forward(self, x):
+        place = torch.arange(len(x)) * 2654435761 + len(x) * 40503
+        return nn.functional.one_hot((place // 1000 + (x[:, 0] > 0.5)) % 4, 4).float()
 
 
 class Slow:
@@ -81,20 +90,21 @@ fork_is_quick_here = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarn
 
 
 @fork_is_quick_here
-@pytest.mark.parametrize("radius", [None, 0.1])
-def test_thirty_kills_change_no_vote(tmp_path, radius):
-    kills, size, moment = 30, 200, random.Random(0)
-    certified(tmp_path / "whole", Slow(size), radius=radius)
+@pytest.mark.parametrize("changes", [{"n": 2000}, {"n": 300, "radius": 0.1}], ids=["fixed", "sequential"])
+def test_thirty_kills_change_no_vote(tmp_path, changes):
+    kills, size, moment = 30, 600, random.Random(0)
+    settings = {"smoother": GaussianSmoother(Neighbours(), 0.5, 4), **changes}
+    certified(tmp_path / "whole", Slow(size), **settings)
     out, lengths = tmp_path / "killed", []
     for _ in range(kills):
-        with child(lambda: certified(out, Slow(size, pause=0.004), radius=radius)) as pid:
-            time.sleep(moment.uniform(0.0, 0.06))
+        with child(lambda: certified(out, Slow(size, pause=0.001), **settings)) as pid:
+            time.sleep(moment.uniform(0.0, 0.1))
             os.kill(pid, signal.SIGKILL)
             assert ended(pid) == -signal.SIGKILL  # it was at work
         lengths.append(len(votes(out)) if (out / "run.json").exists() else 0)
     assert lengths == sorted(lengths)  # nothing is ever lost
     assert len(set(lengths)) > kills // 3
-    certified(out, Slow(size), radius=radius)
+    certified(out, Slow(size), **settings)
     assert votes(out) == votes(tmp_path / "whole")
     first, second = runs.load(out)[0], runs.load(tmp_path / "whole")[0]
     assert torch.equal(first.radius, second.radius)
@@ -139,7 +149,7 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
 
 @fork_is_quick_here
 def test_a_second_process_is_refused(tmp_path):
-    with child(lambda: certified(tmp_path, Slow(400, pause=0.01))) as pid:
+    with child(lambda: certified(tmp_path, Slow(400, pause=0.002))) as pid:
         while not (tmp_path / "run.json").exists():
             time.sleep(0.005)
         with pytest.raises(BlockingIOError, match=r"another process is writing.*votes-00000\.jsonl"):
@@ -157,12 +167,12 @@ def test_a_second_process_is_refused(tmp_path):
 def test_signals_stop_after_the_chunk(tmp_path, number):
     before = signal.getsignal(number)
     dataset = Slow(40, at={9: lambda: os.kill(os.getpid(), number)})
-    with pytest.raises(runs.Interrupted, match=rf"{number.name}: stopped; 15 inputs are safe in") as stopped:
-        certified(tmp_path, dataset)  # chunks of 1, 2, 4 and 8
+    with pytest.raises(runs.Interrupted, match=rf"{number.name}: stopped, all votes are safe in .*") as stopped:
+        certified(tmp_path, dataset)
     assert stopped.value.signal == number
     assert isinstance(stopped.value, KeyboardInterrupt)
     assert signal.getsignal(number) is before
-    assert len(votes(tmp_path)) == 15
+    assert len(votes(tmp_path)) == 16  # one group
     certified(tmp_path, Slow(40))
     certified(tmp_path / "whole", Slow(40))
     assert votes(tmp_path) == votes(tmp_path / "whole")
@@ -174,9 +184,9 @@ def test_a_second_interrupt_acts_at_once(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        certified(tmp_path, Slow(40, at={9: twice}))
+        certified(tmp_path, Slow(40, at={20: twice}))
     assert not isinstance(stopped.value, runs.Interrupted)
-    assert len(votes(tmp_path)) == 7
+    assert len(votes(tmp_path)) == 16
 
 
 def test_a_finished_run_is_left_alone(tmp_path):
@@ -197,13 +207,16 @@ def test_a_finished_run_is_left_alone(tmp_path):
 
 
 def test_only_what_is_missing_is_read(tmp_path):
-    certified(tmp_path, Slow(20))
+    certified(tmp_path, Slow(20), n=2000)
+    expected = votes(tmp_path)
     path = tmp_path / "votes-00000.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:3] + lines[7:]))
+    path.write_bytes(b"".join(lines[:7] + lines[8:]))
     dataset = Slow(20)
-    certified(tmp_path, dataset)
-    assert dataset.read == [0, 3, 4, 5, 6]
+    certified(tmp_path, dataset, n=2000)
+    assert dataset.read == [0, 5, 6, 7, 8, 9]  # the group of what is missing
+    assert votes(tmp_path) == expected
+    assert len(read_shard(path)[0]) == 20  # of which only that is written
 
 
 def test_another_run_is_refused(tmp_path):
@@ -247,11 +260,12 @@ def test_a_mistake_leaves_no_run_behind(tmp_path):
 
 
 def test_the_same_votes_for_any_number_of_ranks(tmp_path):
-    certified(tmp_path / "one", Slow(30))
+    settings = {"smoother": GaussianSmoother(Neighbours(), 0.5, 4), "n": 5000}
+    certified(tmp_path / "one", Slow(30), **settings)
     for world in (2, 3, 40):
         out = tmp_path / str(world)
         for rank in reversed(range(world)):
-            certificate, _ = certified(out, Slow(30), rank=rank, world_size=world)
+            certificate, _ = certified(out, Slow(30), rank=rank, world_size=world, **settings)
         assert len(certificate) == 30
         assert votes(out) == votes(tmp_path / "one")
         assert sum(len(read_shard(path)[0]) for path in out.glob("votes-*")) == 30  # nothing was done twice
@@ -262,15 +276,15 @@ def test_the_same_votes_for_any_number_of_ranks(tmp_path):
 @fork_is_quick_here
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_lost_rank_is_finished_by_any_number(tmp_path, ranks):
-    certified(tmp_path / "one", Slow(30))
+    certified(tmp_path / "one", Slow(30), n=5000)
     out = tmp_path / "two"
-    certified(out, Slow(30), rank=0, world_size=2)
+    certified(out, Slow(30), rank=0, world_size=2, n=5000)
     kill = {index: lambda: os.kill(os.getpid(), signal.SIGKILL) for index in range(20, 30)}
-    with child(lambda: certified(out, Slow(30, at=kill), rank=1, world_size=2)) as pid:
+    with child(lambda: certified(out, Slow(30, at=kill), rank=1, world_size=2, n=5000)) as pid:
         assert ended(pid) == -signal.SIGKILL
     assert 15 < len(votes(out)) < 30
     for rank in range(ranks):
-        certified(out, Slow(30), rank=rank, world_size=ranks)
+        certified(out, Slow(30), rank=rank, world_size=ranks, n=5000)
     assert votes(out) == votes(tmp_path / "one")
 
 

@@ -83,7 +83,7 @@ def test_votes_are_read_at_another_alpha(paths):
 
 def test_an_unfinished_run_is_called_so(tmp_path):
     smoother = GaussianSmoother(MODELS["staircase"], 0.5, 4)
-    runs.certify(smoother, data(), out=tmp_path, n=500, progress=False, world_size=2)
+    runs.certify(smoother, data(), out=tmp_path, n=5000, progress=False, world_size=2)
     assert f"{tmp_path.name}: 6 inputs of 12: the run is not finished" in as_text(read_runs([str(tmp_path)]), ["0"])
     (tmp_path / "votes-00000.jsonl").write_bytes(b"")
     with pytest.raises(ValueError, match="holds no input yet"):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,11 +25,11 @@ from rsfl.smooth.voter import Voter
 
 __all__ = ["Interrupted", "certify", "example", "peeked"]
 
-_QUICK, _SLOW, _MOST = 1.0, 10.0, 256  # a chunk takes between so many seconds, and has at most so many inputs
+_VOTES, _INPUTS = 10_000, 16  # of a group, at most, as far as one input does not take more
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop, and did so between two chunks. ``signal`` says by which signal."""
+    """A run was asked to stop, and did so between two groups of inputs. ``signal`` says by which signal."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
@@ -92,58 +93,52 @@ def example(item: Any, model: nn.Module) -> tuple[Tensor, int]:
     return x, y
 
 
-def _owner(position: int, world_size: int) -> int:
-    """The rank that certifies a position. It depends on nothing else, so ranks that start at different times agree.
+def _owner(group: int, world_size: int) -> int:
+    """The rank that certifies a group. It depends on nothing else, so ranks that start at different times agree.
 
-    Of as many consecutive positions as there are ranks, each rank has one. Its place among them jumps about (by
-    multiples of the golden ratio), so that another number of ranks shares what a lost one has left.
+    Of as many consecutive groups as there are ranks, each rank has one. Its place among them jumps about (by multiples
+    of the golden ratio), so that another number of ranks shares what a lost one has left.
     """
-    turn = position // world_size * 0x9E3779B97F4A7C15 % 2**64 >> 32
-    return (position + turn) % world_size
+    turn = group // world_size * 0x9E3779B97F4A7C15 % 2**64 >> 32
+    return (group + turn) % world_size
 
 
-def _walk(dataset: Any, skip: int, limit: int | None, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, Any]]:
-    """(index, item) of the wanted positions; others are not even loaded where the data set can be indexed."""
+def _groups(dataset: Any, settings: Settings) -> Iterator[list[tuple[int, Callable[[], Any]]]]:
+    """The inputs to certify, a few at a time: their indices, and functions that load them.
+
+    Inputs that share a batch may share its rounding errors. Who shares one is therefore a function of the settings
+    alone: not of the clock, of the number of ranks, or of what has been done.
+    """
+    items: Iterator[tuple[int, Callable[[], Any]]]
     if _indexable(dataset):
-        for position, index in enumerate(range(0, len(dataset), skip)[:limit]):
-            if wanted(position, index):
-                yield index, dataset[index]
+        chosen = range(0, len(dataset), settings.skip)[: settings.limit]
+        items = ((index, partial(dataset.__getitem__, index)) for index in chosen)
     else:
-        stop = None if limit is None else (limit - 1) * skip + 1
-        for position, (index, item) in enumerate(itertools.islice(enumerate(dataset), 0, stop, skip)):
-            if wanted(position, index):
-                yield index, item
+        stop = None if settings.limit is None else (settings.limit - 1) * settings.skip + 1
+        walk = itertools.islice(enumerate(dataset), 0, stop, settings.skip)
+        items = ((index, partial(lambda item: item, item)) for index, item in walk)
+    while group := list(itertools.islice(items, _group_size(settings))):
+        yield group
 
 
-def _chunks(
-    todo: Iterator[tuple[int, Any]], settings: Settings, smoother: Voter, batch_size: int | None
-) -> Iterator[tuple[Certificate, list[int], float]]:
-    """Certificates of a few inputs at a time, their labels and the seconds they took.
+def _group_size(settings: Settings) -> int:
+    return _INPUTS if settings.radius is not None else min(max(_VOTES // settings.n, 1), _INPUTS)
 
-    Votes do not depend on their neighbours, so the number of inputs follows the clock.
-    """
-    size = 1
-    while items := list(itertools.islice(todo, size)):
-        began = time.perf_counter()
-        xs, labels = zip(*(example(item, smoother.model) for _, item in items), strict=True)
-        for (index, _), x in zip(items, xs, strict=True):
-            if x.shape != settings.input_shape:
-                raise ValueError(f"input {index} has shape {tuple(x.shape)}, the first one {settings.input_shape}")
-        shared: dict[str, Any] = {
-            "n0": settings.n0,
-            "alpha": settings.alpha,
-            "seed": settings.seed,
-            "index": [index for index, _ in items],
-            "batch_size": batch_size,
-        }
-        batch = torch.stack(xs)
-        if settings.radius is None:
-            certificate = smoother.certify(batch, n=settings.n, **shared)
-        else:
-            certificate = smoother.certify_at(batch, settings.radius, n_max=settings.n, **shared)
-        seconds = time.perf_counter() - began
-        yield certificate, list(labels), seconds
-        size = min(2 * size, _MOST) if seconds < _QUICK else max(size // 2, 1) if seconds > _SLOW else size
+
+def _certified(
+    group: list[tuple[int, Callable[[], Any]]], settings: Settings, smoother: Voter, batch_size: int | None
+) -> tuple[Certificate, list[int]]:
+    """The certificate of one group, and its labels."""
+    xs, labels = zip(*(example(load(), smoother.model) for _, load in group), strict=True)
+    for (index, _), x in zip(group, xs, strict=True):
+        if x.shape != settings.input_shape:
+            raise ValueError(f"input {index} has shape {tuple(x.shape)}, the first one {settings.input_shape}")
+    batch = torch.stack(xs)
+    shared: dict[str, Any] = {"n0": settings.n0, "alpha": settings.alpha, "seed": settings.seed}
+    shared |= {"index": [index for index, _ in group], "batch_size": batch_size}
+    if settings.radius is None:
+        return smoother.certify(batch, n=settings.n, **shared), list(labels)
+    return smoother.certify_at(batch, settings.radius, n_max=settings.n, **shared), list(labels)
 
 
 def certify(
@@ -166,8 +161,9 @@ def certify(
     """Certify a data set and log the votes; do nothing twice.
 
     Called again with the same arguments it goes on where it was stopped, however it was stopped, and the votes are
-    those of an undisturbed run, bit for bit. Several processes may share the work: each passes its ``rank``. What a
-    lost one has left is done by calling again with any number of them; another number than before shares it evenly.
+    those of an undisturbed run, bit for bit (on hardware and software that repeat themselves). Several processes may
+    share the work: each passes its ``rank``. What a lost one has left is done by calling again with any number of
+    them; another number than before shares it evenly.
 
     The classifier that is certified computes in the type of the model's first parameter: inputs are converted to it.
 
@@ -195,7 +191,7 @@ def certify(
         TypeError: The data set does not yield pairs (x, y).
         BlockingIOError: Another process works on this rank of the run.
         OSError: The directory cannot be written. What was done before is safe.
-        Interrupted: SIGINT or SIGTERM came; the chunk at work was finished and is safe.
+        Interrupted: SIGINT or SIGTERM came; the inputs at work were finished and are safe.
     """
     world_size = count("world_size", world_size, 1)
     rank = count("rank", rank)
@@ -229,10 +225,10 @@ def certify(
             settings.agree(out)
         done = read_log(out, settings)
 
-        def mine(position: int, index: int) -> bool:
-            return index not in done and _owner(position, world_size) == rank
-
-        total = None if settings.inputs is None else sum(mine(p, p * skip) for p in range(settings.inputs))
+        size, total = _group_size(settings), None
+        if settings.inputs is not None:
+            mine = (p for p in range(settings.inputs) if _owner(p // size, world_size) == rank)
+            total = sum(p * skip not in done for p in mine)
         bar = tqdm(
             total=total,
             unit="input",
@@ -242,17 +238,21 @@ def certify(
         )
         seen = right = 0
         with bar:
-            todo = _walk(dataset, skip, limit, mine)
-            for certificate, labels, seconds in _chunks(todo, settings, smoother, batch_size):
+            for number, group in enumerate(_groups(dataset, settings)):
+                if _owner(number, world_size) != rank or all(index in done for index, _ in group):
+                    continue
+                began = time.perf_counter()
+                certificate, labels = _certified(group, settings, smoother, batch_size)
+                seconds = (time.perf_counter() - began) / len(group)
                 if seen == 0:  # only now: a call that fails at once leaves no settings to disagree with
                     settings.establish(out)
-                append(records(certificate, labels, settings.rule, seconds / len(labels)))
+                new = [r for r in records(certificate, labels, settings.rule, seconds) if r.index not in done]
+                append(new)
                 right += int((certificate.label.cpu() == torch.tensor(labels)).sum())
-                seen += len(labels)
+                seen += len(group)
                 bar.set_postfix({"certified accuracy": f"{right / seen:.3f}"}, refresh=False)
-                bar.update(len(labels))
-                if number := stopped():
-                    name = signal.Signals(number).name
-                    raise Interrupted(f"{name}: stopped; {len(done) + seen} inputs are safe in {out}", number)
+                bar.update(len(new))
+                if came := stopped():
+                    raise Interrupted(f"{signal.Signals(came).name}: stopped, all votes are safe in {out}", came)
     found = list(read_log(out, settings).values())
     return certified(settings, found), true_labels(found)
