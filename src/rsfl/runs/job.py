@@ -122,6 +122,7 @@ def _groups(dataset: Any, settings: Settings) -> Iterator[list[tuple[int, Callab
 
 
 def _group_size(settings: Settings) -> int:
+    """Enough to fill a device, few enough to do again after a kill; a sequential test begins with few votes each."""
     return _INPUTS if settings.radius is not None else min(max(_VOTES // settings.n, 1), _INPUTS)
 
 
