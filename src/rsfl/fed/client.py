@@ -194,13 +194,18 @@ class SGD:
         """The positions (among the client's ``size`` samples) of each mini-batch of a round, in order."""
         if self.batch_size is None:
             return [np.arange(size)] * (self.steps or self.epochs)
-        draw, batches = task.rng("batches"), list[Int64]()
-        per_epoch = -(-size // self.batch_size)
-        wanted = self.steps or self.epochs * per_epoch
-        while len(batches) < wanted:
-            order = draw.permutation(size)
-            batches.extend(order[i : i + self.batch_size] for i in range(0, size, self.batch_size))
-        return batches[:wanted]
+        lengths = self.batch_sizes(size)
+        draw, epochs = task.rng("batches"), -(-sum(lengths) // size)
+        return np.split(np.concatenate([draw.permutation(size) for _ in range(epochs)]), np.cumsum(lengths))[:-1]
+
+    def batch_sizes(self, size: int) -> tuple[int, ...]:
+        """How many samples each mini-batch of a round has, in order."""
+        if self.batch_size is None:
+            return (size,) * (self.steps or self.epochs)
+        full, rest = divmod(size, self.batch_size)
+        epoch = (self.batch_size,) * full + (rest,) * (rest > 0)
+        wanted = self.steps or self.epochs * len(epoch)
+        return (epoch * -(-wanted // len(epoch)))[:wanted]
 
     def descend(
         self,

@@ -382,14 +382,15 @@ class _Run:
         trainer, size = one.trainer, self.registry[one.id]
         if not isinstance(trainer, SGD):
             return {"learning_rate": 1.0, "decay": (0.0, 0.0), "input_norm": inf, "batch_sizes": (size,)}
-        batches = trainer.batches(size, Task(index, one.id, self.server.seed))
-        decays = trainer.decays(self.layout)
+        decays, samples = trainer.decays(self.layout), None
+        if "samples" in self.server.keep:
+            samples = tuple(np.concatenate(trainer.batches(size, Task(index, one.id, self.server.seed))).tolist())
         return {
             "learning_rate": at_round("lr", trainer.lr, index),
             "decay": (min(decays), max(decays)),
             "input_norm": self.input_norm(one),
-            "batch_sizes": tuple(len(batch) for batch in batches),
-            "samples": tuple(np.concatenate(batches).tolist()) if "samples" in self.server.keep else None,
+            "batch_sizes": trainer.batch_sizes(size),
+            "samples": samples,
         }
 
     def training(self, participants: Sequence[Participant]) -> dict[str, Any]:
