@@ -1,7 +1,7 @@
 """Certification primitives for PyTorch: numbers that are guarantees, with the assumptions they rest on."""
 
-from rsfl import bounds
+from rsfl import assumptions, bounds, noise, smooth
 
-__all__ = ["__version__", "bounds"]
+__all__ = ["__version__", "assumptions", "bounds", "noise", "smooth"]
 
 __version__ = "0.1.0"

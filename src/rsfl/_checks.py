@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Float64", "Floats", "Int64", "choice", "count", "counts", "number", "numbers", "probabilities"]
+__all__ = ["Float64", "Floats", "Int64", "choice", "count", "counts", "number", "numbers", "probabilities", "unwrapped"]
 
 Float64: TypeAlias = NDArray[np.float64]
 Int64: TypeAlias = NDArray[np.int64]
@@ -99,3 +99,8 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
     return value
+
+
+def unwrapped(array: NDArray[Any]) -> Any:
+    """A zero-dimensional array as the Python scalar it holds, any other array as it is."""
+    return array.item() if array.ndim == 0 else array

@@ -1,0 +1,38 @@
+# `make demo` and `make test` set everything up by themselves; a second run skips what is done.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-slow check bench docs clean
+
+demo: $(VENV)/.has-demo
+	$(RUN) -m rsfl.demo
+
+test: $(VENV)/.has-test
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(VENV)/.has-test
+	$(RUN) -m pytest -m slow
+
+check: $(VENV)/.has-lint $(VENV)/.has-test docs
+	$(RUN) -m ruff format --check
+	$(RUN) -m ruff check
+	$(RUN) -m mypy
+	$(RUN) -m pytest -q --doctest-modules src
+
+docs: $(VENV)/.has-docs
+	$(RUN) -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+
+bench: $(VENV)/.has-bench
+	$(RUN) -m benchmarks
+
+clean:
+	rm -rf $(VENV) docs/_build build dist demo-out
+
+# One stamp per extra of pyproject.toml: what is installed already is not asked for again.
+$(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)

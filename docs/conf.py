@@ -1,0 +1,38 @@
+"""Sphinx configuration: warnings are errors, tutorials are executed, every public name is documented."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+from rsfl import __version__
+
+project = "rsfl"
+author = "The rsfl authors"
+copyright = "2026, The rsfl authors"
+version = release = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "public_names",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # they are in the signature
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+nitpicky = False
+
+html_theme = "furo"
+html_title = f"rsfl {__version__}"
+copybutton_exclude = ".linenos, .gp, .go"

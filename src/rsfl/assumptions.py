@@ -1,0 +1,112 @@
+"""The register of assumptions: what a certificate rests on, and who answers for it.
+
+Each :class:`Assumption` says on what it stands: ``checked`` at run time, implied by how the run was ``configured``, or
+``trusted`` because the caller said so and the code cannot know.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "EIGHT_BIT_INPUT",
+    "FIXED_NUMBER",
+    "FIXED_SCHEDULE",
+    "FRESH_VOTES",
+    "IDEAL_NOISE",
+    "ONE_FUNCTION",
+    "ORIGINAL_INPUT",
+    "PER_INPUT",
+    "RAW_INPUT",
+    "ROUNDED_TABLE",
+    "Assumption",
+    "register",
+]
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One condition of a guarantee.
+
+    Args:
+        id: Short name, as certificates print it.
+        statement: What has to hold.
+        basis: ``checked`` at run time, implied by the run as ``configured``, or ``trusted``.
+        where: What answers for it: the check, the setting, or the caller.
+    """
+
+    id: str
+    statement: str
+    basis: Literal["checked", "configured", "trusted"]
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.basis})"
+
+
+FRESH_VOTES = Assumption(
+    "fresh-votes",
+    "The class was selected with votes that share no draw with those that bound its probability.",
+    "configured",
+    "selection and estimation draw from disjoint keys",
+)
+FIXED_NUMBER = Assumption(
+    "fixed-number",
+    "The number of votes was fixed before they were seen.",
+    "configured",
+    "n is an argument",
+)
+FIXED_SCHEDULE = Assumption(
+    "any-stop",
+    "Votes were looked at while they came in, through a test that stays valid under optional stopping.",
+    "configured",
+    "certify_at decides by the sequential test only",
+)
+PER_INPUT = Assumption(
+    "per-input",
+    "The failure probability alpha holds for each input by itself, not for all inputs at once.",
+    "configured",
+    "one test per input",
+)
+ONE_FUNCTION = Assumption(
+    "one-function",
+    "The model is one deterministic function of a single input: no randomness of its own, no influence of the batch, "
+    "the same weights, dtype and device at certification and at use.",
+    "trusted",
+    "the caller; evaluation mode is set while votes are counted",
+)
+RAW_INPUT = Assumption(
+    "raw-input",
+    "The perturbation acts on the tensor that the smoother was given; any normalisation is part of the model.",
+    "trusted",
+    "the caller",
+)
+IDEAL_NOISE = Assumption(
+    "ideal-noise",
+    "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers.",
+    "trusted",
+    "the caller; noise.RoundedGaussian does without it",
+)
+EIGHT_BIT_INPUT = Assumption(
+    "grid-input",
+    "Every coordinate is k / (levels - 1) for a whole k, for the input and for every perturbed input meant.",
+    "checked",
+    "the input is compared with the grid; for perturbed inputs the caller answers",
+)
+ROUNDED_TABLE = Assumption(
+    "rounded-table",
+    "Noise is drawn from an integer table whose distance to the exact rounded law, times the dimension, was taken off "
+    "the radius; pseudo-random 63-bit integers stand for random ones.",
+    "checked",
+    "noise.RoundedGaussian",
+)
+ORIGINAL_INPUT = Assumption(
+    "original-input",
+    "The deformation acts once on the original input; an input that was deformed and resampled before is not covered.",
+    "trusted",
+    "the caller; deform.composition_gap measures the difference",
+)
+
+
+def register() -> tuple[Assumption, ...]:
+    """All assumptions that certificates of this library can name, in the order of this module."""
+    return tuple(value for value in globals().values() if isinstance(value, Assumption))

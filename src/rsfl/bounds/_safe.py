@@ -1,0 +1,27 @@
+"""How a radius enters and leaves its formula without losing digits or direction."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rsfl._checks import Float64, Floats, probabilities, unwrapped
+
+__all__ = ["EPS", "LARGEST", "finished", "pair"]
+
+EPS = float(np.finfo(np.float64).eps)
+LARGEST = float(np.finfo(np.float64).max)
+
+
+def pair(p_a: ArrayLike, p_b: ArrayLike | None) -> tuple[Float64, Float64, Float64, Float64]:
+    """p_a, p_b, p_a - p_b and 1 - p_a + p_b, each right to a few units in its last place; p_b=None is 1 - p_a."""
+    a = probabilities("p_a", p_a)
+    if p_b is None:
+        b = 1 - a
+        return a, b, 2 * a - 1, 2 * (1 - a)  # each exact where a certificate is possible, from 1/2 on
+    a, b = np.broadcast_arrays(a, probabilities("p_b", p_b))
+    return a, b, a - b, (1 - a) + b
+
+
+def finished(radius: Float64, lost: np.ndarray, unbounded: np.ndarray) -> Floats:
+    """The radius a few units in the last place down, 0 for a lost vote, inf only where the law itself says so."""
+    safe = np.clip(radius * (1 - 16 * EPS), 0.0, LARGEST)
+    return unwrapped(np.where(lost, 0.0, np.where(unbounded, np.inf, safe)))

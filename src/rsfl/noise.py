@@ -1,0 +1,290 @@
+"""Laws of noise. A law draws its samples and owns its norm and its radius, so they cannot be mixed up."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import special
+from torch import Tensor
+from typing_extensions import override
+
+from rsfl import bounds
+from rsfl._checks import Float64, Floats, count, number, numbers, probabilities, unwrapped
+from rsfl.assumptions import EIGHT_BIT_INPUT, IDEAL_NOISE, RAW_INPUT, ROUNDED_TABLE, Assumption
+
+__all__ = ["Gaussian", "Laplace", "Law", "RoundedGaussian", "Uniform"]
+
+
+class Law(ABC):
+    """How inputs are perturbed, and how far a vote over the perturbations reaches.
+
+    ``norm`` and ``unit`` say how the radius is measured, ``space`` what it is a distance of (``input``,
+    ``parametric`` for deformations, ``parameters`` for models).
+    """
+
+    norm: ClassVar[str]
+    space: ClassVar[str] = "input"
+    unit: str = "input units"
+    assumptions: ClassVar[tuple[Assumption, ...]] = (RAW_INPUT, IDEAL_NOISE)
+
+    def noise_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of one input's noise, from the shape of the input."""
+        return shape
+
+    @abstractmethod
+    def sample(
+        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        """Independent draws as a float32 tensor of the given shape."""
+
+    def perturb(self, x: Tensor, noise: Tensor) -> Tensor:
+        """The inputs under their noise, row by row; a single row of either is used for all rows of the other."""
+        return x + noise.to(x.dtype)
+
+    def check(self, x: Tensor) -> None:  # noqa: B027
+        """Raise ValueError if the law does not apply to these inputs."""
+
+    @abstractmethod
+    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+        """The certified radius for bounds on the leading two probabilities, never above the exact one.
+
+        ``dim`` is the number of coordinates of one input's noise; laws that pay an error per coordinate read it.
+        """
+
+    def probability(self, radius: float, *, dim: int = 1) -> float:
+        """The least p_a from which on this law certifies ``radius``, rounded up.
+
+        Raises:
+            ValueError: No probability below 1 certifies such a radius.
+        """
+        radius = number("radius", radius, 0, np.inf, open_high=True)
+        low, high = 0.5, 1 - 2.0**-53
+        if self.radius(high, dim=dim) < radius:
+            raise ValueError(f"radius must be one that {self} can certify, got {radius!r}")
+        while np.nextafter(low, 1) < high:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.radius(middle, dim=dim) >= radius else (middle, high)
+        return high
+
+
+@dataclass(frozen=True)
+class Gaussian(Law):
+    """Independent N(0, sigma^2) noise in every coordinate: certificates in l2."""
+
+    sigma: float
+    norm = "l2"
+
+    def __post_init__(self) -> None:
+        number("sigma", self.sigma, 0, np.inf, open_low=True, open_high=True)
+
+    @override
+    def sample(
+        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        return torch.empty(shape, device=device, dtype=torch.float32).normal_(0.0, self.sigma, generator=generator)
+
+    @override
+    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+        return bounds.cohen_radius(p_a, p_b, sigma=self.sigma)
+
+
+@dataclass(frozen=True)
+class Uniform(Law):
+    """Independent noise, uniform on [-half_width, half_width], in every coordinate: certificates in l1."""
+
+    half_width: float
+    norm = "l1"
+
+    def __post_init__(self) -> None:
+        number("half_width", self.half_width, 0, np.inf, open_low=True, open_high=True)
+
+    @override
+    def sample(
+        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        noise = torch.empty(shape, device=device, dtype=torch.float32)
+        return noise.uniform_(-self.half_width, self.half_width, generator=generator)
+
+    @override
+    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+        return bounds.uniform_radius(p_a, p_b, half_width=self.half_width)
+
+
+@dataclass(frozen=True)
+class Laplace(Law):
+    """Independent Laplace noise of the given scale in every coordinate: certificates in l1."""
+
+    scale: float
+    norm = "l1"
+
+    def __post_init__(self) -> None:
+        number("scale", self.scale, 0, np.inf, open_low=True, open_high=True)
+
+    @override
+    def sample(
+        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        def exponential() -> Tensor:
+            return torch.empty(shape, device=device, dtype=torch.float32).exponential_(1.0, generator=generator)
+
+        return exponential().sub_(exponential()).mul_(self.scale)  # two exponentials differ by a Laplace variable
+
+    @override
+    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+        return bounds.laplace_radius(p_a, p_b, scale=self.scale)
+
+
+_BITS = 62
+_GUARD = 128  # fixed-point bits of the table's construction; its terms number a few hundred
+
+
+@lru_cache(maxsize=32)
+def _magnitude_table(sigma: float, levels: int) -> tuple[int, ...]:
+    """round(2^62 P[|N| >= m - 1/2]) for m = 1, 2, ... until it is 0, where N is Gaussian in steps of the grid.
+
+    P[|N| < a] = erf(y) with y = a / (sqrt 2 s), from erf(y) = 2 y / sqrt(pi) e^(-y^2) sum_k (2 y^2)^k / (2k+1)!!,
+    whose terms are all positive: no cancellation, and each entry is right to its last bit or the next.
+    """
+    step = Fraction(sigma) * (levels - 1)
+    one = 1 << _GUARD
+    table: list[int] = []
+    with localcontext() as context:
+        context.prec = 60
+        root = 2 / _pi().sqrt()
+        m = 1
+        while True:
+            twice_square = (Fraction(2 * m - 1, 2) / step) ** 2  # 2 y^2
+            ratio = twice_square.numerator * one // twice_square.denominator
+            total, term, k = 0, one, 0
+            while term:
+                total += term
+                k += 1
+                term = (term * ratio // (2 * k + 1)) >> _GUARD
+            square = Decimal(twice_square.numerator) / Decimal(twice_square.denominator) / 2
+            inside = root * square.sqrt() * (-square).exp() * (Decimal(total) / Decimal(one))
+            entry = int(((1 - inside) * (1 << _BITS)).to_integral_value())
+            if entry <= 0:
+                return tuple(table)
+            table.append(entry)
+            m += 1
+
+
+@lru_cache(maxsize=32)
+def _ascending_table(sigma: float, levels: int, device: str) -> Tensor:
+    return torch.tensor(_magnitude_table(sigma, levels)[::-1], dtype=torch.int64, device=device)
+
+
+def _pi() -> Decimal:
+    """pi to the precision of the decimal context, by Machin's formula."""
+
+    def arctan_inverse(n: int) -> Decimal:
+        total, power, k, term = Decimal(0), Decimal(1) / n, 1, Decimal(1)
+        while abs(term) > Decimal(10) ** -70:
+            term = power / k
+            total += term
+            power, k = -power / (n * n), k + 2
+        return total
+
+    return 16 * arctan_inverse(5) - 4 * arctan_inverse(239)
+
+
+@dataclass(frozen=True)
+class RoundedGaussian(Law):
+    """Gaussian noise rounded to the grid of 8-bit images: l2 certificates that floating point cannot break.
+
+    For inputs whose coordinates are k / (levels - 1), rounding ``input + N(0, sigma^2)`` to the grid is a fixed
+    function of the noisy input, so the Gaussian certificate applies; and because the input is on the grid it equals
+    the input plus *rounded noise*, which is drawn here as an integer from an exact table with 63 random bits. The sum
+    is clamped to a wide range and converted to float once. What the table still differs from the exact law, in total
+    variation and times the number of coordinates, is taken off the certificate at both ends. The guarantee is for
+    every perturbed input on the grid.
+
+    Args:
+        sigma: Standard deviation in input units, positive.
+        levels: Number of grid points in [0, 1], at least 2; 256 for 8-bit images.
+    """
+
+    sigma: float
+    levels: int = 256
+    norm = "l2"
+    assumptions = (RAW_INPUT, EIGHT_BIT_INPUT, ROUNDED_TABLE)
+
+    def __post_init__(self) -> None:
+        number("sigma", self.sigma, 0, np.inf, open_low=True, open_high=True)
+        count("levels", self.levels, 2)
+
+    @property
+    def clamp(self) -> int:
+        """The sum of pixel and noise is clamped to [levels - 1 - clamp, clamp], in grid steps."""
+        return self.levels - 1 + math.ceil(8 * self.sigma * (self.levels - 1))
+
+    @property
+    def total_variation(self) -> float:
+        """A bound on the distance of one coordinate's drawn law to the exact rounded Gaussian."""
+        # Each table entry is right to one unit of 2^-62, the mass beyond the table is below one, and every entry
+        # moves mass between two neighbours.
+        return (len(_magnitude_table(self.sigma, self.levels)) + 2) * 2.0**-_BITS
+
+    @override
+    def check(self, x: Tensor) -> None:
+        steps = x.double() * (self.levels - 1)
+        off = (steps - steps.round()).abs() > 1e-3
+        off |= (steps < -1e-3) | (steps > self.levels - 1 + 1e-3)
+        if bool(off.any()):
+            raise ValueError(
+                f"x must lie on the grid k / {self.levels - 1} in [0, 1] for RoundedGaussian, "
+                f"got {x[off][0].item()!r} at index {tuple(off.nonzero()[0].tolist())}"
+            )
+
+    @override
+    def sample(
+        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        """Whole grid steps, as float32."""
+        table = _ascending_table(self.sigma, self.levels, str(device or "cpu"))
+        bits = torch.randint(-(1 << _BITS), 1 << _BITS, shape, generator=generator, device=device, dtype=torch.int64)
+        sign = bits >> 63  # 0 or -1; a negative number's complement is uniform on [0, 2^62) again
+        magnitude = len(table) - torch.searchsorted(table, bits ^ sign, right=True)
+        return ((magnitude ^ sign) - sign).to(torch.float32)
+
+    @override
+    def perturb(self, x: Tensor, noise: Tensor) -> Tensor:
+        top = self.levels - 1
+        grid = ((x.detach().float() * top).round() + noise).clamp(top - self.clamp, self.clamp) / top
+        noisy = grid.to(x.dtype)
+        return x + (noisy - x).detach() if x.requires_grad else noisy  # gradients pass as through plain addition
+
+    @override
+    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+        # The drawn law is within `paid` of the exact one at the input and at the perturbed input alike. Split at a
+        # level c: the label stays above c + paid within the first distance, every other class below c - paid within
+        # the second, whatever c is. With one bound, c = 1/2 and the two are the same.
+        paid = self.total_variation * count("dim", dim, 1)
+        a = np.maximum(probabilities("p_a", p_a) - paid, 0.0)
+        if p_b is None:
+            return bounds.cohen_radius(*_two(a, 0.5 + paid), sigma=2 * self.sigma)
+        a, b = np.broadcast_arrays(a, np.minimum(numbers("p_b", p_b, 0, 1) + paid, 1.0))
+        lost = a <= b
+        a_, b_ = np.where(lost, 0.75, a), np.where(lost, 0.25, b)
+        c = _middle(a_, b_)
+        first = bounds.cohen_radius(a_, np.minimum(c + paid, 1.0), sigma=2 * self.sigma)
+        second = bounds.cohen_radius(np.maximum(c - paid, 0.0), b_, sigma=2 * self.sigma)
+        return unwrapped(np.where(lost, 0.0, np.minimum(first, second)))
+
+
+def _two(a: Float64, b: float) -> tuple[Float64, Float64]:
+    return a, np.full_like(a, min(b, 1.0))
+
+
+def _middle(a: Float64, b: Float64) -> Float64:
+    """The probability half way between two, in quantiles."""
+    with np.errstate(invalid="ignore"):
+        z = (special.ndtri(a) + special.ndtri(b)) / 2
+    return np.asarray(special.ndtr(np.where(np.isfinite(z), z, 0.0)))

@@ -1,0 +1,207 @@
+"""The hot loop: votes of noisy copies of many inputs at once, counted where they were cast."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rsfl._checks import count
+from rsfl.noise import Law
+
+__all__ = ["BLOCK", "ESTIMATION", "SELECTION", "Votes", "count_votes", "draw_noise"]
+
+BLOCK = 100
+"""Samples per key: one generator draws this many perturbations of one input, whatever the batch looks like."""
+
+SELECTION, ESTIMATION = 0, 1
+"""What votes are for. The two never share a draw."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Votes counted so far: ``counts`` (B, K) and ``invalid`` (B,), int64; an invalid vote had non-finite logits."""
+
+    counts: Tensor
+    invalid: Tensor
+
+    def __add__(self, other: "Votes") -> "Votes":
+        return Votes(self.counts + other.counts, self.invalid + other.invalid)
+
+
+def _mixed(value: int) -> int:
+    """A bijection of 64-bit integers that spreads neighbours apart (the finaliser of splitmix64)."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return value ^ (value >> 31)
+
+
+def _block_key(seed: int, index: int, stage: int, block: int) -> int:
+    """The 64-bit key of one block of draws.
+
+    PyTorch's CPU generator reads the low 32 bits of a seed only. There the key is a bijection of a counter that starts
+    at a hash of (seed, index), so blocks of one input never collide, of whichever stage; the high bits, which other
+    devices read too, keep inputs apart.
+    """
+    start = _mixed(_mixed(seed % 2**64) ^ (index * 0x9E3779B97F4A7C15 % 2**64))
+    low = (start + 2 * block + stage) % 2**32
+    low = (low ^ (low >> 16)) * 0x7FEB352D % 2**32
+    low = (low ^ (low >> 15)) * 0x846CA68B % 2**32
+    low ^= low >> 16
+    return (start >> 32 << 32) | low
+
+
+class _Blocks:
+    """Blocks of noise by key. The last block is kept: small batches walk through it piece by piece."""
+
+    def __init__(self, law: Law, shape: torch.Size, device: torch.device) -> None:
+        self.law, self.shape = law, (BLOCK, *law.noise_shape(shape))
+        self.generator = torch.Generator(device)
+        self.key, self.noise = -1, torch.empty(0)
+
+    def __call__(self, seed: int, index: int, stage: int, block: int) -> Tensor:
+        key = _block_key(seed, index, stage, block)
+        if key != self.key:
+            self.generator.manual_seed(key)
+            self.noise = self.law.sample(self.shape, generator=self.generator, device=self.generator.device)
+            self.key = key
+        return self.noise
+
+
+def _pieces(first: int, last: int, start: int, per_input: int) -> Iterator[tuple[int, int, int, int]]:
+    """(input, block, first, last) for the rows [first, last) of a job of samples start ... start + per_input - 1 of
+    each input in turn: each piece lies within one block of one input."""
+    while first < last:
+        i, j = divmod(first, per_input)
+        sample = start + j
+        size = min(BLOCK - sample % BLOCK, per_input - j, last - first)
+        yield i, sample // BLOCK, sample % BLOCK, sample % BLOCK + size
+        first += size
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients, each module's own mode restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def checked_logits(logits: object, rows: int, num_classes: int) -> Tensor:
+    """``logits`` if they are a tensor of shape (rows, num_classes)."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")
+    if logits.shape != (rows, num_classes):
+        raise ValueError(
+            f"model must return logits of shape ({rows}, {num_classes}) for num_classes={num_classes}, "
+            f"got {tuple(logits.shape)}"
+        )
+    return logits
+
+
+def tally(logits: Tensor, bins: Tensor, counts: Tensor) -> None:
+    """Add the votes of ``logits`` (R, K) to ``counts`` (B, K + 1), row r to row ``bins[r]``; the last column is for
+    non-finite logits."""
+    width = counts.shape[1]
+    label = torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), width - 1)
+    counts.view(-1).scatter_add_(0, bins * width + label, torch.ones_like(label))
+
+
+def _fitting_batch(x: Tensor, rows: int) -> int:
+    """A batch whose inputs take about 8 MiB on a CPU (its caches) and 256 MiB elsewhere, in whole blocks."""
+    budget = (8 if x.device.type == "cpu" else 256) * 2**20
+    row = x[0].numel() * max(4, x.element_size())
+    return max(1, min(rows, max(BLOCK, budget // row // BLOCK * BLOCK)))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on any device."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))
+    )
+
+
+def count_votes(
+    model: nn.Module,
+    law: Law,
+    x: Tensor,
+    num_classes: int,
+    *,
+    start: int,
+    stop: int,
+    seed: int,
+    index: Tensor,
+    stage: int = ESTIMATION,
+    batch_size: int | None = None,
+) -> Votes:
+    """Count the votes of the samples ``start`` ... ``stop - 1`` of every input.
+
+    The noise of a sample is a function of (seed, index of its input, stage, number of the sample): batch size, order
+    and neighbours do not change it. Votes are counted on the device of ``x`` and nothing leaves it.
+
+    Args:
+        model: Maps a batch of inputs to logits (rows, num_classes).
+        law: Perturbs the inputs.
+        x: Inputs (B, ...).
+        num_classes: Width of the logits, K.
+        start: First sample, at least 0.
+        stop: One past the last sample.
+        seed: Seed of the run.
+        index: (B,) int64, which inputs these are.
+        stage: ``SELECTION`` or ``ESTIMATION``.
+        batch_size: Rows per forward call; None starts from one that fits and halves it when memory runs out.
+
+    Returns:
+        The votes, on the device of ``x``.
+    """
+    per_input = stop - start
+    rows = len(x) * per_input
+    batch = _fitting_batch(x, rows) if batch_size is None else min(count("batch_size", batch_size, 1), max(rows, 1))
+    counts = torch.zeros((len(x), num_classes + 1), dtype=torch.int64, device=x.device)
+    blocks = _Blocks(law, x.shape[1:], x.device)
+    keys = index.tolist()
+    noisy = torch.empty(0)
+    done = 0
+    with evaluating(model):
+        while done < rows:
+            size = min(batch, rows - done)
+            try:
+                if len(noisy) < size:
+                    noisy = x.new_empty((size, *x.shape[1:]))
+                filled = 0
+                for i, block, first, last in _pieces(done, done + size, start, per_input):
+                    noise = blocks(seed, keys[i], stage, block)[first:last]
+                    noisy[filled : filled + last - first] = law.perturb(x[i : i + 1], noise)
+                    filled += last - first
+                logits = checked_logits(model(noisy[:size]), size, num_classes)
+                bins = torch.arange(done, done + size, device=x.device) // per_input
+                tally(logits, bins, counts)
+            except Exception as error:
+                if batch_size is not None or size == 1 or not out_of_memory(error):
+                    raise
+                batch, noisy = max(1, size // 2), torch.empty(0)  # what was counted stays counted
+                continue
+            done += size
+    return Votes(counts[:, :num_classes], counts[:, num_classes])
+
+
+def draw_noise(
+    law: Law,
+    shape: torch.Size,
+    n: int,
+    *,
+    seed: int,
+    index: int,
+    stage: int = ESTIMATION,
+    device: torch.device | None = None,
+) -> Tensor:
+    """The noise that :func:`count_votes` gives to the first n samples of one input, (n, ...)."""
+    blocks = _Blocks(law, shape, device or torch.device("cpu"))
+    drawn = [blocks(seed, index, stage, block) for block in range(-(-n // BLOCK))]
+    return torch.cat(drawn)[:n]

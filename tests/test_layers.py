@@ -1,0 +1,78 @@
+"""Dependencies run one way, and importing rsfl does nothing but define names."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rsfl
+
+SOURCE = Path(rsfl.__file__).parent
+ORDER = [
+    "_checks",
+    "assumptions",
+    "bounds",
+    "noise",
+    "deform",
+    "smooth",
+    "attacks",
+    "train",
+    "fed",
+    "runs",
+    "cli",
+    "demo",
+]
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> list[str]:
+    """The modules that a file imports anywhere in it, as dotted names; ``from a import b`` gives a.b."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import, write rsfl.{node.module}"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_arrow_runs_back(path):
+    here = room(path)
+    if here == "__init__":
+        return
+    for name in imports(path):
+        if name.startswith("rsfl."):
+            there = name.split(".")[1]
+            assert there in ORDER, f"{path}: {name} is in no known room"
+            assert here == there or ORDER.index(there) < ORDER.index(here), f"{path}: {here} imports {name}"
+        if here in ("_checks", "bounds"):
+            assert name.split(".")[0] != "torch", f"{path}: bounds are numbers in, numbers out"
+
+
+def test_the_order_names_every_room():
+    assert {room(path) for path in FILES} - {"__init__", "__main__"} <= set(ORDER)
+
+
+HEAVY = ["matplotlib", "statsmodels", "sklearn", "flwr", "ray", "pandas"]
+
+
+def test_import_is_clean():
+    code = f"""
+import random, sys
+import numpy, torch
+before = torch.get_rng_state().clone(), repr(numpy.random.get_state()), random.getstate(), torch.get_default_device()
+import rsfl
+after = torch.get_rng_state(), repr(numpy.random.get_state()), random.getstate(), torch.get_default_device()
+assert torch.equal(before[0], after[0]) and before[1:] == after[1:], "importing rsfl seeded something"
+loaded = [name for name in {HEAVY} if name in sys.modules]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
