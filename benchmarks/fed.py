@@ -50,8 +50,10 @@ def thousand(features: int, rounds: int) -> None:
     server = fed.Server(logistic(features), fed.clients(x, y, parts, trainer), fraction=0.1)
     begin = perf_counter()
     server.run(rounds, progress=False)
-    print(f"1000 devices x 500 samples of {features}, 10 % a round, 20 batches of 30: {rounds} rounds in "
-          f"{perf_counter() - begin:.0f} s")
+    print(
+        f"1000 devices x 500 samples of {features}, 10 % a round, 20 batches of 30: {rounds} rounds in "
+        f"{perf_counter() - begin:.0f} s"
+    )
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ class GeometricMedian:
     weighted mean and stops when a step is shorter than ``tolerance`` times the mean distance, or after ``iterations``.
     The final weights are ``b_i / sum_j b_j``: they depend on what the clients sent.
 
-    Arguments:
+    Args:
         smoothing: Smallest distance that is told from 0, positive.
         iterations: Most iterations.
         tolerance: Relative length of a step at which to stop.
@@ -129,7 +129,7 @@ class CoordinateMedian:
         def median(block: Tensor) -> Tensor:
             values, order = block.sort(dim=0)
             below = weights[order].cumsum(dim=0)
-            # Half the weight within rounding is half the weight: then the median is an interval, and its middle is taken.
+            # Half the weight within rounding is half the weight: the median is then an interval, and its middle is taken.
             low = (below < 0.5 - 1e-12).sum(dim=0, keepdim=True).clamp(max=len(block) - 1)
             high = (below <= 0.5 + 1e-12).sum(dim=0, keepdim=True).clamp(max=len(block) - 1)
             return ((values.gather(0, low) + values.gather(0, high)) / 2)[0]
@@ -141,7 +141,7 @@ class CoordinateMedian:
 class TrimmedMean:
     """The weighted average of each coordinate after its ``trim`` smallest and ``trim`` largest values are dropped.
 
-    Arguments:
+    Args:
         trim: How many rows to drop at either end; 2 * trim must be less than the number of rows.
     """
 
@@ -174,7 +174,7 @@ class Krum:
     A row's score is the sum of its squared distances to its ``n - attackers - 2`` nearest neighbours. Ties go to the
     smaller row. The chosen rows are averaged with their weights; with ``select=1`` the weights do not matter.
 
-    Arguments:
+    Args:
         attackers: Number f of attackers that the rule should stand; it needs n >= f + 3 rows (2 f + 3 for its theorem).
         select: Number of rows to average.
 
@@ -198,7 +198,7 @@ class Krum:
                 f"Krum needs at least {self.attackers + 3} rows for attackers={self.attackers} and {self.select} for "
                 f"select={self.select}, got {n}"
             )
-        # Differences, not a Gram matrix: next to a row at 1e6 a Gram matrix would lose the distances between the others.
+        # Differences, not a Gram matrix: with a row at 1e6 that would lose the distances between the others.
         squared = torch.zeros(n, n, dtype=torch.float64, device=models.device)
         for i in range(n):
             for j in range(i):

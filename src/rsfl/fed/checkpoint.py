@@ -32,7 +32,7 @@ class CheckpointError(RuntimeError):
 class State:
     """All that the next round depends on: every draw is keyed by the round, so there is no generator to save.
 
-    Arguments:
+    Args:
         round: Rounds done.
         clipped: The model of the last round, before noise (d,).
         broadcast: What the next round sends: with the noise, if there is any (d,).
@@ -84,7 +84,7 @@ def read(path: Path) -> dict[str, Any]:
 class Directory:
     """The checkpoints of one run.
 
-    Arguments:
+    Args:
         path: Where they are; made if it is not there.
         run: What tells this run from others: a directory of another run is refused.
     """

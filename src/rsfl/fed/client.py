@@ -1,24 +1,24 @@
 """Clients and how they train: who holds which samples, and what happens to a model in one round on them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rsfl._checks import Int64, count, counts, number
 from rsfl.fed import draws
 from rsfl.fed.layout import Layout
+from rsfl.noise import Law
 
 __all__ = [
     "SGD",
     "Client",
     "CrossEntropy",
-    "Law",
     "Loss",
     "Participant",
     "Poison",
@@ -34,7 +34,7 @@ Schedule: TypeAlias = float | Callable[[int], float]
 """A number, or a function of the round, which counts from 1."""
 
 Loss: TypeAlias = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-"""``loss(model, x, y, generator)``: the scalar to descend on one mini-batch, its randomness from the generator alone."""
+"""``loss(model, x, y, generator)``: the scalar to descend on a mini-batch; it draws from the generator alone."""
 
 Poison: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """What a simulated attacker does to each mini-batch before it trains on it."""
@@ -44,22 +44,6 @@ def at_round(name: str, schedule: Schedule, index: int) -> float:
     """The value of a schedule in a round: positive and finite."""
     value = schedule(index) if callable(schedule) else schedule
     return number(name, value, 0.0, float("inf"), open_low=True, open_high=True)
-
-
-class Law(Protocol):
-    """The part of a noise law that training needs; every law and deformation of the library has it."""
-
-    def noise_shape(self, input_shape: Any) -> tuple[int, ...]:
-        """Shape of the noise of one input."""
-        ...
-
-    def sample(self, shape: Any, *, generator: torch.Generator, device: Any) -> Tensor:
-        """Noise of this shape."""
-        ...
-
-    def perturb(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The noisy inputs."""
-        ...
 
 
 @runtime_checkable
@@ -79,7 +63,7 @@ class Stackable(Protocol):
 class CrossEntropy:
     """Softmax cross-entropy, on inputs perturbed by a law if one is given: noise or deformation augmentation.
 
-    Arguments:
+    Args:
         law: Noise law or deformation; one draw a sample and step.
     """
 
@@ -94,7 +78,7 @@ class CrossEntropy:
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss of each sample, shape (N,)."""
-        return F.cross_entropy(outputs, y, reduction="none")
+        return functional.cross_entropy(outputs, y, reduction="none")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """The mean over the batch."""
@@ -105,7 +89,7 @@ class CrossEntropy:
 class Task:
     """What the server tells a client in one round, besides the model to start from.
 
-    Arguments:
+    Args:
         round: Number of the round, from 1.
         client: Id of the client.
         seed: Seed of the run.
@@ -136,14 +120,14 @@ Trainer: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Task], None]
 class SGD:
     r"""Local training by mini-batch gradient steps.
 
-    One step is ``w <- w - lr * (gradient + decay * w)``, or with momentum what ``torch.optim.SGD`` does; momentum starts
-    afresh in every round. An epoch is a fresh shuffle cut into batches, the last one as short as it comes. With
+    One step is ``w <- w - lr * (gradient + decay * w)``, or with momentum what ``torch.optim.SGD`` does; momentum
+    starts afresh in every round. An epoch is a fresh shuffle cut into batches, the last one as short as it comes. With
     ``mixture`` the client keeps a model of its own from round to round and descends a mixture of the local loss and of
     the distance to the average model,
 
     .. math:: w_i \leftarrow w_i - lr\,(\lambda \nabla L_i(w_i) + 2 (1 - \lambda) (w_i - \bar w)).
 
-    Arguments:
+    Args:
         lr: Step size, or a function of the round.
         batch_size: Samples a batch; None for all of them at once, in their own order.
         epochs: Passes over the client's samples in a round.
@@ -209,11 +193,11 @@ class SGD:
 
     def descend(
         self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        velocities: list[Tensor],
-        decays: list[float],
-        centers: list[Tensor],
+        values: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        velocities: Sequence[Tensor],
+        decays: Sequence[float],
+        centers: Sequence[Tensor],
         lr: float,
     ) -> None:
         """One step in place, on one client's tensors or on those of many, stacked."""
@@ -233,7 +217,7 @@ class SGD:
         layout = Layout.of(model)
         values = [p for p in model.parameters() if p.requires_grad]
         centers = [task.center.get(name, value) for name, value in zip(layout.shapes, values, strict=False)]
-        velocities = [torch.zeros_like(value) for value in values] if self.momentum else values
+        velocities: Sequence[Tensor] = [torch.zeros_like(value) for value in values] if self.momentum else values
         decays, lr = self.decays(layout), at_round("lr", self.lr, task.round)
         generator = task.generator("loss", x.device)
         for batch in self.batches(len(x), task):
@@ -243,7 +227,7 @@ class SGD:
                 inputs, labels = task.poison(inputs, labels)
             gradients = torch.autograd.grad(self.loss(model, inputs, labels, generator), values)
             with torch.no_grad():
-                self.descend(values, list(gradients), velocities, decays, centers, lr)
+                self.descend(values, gradients, velocities, decays, centers, lr)
 
 
 class Participant(Protocol):
@@ -273,7 +257,7 @@ class Participant(Protocol):
 class Client:
     """One client: samples, and how it trains on them.
 
-    Arguments:
+    Args:
         id: A whole number, different for every client.
         x: Inputs, shape (N, ...): its own, or a data set that clients share.
         y: Labels, shape (N,).
@@ -326,11 +310,11 @@ class Client:
 
 
 def clients(
-    x: Tensor, y: Tensor, parts: list[Int64], trainer: Trainer | None = None, *, first: int = 0
+    x: Tensor, y: Tensor, parts: Sequence[Int64], trainer: Trainer | None = None, *, first: int = 0
 ) -> list[Client]:
     """One client a part of a shared data set, numbered from ``first``.
 
-    Arguments:
+    Args:
         x: Inputs, shape (N, ...).
         y: Labels, shape (N,).
         parts: Samples of each client, as the functions of `rsfl.fed.partition` return them.

@@ -16,7 +16,7 @@ class Layout:
 
     Frozen parameters and integer buffers stay where they are: they are the same in every copy of the model.
 
-    Arguments:
+    Args:
         shapes: Shape of each exchanged tensor, in order.
         parameters: How many of them are trained parameters; the rest are buffers, which are averaged but neither
             clipped nor perturbed with the parameters.
@@ -49,7 +49,7 @@ class Layout:
 
     def split(self, rows: Tensor) -> dict[str, Tensor]:
         """Views of a vector (d,) or of rows (C, d) by name, each of its own shape behind the leading ones."""
-        pieces = rows.split([shape.numel() for shape in self.shapes.values()], dim=-1)
+        pieces = torch.split(rows, [shape.numel() for shape in self.shapes.values()], dim=-1)
         named = zip(self.shapes.items(), pieces, strict=True)
         return {name: piece.reshape(*rows.shape[:-1], *shape) for (name, shape), piece in named}
 
@@ -89,6 +89,8 @@ class Layout:
             if not isinstance(value, Tensor) or value.dtype != self.dtype:
                 kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
                 return f"sent {name!r} as {kind} instead of {self.dtype}"
+            if value.layout is not torch.strided or value.is_meta:
+                return f"sent {name!r} as something other than plain numbers"
             if value.shape != shape:
                 return f"sent {name!r} of shape {tuple(value.shape)} instead of {tuple(shape)}"
         return ""

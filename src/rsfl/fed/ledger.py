@@ -16,7 +16,7 @@ __all__ = ["Entry", "Ledger"]
 class Entry:
     """One round: the numbers that certificates read, and what else there is to keep.
 
-    Arguments:
+    Args:
         round: The record of `rsfl.bounds.poisoning`.
         shares: The weight that the aggregation rule ended up with for each participant that it was given, by id; empty
             for rules by coordinate. For the geometric median they depend on what the clients sent.
@@ -38,7 +38,7 @@ class Entry:
     def unpack(cls, packed: Mapping[str, Any]) -> "Entry":
         """The entry that `pack` gave."""
         numbers = json.loads(packed["numbers"])
-        shares = {client: share for client, share in numbers["shares"]}
+        shares = dict(numbers["shares"])
         return cls(Round.from_dict(numbers["round"]), shares, numbers["metrics"], packed["updates"])
 
 
@@ -46,7 +46,7 @@ class Entry:
 class Ledger:
     """All the rounds of a run.
 
-    Arguments:
+    Args:
         sizes: The server's registry: number of samples of every client, by id. Weights come from it alone.
         excluded: Clients that were left out of the run.
         entries: One a round, in order.

@@ -26,7 +26,7 @@ def _labels(labels: ArrayLike) -> Int64:
 def equal(samples: int, clients: int, *, seed: int = 0) -> list[Int64]:
     """Disjoint shares of a shuffled data set, as equal as they can be.
 
-    Arguments:
+    Args:
         samples: Number of samples in the data set.
         clients: Number of clients, at most ``samples``.
         seed: Seed of the shuffle.
@@ -49,7 +49,7 @@ def major_class(labels: ArrayLike, clients: int, samples: int, ratio: float, *, 
     are drawn uniformly among all the samples of the other classes. No sample comes twice within a client; clients
     overlap (1000 clients of 500 samples share 50,000).
 
-    Arguments:
+    Args:
         labels: Class of each sample, shape (N,).
         clients: Number of clients.
         samples: Number of samples that each client holds.
@@ -95,7 +95,7 @@ def dirichlet(
     The smaller the concentration, the fewer clients hold a class. A client that got fewer than ``min_samples`` is
     topped up with samples drawn from those who hold the most, which always succeeds, whatever the concentration.
 
-    Arguments:
+    Args:
         labels: Class of each sample, shape (N,).
         clients: Number of clients.
         concentration: Parameter of the symmetric Dirichlet law, positive.
@@ -138,7 +138,7 @@ def by_column(values: Sequence[Any] | ArrayLike) -> list[Int64]:
 def split(parts: Sequence[Int64], share: float, *, seed: int = 0) -> tuple[list[Int64], list[Int64]]:
     """Set a share of each client's own samples aside for testing: (what is left, what was set aside).
 
-    Arguments:
+    Args:
         parts: Samples of each client.
         share: Share to set aside, in (0, 1); rounded, but at least one sample stays on either side.
         seed: Seed of the draw.

@@ -31,7 +31,7 @@ Tamper: TypeAlias = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 class Attack:
     """What one client does, and in which rounds: `Server.run` takes one per attacker.
 
-    Arguments:
+    Args:
         rounds: The attacked rounds; None for all.
         data: What happens to each mini-batch before training (`Backdoor`, `LabelFlip`, or any function of (x, y)).
         update: What happens to the update before it is sent (`Scale`, `SignFlip`, `Noise`, `InnerProduct`, or any
@@ -58,7 +58,7 @@ class Backdoor:
 
     Batches are shuffled, so which samples those are is random. A batch shorter than that is poisoned whole.
 
-    Arguments:
+    Args:
         pattern: What is added to an input, of the shape of one input; its l2 norm is the backdoor's magnitude.
         target: Label of poisoned samples; None to keep their own.
         per_batch: Samples poisoned in each batch; None for all.
@@ -87,7 +87,7 @@ class Backdoor:
 class LabelFlip:
     """Gives every sample of a class another label.
 
-    Arguments:
+    Args:
         labels: New label by true label; classes that are not named keep theirs.
     """
 
@@ -152,7 +152,7 @@ class InnerProduct:
 def pixel_patch(shape: Sequence[int], norm: float, *, size: int = 2, corner: tuple[int, int] = (0, 0)) -> Tensor:
     """A bright square of a given l2 norm, for images of shape (..., H, W).
 
-    Arguments:
+    Args:
         shape: Shape of one image.
         norm: l2 norm of the whole pattern.
         size: Side of the square in pixels.
@@ -168,7 +168,7 @@ def pixel_patch(shape: Sequence[int], norm: float, *, size: int = 2, corner: tup
         raise ValueError(f"shape must hold a square of {size} at {corner!r}, got {tuple(shape)!r}")
     pattern = torch.zeros(tuple(shape), dtype=torch.float64)
     pattern[..., row : row + size, column : column + size] = 1
-    return pattern * (number("norm", norm, 0.0) / pattern.norm())
+    return pattern.mul_(number("norm", norm, 0.0) / float(pattern.norm()))
 
 
 def feature_increments(features: int, increments: Mapping[int, float]) -> Tensor:

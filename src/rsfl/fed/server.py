@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from rsfl._checks import choice, count, number
+from rsfl._checks import Float64, choice, count, number
 from rsfl.bounds import ledger as records
 from rsfl.fed import draws
 from rsfl.fed.aggregate import Mean, Rule
@@ -35,7 +35,7 @@ _KEEP = ("samples", "updates")
 class Result:
     """What a run produced.
 
-    Arguments:
+    Args:
         model: The global model after the last round: clipped if there is a clip, without noise, in evaluation mode.
         ledger: What each round did.
         models: The models that mixture clients ended with, by id; empty in other runs.
@@ -71,7 +71,7 @@ class Server:
     noise. Every draw is keyed by (seed, round, client, purpose): runs that differ in one client or one attack share all
     the other draws. Nothing is mutated, neither the model nor the clients: ``run`` twice, and get the same twice.
 
-    Arguments:
+    Args:
         model: Architecture and initial weights.
         clients: Who may take part: `Client`, or anything with ``id``, ``size``, ``trainer`` and ``fit``.
         aggregate: `Mean`, `GeometricMedian`, `CoordinateMedian`, `TrimmedMean`, `Krum`, or any `Rule`.
@@ -151,7 +151,7 @@ class Server:
     ) -> Result:
         """Carry the run out, or take it up where a checkpoint left it.
 
-        Arguments:
+        Args:
             rounds: Number of rounds in all.
             exclude: Clients that never take part. Participants are drawn before they are left out, so that the run is
                 coupled with the one that has them: nobody else's draws change.
@@ -200,8 +200,8 @@ class _Run:
             while state.round < self.rounds:
                 try:
                     state, entry = self.round(state)
-                except _TooFew as error:
-                    raise RoundError(str(error), self.result(state, entries)) from None
+                except _TooFewError as error:
+                    raise RoundError(str(error), self.result(state, entries)) from error
                 entries.append(entry)
                 if directory is not None:
                     directory.save(state, entry)
@@ -220,53 +220,85 @@ class _Run:
 
     def round(self, state: State) -> tuple[State, Entry]:
         """One round, as a function of the state before it."""
-        server, index = self.server, state.round + 1
+        server, index, sent = self.server, state.round + 1, state.broadcast.double()
         participants = self.participants(index)
-        if not participants:
-            raise _TooFew(f"round {index}: every sampled client is excluded")
-        total = sum(self.registry[one.id] for one in participants)
-        weights = torch.tensor([self.registry[one.id] / total for one in participants], dtype=torch.float64)
+        weights = np.array([self.registry[one.id] for one in participants], dtype=np.float64)
+        weights /= weights.sum()
         replies = self.replies(participants, state, index)
         rows, verdicts = self.screen(participants, replies, state.broadcast, index)
         usable = [i for i, (outcome, _) in enumerate(verdicts) if outcome in ("used", "clipped")]
         if len(usable) < server.min_clients:
-            reasons = "; ".join(f"client {one.id} {v[1]}" for one, v in zip(participants, verdicts, strict=True) if v[1])
-            raise _TooFew(f"round {index}: {len(usable)} usable updates of {server.min_clients} needed ({reasons})")
-        if server.reject == "renormalise":
-            chosen, shares = usable, weights[usable] / weights[usable].sum()
-        else:
-            chosen, shares = list(range(len(rows))), weights
-        aggregate = server.aggregate(rows if len(chosen) == len(rows) else rows[chosen], shares)
-        sent = state.broadcast.double()
-        value = aggregate.value.to(sent)
+            why = "; ".join(f"client {one.id} {v[1]}" for one, v in zip(participants, verdicts, strict=True) if v[1])
+            raise _TooFewError(f"round {index}: {len(usable)} usable updates of {server.min_clients} needed ({why})")
+        shares = weights
+        if server.reject == "zero":
+            usable = list(range(len(rows)))
+        elif len(usable) < len(rows):
+            shares = np.zeros_like(weights)
+            shares[usable] = weights[usable] / weights[usable].sum()
+        try:
+            value, final = server.aggregate(rows[usable], torch.from_numpy(shares[usable]))
+        except ValueError as error:
+            raise _TooFewError(f"round {index}: {error}") from error
         if server.server_step != 1:
             value = sent + server.server_step * (value - sent)
         rho = at_round("clip", server.clip, index) if server.clip is not None else inf
         clipped = self.clip(value, rho).to(self.layout.dtype)
         if not bool(torch.isfinite(clipped).all()):
-            raise _TooFew(f"round {index}: the aggregated model is not finite")
+            raise _TooFewError(f"round {index}: the aggregated model is not finite")
         sigma = at_round("noise", server.noise, index) if server.noise is not None and index < self.rounds else 0.0
         noise = self.noise(index, sigma)
-        updates = [row.double() - sent for row in rows]
-        full = torch.zeros(len(rows), dtype=torch.float64)
-        full[chosen] = shares
+        broadcast = clipped.double()
+        broadcast[: self.layout.trained] += noise
+        updates = rows.double() - sent if "updates" in server.keep else None
+        entry = Entry(
+            self.record(index, sent, rho, sigma, noise, participants, weights, shares, rows, verdicts),
+            {participants[i].id: share for i, share in zip(usable, final, strict=True)} if final else {},
+            dict(self.evaluate(self.module(clipped))) if self.evaluate is not None else {},
+            updates,
+        )
+        local = {
+            one.id: self.layout.vector(replies[i])
+            for i, one in enumerate(participants)
+            if _mixes(one) and verdicts[i][0] in ("used", "clipped")
+        }
+        return State(index, clipped, broadcast.to(self.layout.dtype), {**state.locals, **local}), entry
+
+    def record(
+        self,
+        index: int,
+        sent: Tensor,
+        rho: float,
+        sigma: float,
+        noise: Tensor,
+        participants: Sequence[Participant],
+        weights: Float64,
+        shares: Float64,
+        rows: Tensor,
+        verdicts: Sequence[tuple[str, str]],
+    ) -> records.Round:
+        """The numbers of a round that certificates read."""
+        server = self.server
         mean = torch.zeros_like(sent)
-        for update, weight in zip(updates, full.tolist(), strict=True):
-            mean.add_(update, alpha=weight)
-        record = records.Round(
-            index=index,
-            participants=tuple(
+        for row, share in zip(rows, shares.tolist(), strict=True):
+            mean.add_(row.double() - sent, alpha=share)
+        members = []
+        for i, one in enumerate(participants):
+            update = rows[i].double() - sent
+            members.append(
                 records.Participant(
                     client=one.id,
                     weight=float(weights[i]),
                     **self.told(one, index),
-                    update_norm=float(updates[i].norm()),
-                    gap=float(full[i] * (updates[i] - mean).norm()),
+                    update_norm=float(update.norm()),
+                    gap=float(shares[i] * (update - mean).norm()),
                     outcome=verdicts[i][0],
                     reason=verdicts[i][1],
                 )
-                for i, one in enumerate(participants)
-            ),
+            )
+        return records.Round(
+            index=index,
+            participants=tuple(members),
             broadcast_norm=float(sent[: self.layout.trained].norm()),
             noise_norm=float(noise.norm()),
             noise_std=sigma,
@@ -281,36 +313,24 @@ class _Run:
             dtype=str(self.layout.dtype).removeprefix("torch."),
             seed=server.seed,
         )
-        broadcast = clipped.double()
-        broadcast[: self.layout.trained] += noise
-        local = {
-            one.id: self.layout.vector(replies[i])
-            for i, one in enumerate(participants)
-            if _mixes(one) and verdicts[i][0] in ("used", "clipped")
-        }
-        entry = Entry(
-            record,
-            {participants[i].id: w for i, w in zip(chosen, aggregate.weights or (), strict=bool(aggregate.weights))},
-            dict(self.evaluate(self.module(clipped))) if self.evaluate is not None else {},
-            torch.stack(updates) if "updates" in server.keep else None,
-        )
-        return State(index, clipped, broadcast.to(self.layout.dtype), {**state.locals, **local}), entry
 
     def participants(self, index: int) -> list[Participant]:
         """Who takes part, in the order of their ids: sampled among all, then without the excluded."""
         server = self.server
         many = max(1, round(server.fraction * len(server.clients)))
         draw = draws.rng(server.seed, index, "participants").choice(len(server.clients), many, replace=False)
-        return [server.clients[i] for i in np.sort(draw) if server.clients[i].id not in self.exclude]
+        chosen = [server.clients[i] for i in np.sort(draw) if server.clients[i].id not in self.exclude]
+        if not chosen:
+            raise _TooFewError(f"round {index}: every sampled client is excluded")
+        return chosen
 
     def replies(self, participants: Sequence[Participant], state: State, index: int) -> list[Any]:
         """What each participant sends back."""
-        center = self.layout.split(state.broadcast)
-        tasks, starts = [], []
+        center, tasks, starts = self.layout.split(state.broadcast), [], []
         for one in participants:
             attack = self.attacks.get(one.id)
             poison = attack.data if attack is not None and attack.active(index) else None
-            tasks.append(Task(index, one.id, self.server.seed, center, poison))
+            tasks.append(Task(index, one.id, self.server.seed, center if _mixes(one) else {}, poison))
             starts.append(state.locals.get(one.id, state.broadcast) if _mixes(one) else state.broadcast)
         server = self.server
         return train(server.model, participants, starts, tasks, stacked=server.stacked, timeout=server.timeout)
@@ -358,11 +378,11 @@ class _Run:
         honest = [i for i, one in enumerate(participants) if one.id not in self.attacks and sent_one[i]]
         known = rows[honest].double() - sent
         known = known[torch.isfinite(known).all(dim=1)]
-        for i, attack in attacks.items():
+        for i, update in attacks.items():
             if sent_one[i]:
                 key = (self.server.seed, index, participants[i].id, "attack")
-                update = attack(rows[i].double() - sent, known, draws.generator(*key, device=rows.device))
-                rows[i] = (sent + update).to(rows.dtype)
+                sends = update(rows[i].double() - sent, known, draws.generator(*key, device=rows.device))
+                rows[i] = (sent + sends).to(rows.dtype)
 
     def clip(self, value: Tensor, rho: float) -> Tensor:
         """The projection of the trained parameters on the ball of radius rho; buffers stay as they are."""
@@ -379,7 +399,7 @@ class _Run:
 
     def told(self, one: Participant, index: int) -> dict[str, Any]:
         """How a client was told to train, for the record; a trainer that is not `SGD` is one opaque step."""
-        trainer, size = one.trainer, self.registry[one.id]
+        trainer, size = one.trainer, one.size if isinstance(one, Client) else self.registry[one.id]
         if not isinstance(trainer, SGD):
             return {"learning_rate": 1.0, "decay": (0.0, 0.0), "input_norm": inf, "batch_sizes": (size,)}
         decays, samples = trainer.decays(self.layout), None
@@ -412,7 +432,7 @@ class _Run:
             return inf
         squares = self._squares.get(id(one.x))
         if squares is None:
-            blocks = one.x.flatten(1).split(4096)
+            blocks = torch.split(one.x.flatten(1), 4096)
             squares = self._squares[id(one.x)] = torch.cat([b.double().square().sum(dim=1) for b in blocks]).cpu()
         # Rounding of the sum and of the root: far less than the widening.
         return nextafter(float((squares[torch.from_numpy(one.where)].max() + 1).sqrt()) * (1 + 1e-12), inf)
@@ -438,7 +458,7 @@ class _Run:
         return sha256(repr(parts).encode()).hexdigest()
 
 
-class _TooFew(Exception):
+class _TooFewError(Exception):
     """A round that cannot be completed; told to the caller as a `RoundError`."""
 
 
@@ -473,7 +493,9 @@ def _words(value: Any) -> str:
     if isinstance(value, nn.Module):
         return type(value).__name__
     if is_dataclass(value) and not isinstance(value, type):
-        return f"{type(value).__name__}({', '.join(f'{f.name}={_words(getattr(value, f.name))}' for f in fields(value))})"
+        return (
+            f"{type(value).__name__}({', '.join(f'{f.name}={_words(getattr(value, f.name))}' for f in fields(value))})"
+        )
     if isinstance(value, Mapping):
         return repr({key: _words(one) for key, one in value.items()})
     if isinstance(value, (list, tuple, set, frozenset)):

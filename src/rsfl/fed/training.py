@@ -43,7 +43,7 @@ def train(
     Clients that train by the same `SGD` with a `Stackable` loss are trained together if the model allows it; the result
     is the same to rounding. Any trouble in a stack sends its clients back to one by one, where it is told who had it.
 
-    Arguments:
+    Args:
         model: The architecture; it is not changed.
         participants: The clients.
         starts: The vector that each of them starts from.
@@ -57,7 +57,9 @@ def train(
     for group in _groups(participants, layout) if together else ():
         chosen = [participants[i] for i in group]
         try:
-            rows = _fit_stacked(model, layout, chosen, torch.stack([starts[i] for i in group]), [tasks[i] for i in group])
+            rows = _fit_stacked(
+                model, layout, chosen, torch.stack([starts[i] for i in group]), [tasks[i] for i in group]
+            )
         except Exception:  # a stack has no culprit: find it one by one
             continue
         replies.update((i, layout.split(row)) for i, row in zip(group, rows, strict=True))
@@ -83,7 +85,7 @@ def _fit_alone(participant: Participant, model: nn.Module, task: Task, timeout: 
             torch.manual_seed(draws.subseed(task.seed, task.round, task.client, "global"))
             try:
                 outcome[0] = participant.fit(model, task)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 outcome[0] = Failure(f"raised {type(error).__name__}: {error}")
 
     if timeout is None:
@@ -138,7 +140,7 @@ def _fit_stacked(
         with torch.no_grad():
             trainer.descend(
                 list(now.values()),
-                list(gradients),
+                gradients,
                 [velocities[name][:active] for name in now],
                 decays,
                 [tasks[0].center.get(name, value) for name, value in now.items()],
