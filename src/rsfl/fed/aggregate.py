@@ -80,7 +80,8 @@ class GeometricMedian:
 
     Minimises ``sum_i p_i ||z - model_i||`` with distances below ``smoothing`` counted as ``smoothing``: the iteration
     is ``z <- sum_i b_i model_i / sum_i b_i`` with ``b_i = p_i / max(smoothing, ||z - model_i||)``. It starts at the
-    weighted mean and stops when a step is shorter than ``tolerance`` times the mean distance, or after ``iterations``.
+    coordinate median and stops when a step is shorter than ``tolerance`` times the median distance, or after
+    ``iterations``: neither start nor stop can be moved by a few rows, however far they lie.
     The final weights are ``b_i / sum_j b_j``: they depend on what the clients sent.
 
     Args:
@@ -104,13 +105,13 @@ class GeometricMedian:
     def __call__(self, models: Tensor, weights: Tensor) -> Aggregate:
         """Aggregate ``models`` (n, d) under ``weights`` (n,)."""
         weights = _check(models, weights)
-        current, shares = _sum(models, weights), weights
+        current, shares = CoordinateMedian()(models, weights).value, weights
         for _ in range(self.iterations):
             distances = torch.stack([(row.double() - current).norm() for row in models])
             shares = weights / distances.clamp(min=self.smoothing)
             shares = shares / shares.sum()
             previous, current = current, _sum(models, shares)
-            if float((current - previous).norm()) <= self.tolerance * float(weights @ distances):
+            if float((current - previous).norm()) <= self.tolerance * float(distances.median()):
                 break
         return Aggregate(current, tuple(shares.tolist()))
 
@@ -129,7 +130,7 @@ class CoordinateMedian:
         def median(block: Tensor) -> Tensor:
             values, order = block.sort(dim=0)
             below = weights[order].cumsum(dim=0)
-            # Half the weight within rounding is half the weight: the median is then an interval, and its middle is taken.
+            # Half the weight within rounding is half the weight: then the middle of the interval is taken.
             low = (below < 0.5 - 1e-12).sum(dim=0, keepdim=True).clamp(max=len(block) - 1)
             high = (below <= 0.5 + 1e-12).sum(dim=0, keepdim=True).clamp(max=len(block) - 1)
             return ((values.gather(0, low) + values.gather(0, high)) / 2)[0]
