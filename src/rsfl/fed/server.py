@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from hashlib import sha256
-from math import inf, nextafter
+from math import inf, isnan, nextafter
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,7 @@ class _Run:
             raise _TooFewError(f"round {index}: the aggregated model is not finite")
         sigma = at_round("noise", server.noise, index) if server.noise is not None and index < self.rounds else 0.0
         noise = self.noise(index, sigma)
-        broadcast = clipped.double()
+        broadcast = clipped.double().clone()  # double() is no copy of what is double already
         broadcast[: self.layout.trained] += noise
         updates = rows.double() - sent if "updates" in server.keep else None
         entry = Entry(
@@ -435,7 +435,8 @@ class _Run:
             blocks = torch.split(one.x.flatten(1), 4096)
             squares = self._squares[id(one.x)] = torch.cat([b.double().square().sum(dim=1) for b in blocks]).cpu()
         # Rounding of the sum and of the root: far less than the widening.
-        return nextafter(float((squares[torch.from_numpy(one.where)].max() + 1).sqrt()) * (1 + 1e-12), inf)
+        bound = nextafter(float((squares[torch.from_numpy(one.where)].max() + 1).sqrt()) * (1 + 1e-12), inf)
+        return inf if isnan(bound) else bound
 
     @cached_property
     def _squares(self) -> dict[int, Tensor]:
