@@ -48,14 +48,14 @@ def test_a_client_reaches_its_own_group_only():
 
 
 def test_groups_share_no_draws():
-    run, _ = server(noise=1.0)
-    norms = set()
-    for number, group in enumerate(group_clients(range(24), 4)):
-        seeds = fed.train_groups(run, 4, 2, num_classes=3, progress=False)
-        assert seeds.groups[number] == group
-    first = [next(model.parameters()) for model in seeds.models]
-    norms = {float(p.norm()) for p in first}
-    assert len(norms) == 4
+    run, _ = server()
+    seeds = {}
+    members = [replace(c, trainer=lambda m, x, y, task: seeds.update({task.client: task.seed})) for c in run.clients]
+    vote = fed.train_groups(replace(run, clients=members), 4, 1, num_classes=3, progress=False)
+    assert vote.groups == group_clients(range(24), 4, seed=run.seed)
+    by_group = [{seeds[client] for client in group} for group in vote.groups]
+    assert [len(found) for found in by_group] == [1] * 4
+    assert len(set().union(*by_group, {run.seed})) == 5
 
 
 def test_no_attack_by_as_many_clients_as_certified_changes_a_label():
