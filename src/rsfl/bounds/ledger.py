@@ -25,7 +25,7 @@ class Participant:
     A client whose update was thrown away or never came stays listed: its update counts as zero and its weight is kept.
     The training settings are then the ones it was told to use.
 
-    Arguments:
+    Args:
         client: Identity of the client, a whole number.
         weight: Its share p_i of the average, in [0, 1]; the shares of a round's participants sum to 1.
         learning_rate: Step size of its local gradient steps, positive.
@@ -86,7 +86,7 @@ class Round:
     The server sends weights of norm ``broadcast_norm``, averages the participants' updates, moves by ``server_step``
     times the average, projects on the ball of radius ``clip``, and adds noise of norm ``noise_norm``.
 
-    Arguments:
+    Args:
         index: Number of the round; a log holds consecutive ones.
         participants: The clients that were asked to take part, dropped ones included.
         broadcast_norm: l2 norm of all the weights that were sent.

@@ -161,10 +161,9 @@ def linear_vote_bounds(logits: ArrayLike, input_norms: ArrayLike, *, sigma: floa
 def margin_radius(logits: ArrayLike, input_norms: ArrayLike) -> Floats:
     r"""How far all parameters together may move (l2) before a linear classifier can change its label.
 
-        .. math:: \min_{B
-    e A} rac{\mu_A - \mu_B}{\sqrt2 \, \|(x, 1)\|}
+        .. math:: \min_{B \ne A} \frac{\mu_A - \mu_B}{\sqrt2 \, \|(x, 1)\|}
 
-        It is exact: the closest parameters with another label are that far away. No sampling, no failure probability.
+    It is exact: the closest parameters with another label are that far away. No sampling, no failure probability.
 
         Assumes:
             The classifier is affine, its label is the class of the largest logit, and the logits are exact.
