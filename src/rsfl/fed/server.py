@@ -279,19 +279,18 @@ class _Run:
     ) -> records.Round:
         """The numbers of a round that certificates read."""
         server = self.server
-        mean = torch.zeros_like(sent)
-        for row, share in zip(rows, shares.tolist(), strict=True):
-            mean.add_(row.double() - sent, alpha=share)
+        mean = Mean()(rows, torch.from_numpy(shares)).value - sent
         members = []
         for i, one in enumerate(participants):
-            update = rows[i].double() - sent
+            update = rows[i].double().sub(sent)
+            norm, gap = float(update.norm()), float(shares[i] * update.sub_(mean).norm())
             members.append(
                 records.Participant(
                     client=one.id,
                     weight=float(weights[i]),
                     **self.told(one, index),
-                    update_norm=float(update.norm()),
-                    gap=float(shares[i] * (update - mean).norm()),
+                    update_norm=norm,
+                    gap=gap,
                     outcome=verdicts[i][0],
                     reason=verdicts[i][1],
                 )
