@@ -23,7 +23,8 @@ def server(**settings):
         torch.manual_seed(0)
         model = settings.pop("model", None) or nn.Linear(4, 3)
     trainer = settings.pop("trainer", fed.SGD(batch_size=5))
-    return fed.Server(model, fed.clients(x, y, fed.partition.equal(40, 4), trainer), **settings)
+    parts = fed.partition.equal(40, 4, seed=settings.pop("partition", 0))
+    return fed.Server(model, fed.clients(x, y, parts, trainer), **settings)
 
 
 def weights(result):
@@ -141,6 +142,7 @@ def test_no_code_is_run_by_loading(tmp_path):
         {"trainer": fed.SGD(batch_size=5, decay={"weight": 0.1})},
         {"model": nn.Sequential(nn.Linear(4, 3))},
         {"sizes": dict.fromkeys(range(4), 1)},
+        {"partition": 1},
     ],
     ids=lambda other: next(iter(other)),
 )

@@ -199,6 +199,7 @@ def test_the_ledger_is_what_certificates_read():
         ({"trainer": fed.SGD(momentum=0.9)}, "momentum", 0.9),
         ({"trainer": fed.SGD(loss=lambda m, x, y, g: m(x).square().mean())}, "loss", "custom"),
         ({"trainer": fed.SGD(mixture=0.5)}, "loss", "custom"),
+        ({"trainer": type("Adam", (fed.SGD,), {})()}, "optimiser", "custom"),
         ({"aggregate": fed.GeometricMedian()}, "aggregator", "GeometricMedian"),
         ({"dtype": torch.float32}, "dtype", "float32"),
         ({"server_step": 1.5}, "server_step", 1.5),

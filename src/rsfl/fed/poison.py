@@ -33,7 +33,8 @@ class Attack:
 
     Args:
         rounds: The attacked rounds; None for all.
-        data: What happens to each mini-batch before training (`Backdoor`, `LabelFlip`, or any function of (x, y)).
+        data: What happens to each mini-batch before training (`Backdoor`, `LabelFlip`, or any function of (x, y) that
+            keeps their number); to all the samples at once where the trainer is not `SGD`.
         update: What happens to the update before it is sent (`Scale`, `SignFlip`, `Noise`, `InnerProduct`, or any
             function of (own, honest, generator)). Model replacement is a backdoor with a `Scale` in one round.
 

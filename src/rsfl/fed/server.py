@@ -86,7 +86,8 @@ class Server:
         min_clients: Fewest usable updates that make a round.
         sizes: The registry: samples of each client by id, from which the weights come; what a client says of itself at
             registration if None, and nothing that it says later.
-        timeout: Seconds that a client may take in a round.
+        timeout: Seconds that a client may take in a round. Each then trains in a thread, which cannot be killed: a late
+            one goes on in the background, on a copy of its own, and is not listened to.
         stacked: Whether clients are trained together where they can be.
         keep: What else the ledger keeps: ``"samples"`` (indices of every mini-batch), ``"updates"``.
         seed: Seed of every draw.
@@ -415,7 +416,7 @@ class _Run:
     def training(self, participants: Sequence[Participant]) -> dict[str, Any]:
         """What was trained and by which rule, in the words of the record; ``"custom"`` unless all agree."""
         trainers = [one.trainer for one in participants]
-        sgd = [trainer for trainer in trainers if isinstance(trainer, SGD)]
+        sgd = [trainer for trainer in trainers if type(trainer) is SGD]  # a subclass may do anything
         ours = len(sgd) == len(trainers)
         plain = ours and all(t.mixture is None and t.loss == CrossEntropy() for t in sgd)
         return {
@@ -443,11 +444,15 @@ class _Run:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this run from others, hashed: settings, clients, trainers, initial weights."""
+        """What tells this run from others, hashed: settings, clients, trainers, who holds which samples, initial weights.
+
+        Functions count by their names, and data sets by the samples' numbers: neither is looked into.
+        """
         settings = {f.name: _words(getattr(self.server, f.name)) for f in fields(self.server) if f.name != "clients"}
         parts: list[Any] = [
             settings,
             [(one.id, _words(one.trainer)) for one in self.server.clients],
+            [_words(torch.from_numpy(one.where)) for one in self.server.clients if isinstance(one, Client)],
             _words(self.layout.read(self.server.model)),
             list(self.layout.shapes.items()),
             sorted(self.exclude),

@@ -94,7 +94,6 @@ def _fit_alone(participant: Participant, model: nn.Module, task: Task, timeout: 
     begin, thread = perf_counter(), Thread(target=work, daemon=True)
     thread.start()
     thread.join(timeout)
-    # A thread cannot be killed: a late client goes on in the background, on a model of its own, and is not listened to.
     return Failure("was late") if thread.is_alive() or perf_counter() - begin > timeout else outcome[0]
 
 
