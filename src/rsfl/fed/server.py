@@ -444,7 +444,7 @@ class _Run:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this run from others, hashed: settings, clients, trainers, who holds which samples, initial weights.
+        """What tells this run from others, hashed: settings, trainers, who holds which samples, initial weights.
 
         Functions count by their names, and data sets by the samples' numbers: neither is looked into.
         """
