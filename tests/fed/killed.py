@@ -60,8 +60,10 @@ def main() -> None:
     digests, left = [], []
     for k in range(kills):
         path = base / f"run{k}"
-        child = forked(path, base / f"{k}.txt")
-        time.sleep(whole * random.uniform(0.05, 0.95))
+        child, after = forked(path, base / f"{k}.txt"), random.randrange(ROUNDS - 1)
+        while after and not (path / f"state-{after:08d}.rsfl").exists():
+            time.sleep(whole / ROUNDS / 20)
+        time.sleep(random.uniform(0, whole / ROUNDS))  # anywhere in the round that follows, its writes included
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         states = sorted(path.glob("state-*.rsfl"))

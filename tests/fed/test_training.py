@@ -110,6 +110,26 @@ def test_stacked_training_equals_one_by_one(monkeypatch, kind, trainer):
         assert distance(result.models[id_], model) < 1e-12
 
 
+def test_filling_up_short_batches_does_not_reach_models_whose_samples_interact():
+    x, y = data()
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)).to(DOUBLE)
+    parts = fed.partition.dirichlet(y.numpy(), 9, 0.7, min_samples=12, seed=1)
+    parts += [part[:10] for part in parts[:4]]
+    members = fed.clients(x, y, parts, fed.SGD(lr=0.2, batch_size=8, steps=2))
+    results = [fed.Server(model, members, stacked=flag).run(3, progress=False).model for flag in (True, False)]
+    assert distance(*results) < 1e-12
+    assert distance(results[0], model) > 1e-3
+
+
+def test_dropout_is_keyed_by_client_and_round():
+    x, y = data()
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).to(DOUBLE)
+    members = fed.clients(x, y, fed.partition.equal(120, 4), fed.SGD(batch_size=10))
+    first, second, other = (fed.Server(model, members, seed=s).run(2, progress=False).model for s in (5, 5, 6))
+    assert distance(first, second) == 0
+    assert distance(first, other) > 0
+
+
 def test_models_that_cannot_be_stacked_train_one_by_one():
     x, y = data()
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3)).to(DOUBLE)

@@ -53,8 +53,8 @@ def train(
     """
     layout = Layout.of(model)
     replies: dict[int, Any] = {}
-    together = stacked and timeout is None and len(layout.shapes) == layout.parameters and not _buffers(model)
-    for group in _groups(participants, layout) if together else ():
+    together = stacked and timeout is None and not any(True for _ in model.buffers())
+    for group in _groups(participants, layout, _by_sample(model)) if together else ():
         chosen = [participants[i] for i in group]
         try:
             rows = _fit_stacked(
@@ -70,8 +70,10 @@ def train(
     return [replies[i] for i in range(len(participants))]
 
 
-def _buffers(model: nn.Module) -> bool:
-    return any(True for _ in model.buffers())
+def _by_sample(model: nn.Module) -> bool:
+    """Whether the samples of a batch certainly do not interact: layers of torch that treat each on its own."""
+    known = ("activation", "container", "conv", "flatten", "linear", "pooling")
+    return all(type(module).__module__ in {f"torch.nn.modules.{name}" for name in known} for module in model.modules())
 
 
 def _fit_alone(participant: Participant, model: nn.Module, task: Task, timeout: float | None) -> Any:
@@ -97,12 +99,16 @@ def _fit_alone(participant: Participant, model: nn.Module, task: Task, timeout: 
     return Failure("was late") if thread.is_alive() or perf_counter() - begin > timeout else outcome[0]
 
 
-def _groups(participants: Sequence[Participant], layout: Layout) -> Iterable[list[int]]:
-    """Positions of clients that can be stacked: one trainer, one kind of input."""
+def _groups(participants: Sequence[Participant], layout: Layout, by_sample: bool) -> Iterable[list[int]]:
+    """Positions of clients that can be stacked: one trainer, one kind of input, and batches of one size.
+
+    Where samples do not interact, batches of any sizes will do: the short ones are filled up.
+    """
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for i, one in enumerate(participants):
         if type(one) is Client and type(one.trainer) is SGD and isinstance(one.trainer.loss, Stackable):
-            groups[id(one.trainer), one.x.shape[1:], one.x.dtype, one.x.device].append(i)
+            sizes = () if by_sample else one.trainer.batch_sizes(one.size)
+            groups[id(one.trainer), one.x.shape[1:], one.x.dtype, one.x.device, sizes].append(i)
     for group in groups.values():
         first: Any = participants[group[0]]
         width = min(first.trainer.batch_size or inf, max(participants[i].size for i in group))
@@ -133,7 +139,7 @@ def _fit_stacked(
         active = sum(len(schedule) > step for schedule in schedules)
         now = {name: value[:active].requires_grad_() for name, value in values.items()}
         x, y, shares = batches(step, active, layout.dtype)
-        # Samples do not interact, clients neither: the gradient of the sum is everyone's gradient.
+        # Clients do not interact: the gradient of the sum is everyone's gradient.
         losses = pointwise.losses(outputs(now, x).flatten(0, 1), y.flatten(0, 1))
         gradients = torch.autograd.grad(losses @ shares.flatten(), list(now.values()))
         with torch.no_grad():
