@@ -50,6 +50,11 @@ def forked(path: Path, output: Path) -> int:
     return child
 
 
+def reached(path: Path) -> int:
+    """The last round that was saved."""
+    return max((int(state.stem.split("-")[1]) for state in path.glob("state-*.rsfl")), default=0)
+
+
 def main() -> None:
     base, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
@@ -61,13 +66,12 @@ def main() -> None:
     for k in range(kills):
         path = base / f"run{k}"
         child, after = forked(path, base / f"{k}.txt"), random.randrange(ROUNDS - 1)
-        while after and not (path / f"state-{after:08d}.rsfl").exists():
+        while reached(path) < after:
             time.sleep(whole / ROUNDS / 20)
         time.sleep(random.uniform(0, whole / ROUNDS))  # anywhere in the round that follows, its writes included
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        states = sorted(path.glob("state-*.rsfl"))
-        left.append(int(states[-1].stem.split("-")[1]) if states else 0)
+        left.append(reached(path))
         os.waitpid(forked(path, base / f"{k}.txt"), 0)
         digests.append((base / f"{k}.txt").read_text())
     print(json.dumps({"whole": (base / "whole.txt").read_text(), "digests": digests, "left": left, "rounds": ROUNDS}))

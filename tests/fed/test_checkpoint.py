@@ -35,7 +35,7 @@ def kill_and_resume(tmp_path, kills, seed):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     script = Path(__file__).with_name("killed.py")
     command = [sys.executable, str(script), str(tmp_path), str(kills), str(seed)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500)
     found = json.loads(done.stdout)
     assert found["digests"] == [found["whole"]] * kills
     assert sum(0 < left < found["rounds"] for left in found["left"]) > kills / 2, "the kills came too early or too late"

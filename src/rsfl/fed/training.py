@@ -180,7 +180,7 @@ class _Batches:
     def __call__(self, step: int, active: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """The batches of the first ``active`` clients in a step."""
         lengths = np.array([lengths[step] for lengths in self.lengths[:active]])
-        where = torch.stack([places[step] for places in self.places[:active]])
+        where = torch.stack([places[step, : lengths.max()] for places in self.places[:active]])
         inside = np.arange(where.shape[1]) < lengths[:, None]
         shares = torch.from_numpy(inside / lengths[:, None]).to(where.device, dtype)
         if self.gathered:
