@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from rsfl import fed
+from rsfl.deform import Rotation
 from rsfl.fed import training
 from rsfl.fed.client import Task
 from rsfl.fed.poison import Backdoor
@@ -108,6 +109,19 @@ def test_stacked_training_equals_one_by_one(monkeypatch, kind, trainer):
     assert distance(result.model, server.model) > 1e-3
     for id_, model in reference.models.items():
         assert distance(result.models[id_], model) < 1e-12
+
+
+def test_deformations_augment_stacks_and_single_clients_alike():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(60, 1, 6, 6, generator=generator), torch.randint(3, (60,), generator=generator)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    trainer = fed.SGD(lr=0.2, batch_size=8, loss=fed.CrossEntropy(Rotation(0.5)))
+    members = fed.clients(x, y, fed.partition.equal(60, 4), trainer)
+    together, alone = (fed.personalise(model, members, rounds=2, stacked=flag) for flag in (True, False))
+    plain = fed.personalise(model, members, rounds=2, trainer=fed.SGD(lr=0.2, batch_size=8))
+    for id_ in together:
+        assert distance(together[id_], alone[id_]) < 1e-6
+        assert distance(together[id_], plain[id_]) > 1e-3
 
 
 def test_filling_up_short_batches_does_not_reach_models_whose_samples_interact():
