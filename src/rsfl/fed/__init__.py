@@ -2,6 +2,7 @@
 
 from rsfl.fed import partition, poison
 from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
+from rsfl.fed.certify import PoisoningCertificate, certify
 from rsfl.fed.checkpoint import CheckpointError
 from rsfl.fed.client import SGD, Client, CrossEntropy, Task, clients
 from rsfl.fed.ensemble import GroupVote, train_groups
@@ -23,12 +24,14 @@ __all__ = [
     "Ledger",
     "Mean",
     "PerClient",
+    "PoisoningCertificate",
     "Result",
     "RoundError",
     "Server",
     "Task",
     "TrimmedMean",
     "accuracy",
+    "certify",
     "clients",
     "partition",
     "per_client",

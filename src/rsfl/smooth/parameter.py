@@ -186,15 +186,13 @@ class _InBatches(nn.Module):
 def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
     """The name prefix and the layer of a model that is one affine map of the flattened input, else None.
 
-    That is an ``nn.Linear``, alone or in an ``nn.Sequential`` whose other modules only flatten.
+    That is an ``nn.Linear``, alone or at the end of ``nn.Sequential`` containers whose other modules only flatten.
     """
-    if type(model) is nn.Linear:
-        return "", model
-    if type(model) is not nn.Sequential or not len(model):
+    leaves = [(name, m) for name, m in model.named_modules() if type(m) is not nn.Sequential]
+    if not leaves or type(leaves[-1][1]) is not nn.Linear:
         return None
-    *before, (name, last) = model.named_children()
-    if type(last) is not nn.Linear or any(type(m) not in (nn.Flatten, nn.Identity) for _, m in before):
-        return None
-    if any(m.start_dim != 1 or m.end_dim != -1 for _, m in before if isinstance(m, nn.Flatten)):
-        return None
-    return f"{name}.", last
+    *before, (name, last) = leaves
+    flat = all(
+        type(m) is nn.Identity or (type(m) is nn.Flatten and (m.start_dim, m.end_dim) == (1, -1)) for _, m in before
+    )
+    return (f"{name}." if name else "", last) if flat else None
