@@ -2,7 +2,7 @@
 
 from rsfl.fed import partition, poison
 from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
-from rsfl.fed.certify import PoisoningCertificate, certify
+from rsfl.fed.certify import PoisoningCertificate, certify, largest_backdoors
 from rsfl.fed.checkpoint import CheckpointError
 from rsfl.fed.client import SGD, Client, CrossEntropy, Task, clients
 from rsfl.fed.ensemble import GroupVote, train_groups
@@ -33,6 +33,7 @@ __all__ = [
     "accuracy",
     "certify",
     "clients",
+    "largest_backdoors",
     "partition",
     "per_client",
     "personalise",
