@@ -114,10 +114,11 @@ def tally(logits: Tensor, bins: Tensor, counts: Tensor) -> None:
 
 
 def _fitting_batch(x: Tensor, rows: int) -> int:
-    """A batch whose inputs take about 8 MiB on a CPU (its caches) and 256 MiB elsewhere, in whole blocks."""
-    budget = (8 if x.device.type == "cpu" else 256) * 2**20
+    """A batch in whole blocks: on a CPU small enough for its caches (a thousand rows, 8 MiB of inputs), elsewhere large
+    enough to fill the device (256 MiB of inputs)."""
+    most, budget = (1000, 2**23) if x.device.type == "cpu" else (2**16, 2**28)
     row = x[0].numel() * max(4, x.element_size())
-    return max(1, min(rows, max(BLOCK, budget // row // BLOCK * BLOCK)))
+    return max(1, min(rows, most, max(BLOCK, budget // row // BLOCK * BLOCK)))
 
 
 def out_of_memory(error: Exception) -> bool:

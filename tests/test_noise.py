@@ -1,0 +1,186 @@
+import mpmath as mp
+import numpy as np
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import LAWS
+from scipy import stats
+from strategies import probabilities
+
+from rsfl import bounds, noise
+from rsfl.smooth import Smoother
+
+CLOSED = {
+    "gaussian": stats.norm(scale=0.5),
+    "uniform": stats.uniform(-1.0, 2.0),
+    "laplace": stats.laplace(scale=0.4),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_draws_follow_the_law(name):
+    draws = LAWS[name].sample((200_000,), generator=torch.Generator().manual_seed(1))
+    assert draws.dtype == torch.float32
+    assert stats.kstest(draws.double().numpy(), CLOSED[name].cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_draws_depend_on_the_generator_alone(name):
+    law = LAWS[name]
+    torch.manual_seed(5)
+    first = law.sample((7, 3), generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(6)
+    assert torch.equal(first, law.sample((7, 3), generator=torch.Generator().manual_seed(2)))
+    assert not torch.equal(first, law.sample((7, 3), generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize("name", LAWS)
+@given(st.floats(0, 0.9))
+def test_probability_is_the_least_that_gives_the_radius(name, radius):
+    law = LAWS[name]
+    p = law.probability(radius, dim=3)
+    assert law.radius(p, dim=3) >= radius
+    assert p <= 0.5 + 1e-15 or law.radius(np.nextafter(p, 0), dim=3) < radius
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_radius_beyond_the_law_is_named(name):
+    with pytest.raises(ValueError, match=r"radius must be one that .* can certify, got 1000\.0"):
+        LAWS[name].probability(1000.0)
+
+
+def test_beyond_eight_sigma_float64_has_no_probability_left():
+    assert noise.Gaussian(1.0).probability(8.2) < 1
+    with pytest.raises(ValueError, match="radius must be one that"):
+        noise.Gaussian(1.0).probability(8.3)
+
+
+def test_each_law_owns_its_norm_and_radius():
+    p = 0.9
+    assert LAWS["gaussian"].radius(p) == bounds.cohen_radius(p, sigma=0.5)
+    assert LAWS["uniform"].radius(p) == bounds.uniform_radius(p, half_width=1.0)
+    assert LAWS["laplace"].radius(p) == bounds.laplace_radius(p, scale=0.4)
+    assert [law.norm for law in LAWS.values()] == ["l2", "l1", "l1", "l2"]
+
+
+@pytest.mark.parametrize(
+    ("law", "words"),
+    [
+        (lambda: noise.Gaussian(0.0), r"sigma must lie in \(0, inf\), got 0.0"),
+        (lambda: noise.Uniform(-1.0), r"half_width must lie in \(0, inf\), got -1.0"),
+        (lambda: noise.Laplace(np.nan), r"scale must lie in \(0, inf\), got nan"),
+        (lambda: noise.RoundedGaussian(np.inf), r"sigma must lie in \(0, inf\), got inf"),
+        (lambda: noise.RoundedGaussian(0.5, 1), "levels must be a count of at least 2.*got 1"),
+    ],
+)
+def test_bad_values_are_named_and_quoted(law, words):
+    with pytest.raises(ValueError, match=words):
+        law()
+
+
+# -- rounded Gaussian --------------------------------------------------------------------------------------------------
+
+
+def exact_tail(m, sigma, levels=256):
+    """P[|N(0, (sigma (levels - 1))^2)| >= m - 1/2]."""
+    return mp.erfc((mp.mpf(m) - mp.mpf("0.5")) / (mp.mpf(sigma) * (levels - 1)) / mp.sqrt(2))
+
+
+@pytest.mark.parametrize(("sigma", "levels"), [(0.25, 256), (0.12, 256), (1.0, 256), (0.5, 16), (1e-3, 256)])
+def test_table_is_exact_to_its_last_bit_tails_included(sigma, levels):
+    mp.mp.dps = oracles.DIGITS
+    table = noise._magnitude_table(sigma, levels)
+    assert list(table) == sorted(table, reverse=True)
+    for m, entry in enumerate(table, start=1):
+        assert abs(entry - exact_tail(m, sigma, levels) * 2**62) <= mp.mpf("0.500001")
+    beyond = exact_tail(len(table) + 1, sigma, levels)
+    assert beyond * 2**62 <= mp.mpf("0.500001")
+    # the claimed distance covers all of it: half the sum of |drawn - exact| over the integers
+    drawn = [mp.mpf(t) / 2**62 for t in table] + [mp.mpf(0)]
+    exact = [exact_tail(m, sigma, levels) for m in range(1, len(table) + 2)]
+    distance = sum(abs((drawn[i] - drawn[i + 1]) - (exact[i] - exact[i + 1])) for i in range(len(table)))
+    distance = (distance + beyond + abs(drawn[0] - exact[0])) / 2
+    assert distance <= noise.RoundedGaussian(sigma, levels).total_variation
+
+
+def test_ten_million_draws_follow_the_exact_law():
+    law = noise.RoundedGaussian(0.02)
+    draws = law.sample((10_000_000,), generator=torch.Generator().manual_seed(3)).long()
+    edge = int(draws.abs().max())
+    observed = torch.bincount(draws + edge, minlength=2 * edge + 1).double().numpy()
+    tail = np.array([float(exact_tail(m, law.sigma)) for m in range(1, edge + 2)])
+    half = (tail[:-1] - tail[1:]) / 2
+    expected = np.concatenate([half[::-1], [1 - tail[0]], half]) * len(draws)
+    common = expected > 50
+    pooled = [(observed[common], expected[common])]
+    rest = (observed[~common].sum(), len(draws) - expected[common].sum())
+    obs, exp = np.append(pooled[0][0], rest[0]), np.append(pooled[0][1], rest[1])
+    assert stats.chisquare(obs, exp * obs.sum() / exp.sum()).pvalue > 1e-3
+    assert len(obs) > 40
+
+
+def test_noisy_images_stay_on_the_clamped_grid():
+    law = noise.RoundedGaussian(0.5)
+    x = torch.arange(256).float()[:, None] / 255
+    drawn = torch.linspace(-law.clamp - 700, law.clamp + 700, 256).round()[:, None]
+    noisy = law.perturb(x, drawn)
+    steps = noisy.double() * 255
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
+    assert steps.min() >= 255 - law.clamp - 1e-4
+    assert steps.max() <= law.clamp + 1e-4
+    assert torch.equal(law.perturb(x, torch.zeros(1, 1)), x)
+
+
+def test_inputs_off_the_grid_are_refused():
+    law = noise.RoundedGaussian(0.5)
+    law.check(torch.arange(256).float()[None] / 255)
+    for bad in (0.5, 1.5, -1 / 255):
+        with pytest.raises(ValueError, match=r"x must lie on the grid k / 255 in \[0, 1\].*at index \(0, 1\)"):
+            law.check(torch.tensor([[0.0, bad]]))
+
+
+def test_gradients_pass_through_the_rounding():
+    x = (torch.arange(4).float() / 255).requires_grad_()
+    noise.RoundedGaussian(0.5).perturb(x[None], torch.ones(3, 4)).sum().backward()
+    assert torch.equal(x.grad, torch.full((4,), 3.0))
+
+
+@given(probabilities(), st.none() | probabilities(), st.integers(1, 200_000))
+def test_the_table_error_is_paid_at_both_ends(p_a, p_b, dim):
+    law = noise.RoundedGaussian(0.25)
+    value = law.radius(p_a, p_b, dim=dim)
+    ideal = bounds.cohen_radius(p_a, p_b, sigma=0.25)
+    assert value <= ideal
+    paid = law.total_variation * dim
+    if p_b is None and 0.5 + 2 * paid < p_a < 1:
+        exact = mp.mpf(0.25) * (oracles.normal_quantile(p_a - paid) - oracles.normal_quantile(0.5 + paid))
+        assert value <= exact * (1 + mp.mpf("1e-9")) + mp.mpf("1e-15")
+        assert value == pytest.approx(float(exact), rel=1e-6, abs=1e-12)
+
+
+class SpotsTheCentre(torch.nn.Module):
+    """Class 1 for numbers that float32 can hold: noise around the centre 0 is such a number, noise around a generic
+    float64 number next to it is not. On real numbers this classifier is constant, almost everywhere."""
+
+    def forward(self, x):
+        held = x[:, 0].float().double() == x[:, 0]
+        return torch.stack([(~held).double(), held.double()], dim=1)
+
+
+def test_float_noise_can_be_recognised_and_rounded_noise_cannot():
+    """The published attack idea in one dimension: float sampling certifies a radius that one neighbour refutes."""
+    centre, neighbour = torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), 0.1234567890123, dtype=torch.float64)
+    floating = Smoother(SpotsTheCentre(), noise.Gaussian(0.5), 2)
+    certificate = floating.certify(centre, n=10_000)
+    assert int(certificate.label) == 1
+    assert float(certificate.radius) > 1.0
+    assert int(floating.predict(neighbour).label) == 0  # well inside
+
+    rounded = Smoother(SpotsTheCentre(), noise.RoundedGaussian(0.5), 2)
+    with pytest.raises(ValueError, match="x must lie on the grid"):  # the neighbour is none that the statement means
+        rounded.certify(neighbour)
+    label = int(rounded.certify(centre, n=10_000).label)
+    for k in range(256):  # and among those that it means, none is told apart
+        assert int(rounded.predict(torch.full((1, 1), k / 255, dtype=torch.float64), n=100).label) == label
