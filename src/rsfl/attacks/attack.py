@@ -2,12 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from rsfl._checks import choice, count, number
 from rsfl.attacks.objective import checked_labels, logits_at, one_point_gradient, smoothed_cross_entropy
@@ -108,6 +108,10 @@ class Attack(ABC):
             moved = walk.delta + self._length(step) * region.direction(slope, walk.delta, spare)
             walk.delta = self._bounded(region, moved, walk.radius)
         return Attacked(region.settled(self._answer(walk)), noise)
+
+    def scaled(self, factor: float) -> Self:
+        """The same attack with its budget times a factor in [0, 1]."""
+        return replace(self, epsilon=self.epsilon * number("factor", factor, 0, 1))
 
     @abstractmethod
     def draw(self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -219,21 +223,20 @@ class SmoothAdvDDN(_Sampled):
     Args:
         samples: Draws of noise that stand for the law, m.
         gamma: By how much the norm changes in a step, in (0, 1).
-        start: Norm that the first step is measured from, at most epsilon; None for epsilon.
+        start: Norm that the first step is measured from, as a share of epsilon, in (0, 1].
     """
 
     gamma: float = 0.05
-    start: float | None = None
+    start: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number("gamma", self.gamma, 0, 1, open_low=True, open_high=True)
-        if self.start is not None:
-            number("start", self.start, 0, self.epsilon)
+        number("start", self.start, 0, 1, open_low=True)
 
     @override
     def _budget(self) -> float:
-        return self.epsilon if self.start is None else self.start
+        return self.epsilon * self.start
 
     @override
     def _length(self, step: int) -> float:
