@@ -128,7 +128,7 @@ def fit(
         warmup: Epochs over which the budget of an :class:`Adversarial` loss grows to its own.
         seed: Seed of the loss's draws.
         scheduler: Stepped after each epoch.
-        metrics: Measures the model after each epoch.
+        metrics: Measures the model after each epoch, without gradients.
         checkpoint: File to write after each epoch, and to resume from if it is there.
         progress: Whether to show a progress bar.
 
@@ -158,7 +158,8 @@ def fit(
                 begin = perf_counter()
                 mean = _epoch(model, batches, now, optimizer, epoch, _generator(seed, epoch, _LOSS, device), bar)
                 seconds = perf_counter() - begin
-                measured = {} if metrics is None else {k: float(v) for k, v in metrics(model).items()}
+                with torch.no_grad():
+                    measured = {} if metrics is None else {k: float(v) for k, v in metrics(model).items()}
             if scheduler is not None:
                 scheduler.step()
             history.append(Epoch(epoch, mean, seconds, measured))
