@@ -7,20 +7,7 @@ Each :class:`Assumption` says on what it stands: ``checked`` at run time, implie
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = [
-    "EIGHT_BIT_INPUT",
-    "FIXED_NUMBER",
-    "FIXED_SCHEDULE",
-    "FRESH_VOTES",
-    "IDEAL_NOISE",
-    "ONE_FUNCTION",
-    "ORIGINAL_INPUT",
-    "PER_INPUT",
-    "RAW_INPUT",
-    "ROUNDED_TABLE",
-    "Assumption",
-    "register",
-]
+__all__ = ["Assumption", "register"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,19 @@ from rsfl.bounds.confidence import (
     top_two_p_value,
 )
 from rsfl.bounds.crfl import Attacker, contraction, crfl_divergence, crfl_radius, kl_budget, logistic_lipschitz
+from rsfl.bounds.ledger import Participant, Round
+from rsfl.bounds.linear import linear_vote_bounds, linear_votes, margin_radius
+from rsfl.bounds.poisoning import (
+    ConditionError,
+    Deviation,
+    Threat,
+    conditions,
+    deviation,
+    largest_norm,
+    largest_number,
+    latest_round,
+    parameter_radius,
+)
 from rsfl.bounds.radii import (
     cohen_radius,
     laplace_radius,
@@ -21,25 +34,41 @@ from rsfl.bounds.radii import (
     linf_radius,
     uniform_radius,
 )
+from rsfl.bounds.voting import group_votes
 
 __all__ = [
     "Attacker",
+    "ConditionError",
+    "Deviation",
+    "Participant",
+    "Round",
+    "Threat",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "cohen_radius",
+    "conditions",
     "contraction",
     "crfl_divergence",
     "crfl_radius",
+    "deviation",
+    "group_votes",
     "hoeffding_lower",
     "hoeffding_upper",
     "kl_budget",
     "laplace_radius",
+    "largest_norm",
+    "largest_number",
+    "latest_round",
     "lecuyer_radius",
     "li_radius",
+    "linear_vote_bounds",
+    "linear_votes",
     "linf_radius",
     "log_wealth",
     "logistic_lipschitz",
+    "margin_radius",
     "minimum_trials",
+    "parameter_radius",
     "sequential_decision",
     "sequential_minimum_trials",
     "top_two_minimum_trials",

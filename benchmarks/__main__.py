@@ -1,0 +1,41 @@
+"""Run all benchmarks, or those named on the command line."""
+
+import argparse
+import importlib
+import json
+import platform
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+import torch
+
+MODULES = ("imports", "sequential")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones (default: all of {', '.join(MODULES)})")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks.json"), help="JSON file to write")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(MODULES):
+        parser.error(f"NAME must be one of {', '.join(MODULES)}, got {', '.join(sorted(unknown))}")
+    results = []
+    for name in options.names or MODULES:
+        for row in importlib.import_module(f"benchmarks.{name}").rows():
+            print(row, flush=True)
+            results.append({"benchmark": name, **asdict(row), "met": row.met})
+    machine = {
+        "date": date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({"machine": machine, "rows": results}, indent=1))
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
