@@ -103,8 +103,8 @@ class Attack(ABC):
         budget = torch.full((len(x),), self._budget(), dtype=centre.dtype, device=centre.device)
         walk = _Walk(start, budget, start, torch.full_like(budget, torch.inf))
         for step in range(self.steps):
-            slope, fooled = self._slope(smoother, x, y, centre + walk.delta, noise)
-            self._judge(walk, fooled, region)
+            slope, logits = self._slope(smoother, x, y, centre + walk.delta, noise)
+            self._judge(walk, logits, y, region)
             moved = walk.delta + self._length(step) * region.direction(slope, walk.delta, spare)
             walk.delta = self._bounded(region, moved, walk.radius)
         return Attacked(region.settled(self._answer(walk)), noise)
@@ -136,13 +136,13 @@ class Attack(ABC):
     # What attacks differ in; these are plain projected ascent on the smoothed cross-entropy.
 
     def _slope(self, smoother: Smoother, x: Tensor, y: Tensor, point: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The direction in which the objective grows (B, ...), and where the vote is fooled already (B,) bool."""
+        """The direction in which the objective grows (B, ...), and the logits (m, B, K)."""
         with torch.enable_grad():
             point.requires_grad_()
             logits = logits_at(smoother, x, point, noise)
             objective = smoothed_cross_entropy(logits, y).sum()
             (slope,) = torch.autograd.grad(objective, point)  # of the point alone: no parameter's gradient is computed
-        return slope, _fooled(logits.detach(), y)
+        return slope, logits.detach()
 
     def _budget(self) -> float:
         """What the first step may spend."""
@@ -151,7 +151,7 @@ class Attack(ABC):
     def _length(self, step: int) -> float:
         return 2 * self.epsilon / self.steps if self.step_size is None else self.step_size
 
-    def _judge(self, walk: _Walk, fooled: Tensor, region: Region) -> None:  # noqa: B027
+    def _judge(self, walk: _Walk, logits: Tensor, y: Tensor, region: Region) -> None:  # noqa: B027
         """Set the budget of the next step."""
 
     def _bounded(self, region: Region, delta: Tensor, radius: Tensor) -> Tensor:
@@ -159,10 +159,6 @@ class Attack(ABC):
 
     def _answer(self, walk: _Walk) -> Tensor:
         return walk.delta
-
-
-def _fooled(logits: Tensor, y: Tensor) -> Tensor:
-    return logits.softmax(dim=-1).mean(dim=0).argmax(dim=-1) != y
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +240,8 @@ class SmoothAdvDDN(_Sampled):
         return first * (0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2)
 
     @override
-    def _judge(self, walk: _Walk, fooled: Tensor, region: Region) -> None:
+    def _judge(self, walk: _Walk, logits: Tensor, y: Tensor, region: Region) -> None:
+        fooled = logits.softmax(dim=-1).mean(dim=0).argmax(dim=-1) != y
         here = size(walk.delta, region.norm)
         smallest = fooled & (here < walk.size)
         walk.found = torch.where(rows(smallest, walk.delta), walk.delta, walk.found)
@@ -306,7 +303,7 @@ class OnePoint(_Sampled):
         else:
             values = (logits.argmax(dim=-1) == y).to(score.dtype)
         gradient = one_point_gradient(score, values, baseline=self.estimator == "baseline")
-        return -gradient.to(point.dtype), _fooled(logits, y)
+        return -gradient.to(point.dtype), logits
 
 
 def _score(law: Law, noise: Tensor) -> Tensor:

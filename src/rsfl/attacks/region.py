@@ -82,8 +82,9 @@ class Region:
             point = self.centre + offset
             if self.box is not None:
                 point = point.clamp(*self.box)  # the centre is inside: this only brings the point nearer
+            # In float64 the difference is exact; a caller who measures in the points' own dtype shall find no more.
             exact = size(point.double() - self.centre.double(), self.norm)
-            over = (exact > self.epsilon) | (size(point - self.centre, self.norm) > self.epsilon)
+            over = exact.maximum(size(point - self.centre, self.norm).double()) > self.epsilon
             if not bool(over.any()):
                 return point
             more = (4 * shrink).clamp(min=torch.finfo(delta.dtype).eps, max=1)  # at 1 it is the centre itself
