@@ -218,17 +218,20 @@ def hoeffding_upper(mean: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Flo
     return unwrapped(np.minimum(mean_ + _hoeffding_width(trials, alpha) + EPS, 1.0))
 
 
-def minimum_trials(alpha: float, threshold: float = 0.5) -> int:
-    r"""The smallest number of trials that can put a Clopper-Pearson lower bound above a threshold.
+def minimum_trials(
+    alpha: float, threshold: float = 0.5, *, lower: Callable[[int, int, float], float] = clopper_pearson_lower
+) -> int:
+    r"""The smallest number of trials that can put a lower confidence bound above a threshold.
 
-    Unanimous votes give :math:`\alpha^{1/n}`, so fewer trials than this can only abstain.
+    Unanimous votes give :math:`\alpha^{1/n}` with Clopper-Pearson, so fewer trials than this can only abstain.
 
     Args:
         alpha: Level of the bound, in (0, 1).
         threshold: Probability in (0, 1) that the bound has to exceed; 1/2 for any certificate at all.
+        lower: The bound, of successes, trials and level; it must not be tighter than Clopper-Pearson.
 
     Returns:
-        The least n with ``clopper_pearson_lower(n, n, alpha) > threshold``.
+        The least n with ``lower(n, n, alpha) > threshold``.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -241,7 +244,7 @@ def minimum_trials(alpha: float, threshold: float = 0.5) -> int:
     alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
     threshold = number("threshold", threshold, 0, 1, open_low=True, open_high=True)
     n = max(1, int(np.log(alpha) / np.log(threshold)) - 1)
-    while not clopper_pearson_lower(n, n, alpha) > threshold:
+    while not lower(n, n, alpha) > threshold:
         n += 1
     return n
 

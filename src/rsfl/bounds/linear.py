@@ -161,27 +161,27 @@ def linear_vote_bounds(logits: ArrayLike, input_norms: ArrayLike, *, sigma: floa
 def margin_radius(logits: ArrayLike, input_norms: ArrayLike) -> Floats:
     r"""How far all parameters together may move (l2) before a linear classifier can change its label.
 
-        .. math:: \min_{B \ne A} \frac{\mu_A - \mu_B}{\sqrt2 \, \|(x, 1)\|}
+    .. math:: \min_{B \ne A} \frac{\mu_A - \mu_B}{\sqrt2 \, \|(x, 1)\|}
 
     It is exact: the closest parameters with another label are that far away. No sampling, no failure probability.
 
-        Assumes:
-            The classifier is affine, its label is the class of the largest logit, and the logits are exact.
+    Assumes:
+        The classifier is affine, its label is the class of the largest logit, and the logits are exact.
 
-        Args:
-            logits: Logits of shape (inputs, K), K >= 2, finite.
-            input_norms: l2 norms of (x, 1), shape (inputs,), positive.
+    Args:
+        logits: Logits of shape (inputs, K), K >= 2, finite.
+        input_norms: l2 norms of (x, 1), shape (inputs,), positive.
 
-        Returns:
-            Radii of shape (inputs,), never above the exact ones, 0 for a tie; the guarantee holds in the open ball.
+    Returns:
+        Radii of shape (inputs,), never above the exact ones, 0 for a tie; the guarantee holds in the open ball.
 
-        Raises:
-            ValueError: An argument is out of its range, or shapes do not agree.
-            TypeError: An argument is not made of numbers.
+    Raises:
+        ValueError: An argument is out of its range, or shapes do not agree.
+        TypeError: An argument is not made of numbers.
 
-        Example:
-            >>> margin_radius([[1.0, 0.0, 0.5]], [2.0])
-            array([0.1767...])
+    Example:
+        >>> margin_radius([[1.0, 0.0, 0.5]], [2.0])
+        array([0.1767...])
     """
     mu, norms = _inputs(logits, input_norms)
     first, second = -np.partition(-mu, 1, axis=1)[:, :2].T

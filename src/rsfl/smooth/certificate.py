@@ -1,7 +1,7 @@
 """What is promised: the certificate, and how votes become one."""
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -23,6 +23,16 @@ ABSTAIN = -1
 """The label of an input on which the smoothed classifier makes no statement."""
 
 _SHOWN = 10
+
+Bound = Callable[[Any, Any, float], Any]
+METHODS: dict[str, tuple[Bound, Bound]] = {
+    "clopper-pearson": (bounds.clopper_pearson_lower, bounds.clopper_pearson_upper),
+    "hoeffding": (
+        lambda k, n, alpha: bounds.hoeffding_lower(k / n, n, alpha),
+        lambda k, n, alpha: bounds.hoeffding_upper(k / n, n, alpha),
+    ),
+}
+"""Lower and upper bounds on a probability, from successes, trials and level."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -235,6 +245,7 @@ def certified_by_count(
     seed: int,
     dim: int = 1,
     runner_up: str = "complement",
+    method: str = "clopper-pearson",
 ) -> Certificate:
     """A certificate from votes whose number was fixed beforehand.
 
@@ -251,25 +262,27 @@ def certified_by_count(
         seed: Seed of the run.
         dim: Number of coordinates of one input's noise.
         runner_up: ``complement`` or ``bounded``.
+        method: ``clopper-pearson`` or ``hoeffding``, which is never tighter.
 
     Returns:
         The certificate; it abstains where the radius is 0.
     """
     choice("runner_up", runner_up, ("complement", "bounded"))
+    lower, upper = METHODS[choice("method", method, tuple(METHODS))]
     chosen = _numpy(selection.counts.argmax(dim=1))
     counts = _numpy(votes.counts)
     n = counts.sum(axis=1) + _numpy(votes.invalid)
     rows = np.arange(len(counts))
     first = counts[rows, chosen]
     if runner_up == "complement":
-        p_a = np.asarray(bounds.clopper_pearson_lower(first, n, alpha))
+        p_a = np.asarray(lower(first, n, alpha))
         p_b, radius = 1 - p_a, law.radius(p_a, dim=dim)
     else:
-        p_a = np.asarray(bounds.clopper_pearson_lower(first, n, alpha / 2))
+        p_a = np.asarray(lower(first, n, alpha / 2))
         others = counts.copy()
         others[rows, chosen] = 0
         second = others.max(axis=1)
-        p_b = np.minimum(bounds.clopper_pearson_upper(second, n, alpha / 2), np.nextafter(1 - p_a, 1))
+        p_b = np.minimum(upper(second, n, alpha / 2), np.nextafter(1 - p_a, 1))
         radius = law.radius(p_a, p_b, dim=dim)
     return _assembled(
         law,

@@ -37,7 +37,7 @@ def _mixed(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _block_key(seed: int, index: int, stage: int, block: int) -> int:
+def block_key(seed: int, index: int, stage: int, block: int) -> int:
     """The 64-bit key of one block of draws.
 
     PyTorch's CPU generator reads the low 32 bits of a seed only. There the key is a bijection of a counter that starts
@@ -61,7 +61,7 @@ class _Blocks:
         self.key, self.noise = -1, torch.empty(0)
 
     def __call__(self, seed: int, index: int, stage: int, block: int) -> Tensor:
-        key = _block_key(seed, index, stage, block)
+        key = block_key(seed, index, stage, block)
         if key != self.key:
             self.generator.manual_seed(key)
             self.noise = self.law.sample(self.shape, generator=self.generator, device=self.generator.device)

@@ -1,0 +1,66 @@
+"""Networks of the benchmarks, in plain PyTorch. They take images in [0, 1]: normalisation is their first layer."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+class Normalise(nn.Module):
+    """Channels shifted and scaled by constants, which follow the module to its device."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions around a shortcut, which pads with zero channels where the size halves."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.stride, self.extra = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return functional.relu(self.norm2(self.second(functional.relu(self.norm1(self.first(x))))) + shortcut)
+
+
+def resnet(depth: int, num_classes: int = 10) -> nn.Sequential:
+    """The CIFAR residual network of He et al. (2016) for 3 x 32 x 32 images: depth 6 k + 2, such as 8, 20 or 110."""
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"depth must be 6 k + 2 and at least 8, got {depth!r}")
+    layers: list[nn.Module] = [
+        Normalise(CIFAR_MEAN, CIFAR_STD),
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+    ]
+    width = 16
+    for stage, outputs in enumerate((16, 32, 64)):
+        for number in range((depth - 2) // 6):
+            layers.append(Block(width, outputs, 2 if stage and not number else 1))
+            width = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+
+
+def small_cnn(channels: int = 1, size: int = 28, num_classes: int = 10) -> nn.Sequential:
+    """Two strided convolutions and a linear layer, for images such as those of MNIST."""
+    side = (size + 3) // 4
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * side * side, num_classes),
+    )

@@ -1,0 +1,187 @@
+"""Smoothing a model's parameters: votes of noisy copies of the model, each asked about all inputs."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from typing_extensions import override
+
+from rsfl._checks import count
+from rsfl.noise import ParameterGaussian
+from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.voter import Voter
+from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, evaluating, tally
+
+__all__ = ["ParameterSmoother"]
+
+_MODELS = -1
+"""The index under which noisy models are drawn: no input has it."""
+
+
+class ParameterSmoother(Voter):
+    """The class that noisy copies of a model vote for most: Gaussian noise on the parameters, not on the input.
+
+    A certificate says how far, in l2, the parameters may move before the smoothed label can change. Copy number j is
+    the same for every input, whatever the batch. The model itself is never changed.
+
+    Args:
+        model: Maps a batch of inputs to logits (B, num_classes).
+        sigma: Standard deviation of the noise on each parameter, positive.
+        num_classes: Width of the logits.
+        parameters: Names of the parameters that carry noise, as in ``model.named_parameters()``; all by default. With
+            a part of them, the certificate is for models whose other parameters are identical.
+        memory: Bytes that noisy parameters and their logits may take at a time.
+
+    Example:
+        >>> model = nn.Linear(2, 2).double()
+        >>> smoother = ParameterSmoother(model, sigma=0.1, num_classes=2)
+        >>> smoother.certify(torch.rand(3, 2, dtype=torch.float64)).space
+        'parameters'
+    """
+
+    law: ParameterGaussian
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sigma: float,
+        num_classes: int,
+        *,
+        parameters: Sequence[str] | None = None,
+        memory: int = 2**28,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        names = [name for name, _ in model.named_parameters()]
+        self.parameters = tuple(names if parameters is None else parameters)
+        if not self.parameters or not set(self.parameters) <= set(names):
+            raise ValueError(f"parameters must be some of {names}, got {list(self.parameters)}")
+        super().__init__(model, ParameterGaussian(sigma, partial=set(self.parameters) < set(names)), num_classes)
+        self.memory = count("memory", memory, 1)
+
+    @override
+    def certify(
+        self,
+        x: Tensor,
+        *,
+        n0: int = 100,
+        n: int = 1000,
+        alpha: float = 0.001,
+        batch_size: int | None = None,
+        seed: int = 0,
+        index: Tensor | Sequence[int] | None = None,
+        runner_up: str = "complement",
+        method: str = "clopper-pearson",
+    ) -> Certificate:
+        """As :meth:`Smoother.certify`, with n0 noisy models for selection and n others for estimation.
+
+        ``batch_size`` is the number of inputs per forward call.
+        """
+        return super().certify(
+            x,
+            n0=n0,
+            n=n,
+            alpha=alpha,
+            batch_size=batch_size,
+            seed=seed,
+            index=index,
+            runner_up=runner_up,
+            method=method,
+        )
+
+    def noisy(self, first: int, last: int, *, seed: int, stage: int = ESTIMATION) -> dict[str, Tensor]:
+        """The noisy parameters of the copies ``first`` ... ``last - 1``, stacked along a new first dimension."""
+        clean = {name: value.detach() for name, value in self.model.named_parameters() if name in self.parameters}
+        sizes = [value.numel() for value in clean.values()]
+        device = next(iter(clean.values())).device
+        generator = torch.Generator(device)
+        noise = torch.empty((last - first, sum(sizes)), device=device, dtype=torch.float32)
+        for row, copy in enumerate(range(first, last)):
+            generator.manual_seed(block_key(seed, _MODELS, stage, copy))
+            noise[row].normal_(0.0, self.law.sigma, generator=generator)
+        parts = torch.split(noise, sizes, dim=1)
+        return {
+            name: value + part.view(-1, *value.shape).to(value.dtype)
+            for (name, value), part in zip(clean.items(), parts, strict=True)
+        }
+
+    @override
+    def _dim(self, x: Tensor) -> int:
+        return sum(value.numel() for name, value in self.model.named_parameters() if name in self.parameters)
+
+    def _way(self, x: Tensor) -> Literal["wide", "vmap", "loop"]:
+        """How copies are evaluated: one affine layer as a single wide product; elsewhere one by one where that is
+        fastest, on a CPU, and stacked where launches would dominate."""
+        if affine_layer(self.model) is not None:
+            return "wide"
+        return "loop" if x.device.type == "cpu" else "vmap"
+
+    @override
+    def _count(
+        self,
+        x: Tensor,
+        index: Tensor,
+        start: int,
+        stop: int,
+        *,
+        seed: int,
+        batch_size: int | None,
+        stage: int = ESTIMATION,
+    ) -> Votes:
+        seed = count("seed", seed)
+        way = self._way(x)
+        size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
+        counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
+        bytes_a_copy = 8 * (self._dim(x) + 2 * size * self.num_classes)
+        chunk = 1 if way == "loop" else max(1, self.memory // bytes_a_copy)
+        inputs = torch.arange(len(x), device=x.device)
+        with evaluating(self.model):
+            for first in range(start, stop, chunk):
+                last = min(first + chunk, stop)
+                copies = self.noisy(first, last, seed=seed, stage=stage)
+                for rows in torch.split(inputs, size):
+                    logits = self._logits(copies, x[rows[0] : rows[-1] + 1], way)
+                    flat = checked_logits(logits.flatten(0, 1), len(rows) * (last - first), self.num_classes)
+                    tally(flat, rows.repeat_interleave(last - first), counts)
+        return Votes(counts[:, :-1], counts[:, -1])
+
+    def _logits(self, copies: dict[str, Tensor], x: Tensor, way: str) -> Tensor:
+        """Logits (B, copies, K) of all copies for all inputs."""
+        layer = affine_layer(self.model) if way == "wide" else None
+        if layer is not None:
+            # One product for all copies: the weights of all classes of all copies side by side.
+            prefix, linear = layer
+            weight = copies.get(f"{prefix}weight", linear.weight.detach()[None])
+            m = len(next(iter(copies.values())))
+            weight = weight.expand(m, *weight.shape[1:])
+            logits = (x.flatten(1) @ weight.reshape(-1, weight.shape[-1]).T).view(len(x), m, -1)
+            if linear.bias is not None:
+                logits += copies.get(f"{prefix}bias", linear.bias.detach()[None])
+            return logits
+        if way == "vmap":
+            stacked: Tensor = vmap(lambda copy: functional_call(self.model, copy, (x,)), out_dims=1)(copies)
+            return stacked
+        rows = [
+            functional_call(self.model, {name: value[j] for name, value in copies.items()}, (x,))
+            for j in range(len(next(iter(copies.values()))))
+        ]
+        return torch.stack([checked_logits(row, len(x), self.num_classes) for row in rows], dim=1)
+
+
+def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
+    """The name prefix and the layer of a model that is one affine map of the flattened input, else None.
+
+    That is an ``nn.Linear``, alone or in an ``nn.Sequential`` whose other modules only flatten.
+    """
+    if type(model) is nn.Linear:
+        return "", model
+    if type(model) is not nn.Sequential or not len(model):
+        return None
+    *before, (name, last) = model.named_children()
+    if type(last) is not nn.Linear or any(type(m) not in (nn.Flatten, nn.Identity) for _, m in before):
+        return None
+    if any(m.start_dim != 1 or m.end_dim != -1 for _, m in before if isinstance(m, nn.Flatten)):
+        return None
+    return f"{name}.", last
