@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from rsfl import attacks
 from rsfl.attacks import PGD, OnePoint, SmoothAdvDDN, SmoothAdvPGD
-from rsfl.noise import Gaussian, Laplace, Law, RoundedGaussian, Uniform
+from rsfl.deform import Rotation, Translation
+from rsfl.noise import Gaussian, Laplace, RoundedGaussian, Uniform
 from rsfl.smooth import ABSTAIN, Smoother
 from rsfl.train import Batches, CrossEntropy, fit
 
@@ -25,31 +26,6 @@ SIGMA = 0.5
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-@dataclass(frozen=True)
-class Contrast(Law):
-    """A law over one parameter of an image: its contrast, Gaussian; what the attack moves is the parameter."""
-
-    sigma: float
-    norm = "l2"
-    space = "parametric"
-
-    @property
-    def base(self):
-        return Gaussian(self.sigma)
-
-    def noise_shape(self, shape):
-        return torch.Size([1])
-
-    def sample(self, shape, *, generator=None, device=None):
-        return self.base.sample(shape, generator=generator, device=device)
-
-    def perturb(self, x, noise):
-        return x * (1 + noise.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
-
-    def radius(self, p_a, p_b=None, *, dim=1):
-        return self.base.radius(p_a, p_b, dim=dim)
 
 
 def linear(weight, bias=None, dtype=torch.float32):
@@ -371,7 +347,7 @@ LAWS = {
     "laplace": Laplace(0.2),
     "uniform": Uniform(0.5),
     "rounded": RoundedGaussian(0.25),
-    "contrast": Contrast(0.3),
+    "translation": Translation(0.2),
 }
 
 
@@ -403,7 +379,7 @@ def small(seed, dtype):
 def situations(draw):
     law = draw(st.sampled_from(list(LAWS.values())))
     kinds = [SmoothAdvPGD, SmoothAdvDDN, PGD]
-    if isinstance(law, Gaussian | Laplace | Contrast):
+    if isinstance(law, Gaussian | Laplace | Translation):
         kinds.append(OnePoint)
     kind = draw(st.sampled_from(kinds))
     dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]))
@@ -435,7 +411,7 @@ def test_budget_and_box_hold_exactly_at_every_corner(situation):
     point = attack(smoother, x, y, generator=seeded(seed)).point
     assert point.dtype == x.dtype
     assert point.isfinite().all()
-    parametric = smoother.law.space == "parametric"
+    parametric = isinstance(smoother.law, Translation)
     if not parametric and attack.box is not None:
         assert (point >= attack.box[0]).all()
         assert (point <= attack.box[1]).all()
@@ -475,16 +451,19 @@ def test_almost_all_of_the_budget_is_spent():
 
 
 def test_for_a_deformation_the_point_is_its_parameter():
-    """The vote falls with the contrast: the attack turns it down, by all of the budget."""
-    model = linear([[1.0] * 4, [0.0] * 4], [0.0, 1.0])
-    smoother = Smoother(model, Contrast(0.3), 2)
-    x, y = torch.full((3, 4), 0.5), torch.tensor([0, 0, 1])
-    for attack in (SmoothAdvPGD(epsilon=0.4, steps=4, samples=8), OnePoint(epsilon=0.4, steps=4, samples=512)):
-        point = attack(smoother, x, y, generator=seeded()).point
-        assert point.shape == (3, 1)
-        assert point.flatten().tolist() == pytest.approx([-0.4, -0.4, 0.4], abs=1e-5)
-    before, after = (attacks.logits_at(smoother, x, p, smoother.noise(x, 1)) for p in (torch.zeros(3, 1), point))
-    assert before.shape == after.shape == (1, 3, 2)
+    """The model reads one pixel of a ramp: what it reads is a matter of the shift to the right, and of nothing else."""
+    ramp = torch.linspace(0, 1, 9).expand(3, 1, 9, 9).contiguous()
+    model = nn.Sequential(nn.Flatten(), linear(torch.eye(81)[[40, 0]] * torch.tensor([[8.0], [0.0]]), [-4.0, 0.0]))
+    smoother = Smoother(model, Translation(0.1), 2)
+    y = torch.tensor([0, 0, 1])
+    for attack in (SmoothAdvPGD(epsilon=0.25, steps=4, samples=8), OnePoint(epsilon=0.25, steps=8, samples=2048)):
+        point = attack(smoother, ramp, y, generator=seeded()).point
+        assert point.shape == (3, 2)
+        assert point[:, 0].tolist() == pytest.approx([-0.25, -0.25, 0.25], abs=0.01)
+        assert point[:, 1].abs().max() < 0.05
+    shifts = torch.tensor([[0.0, 0.0], [0.25, 0.0], [0.0, 0.25]])
+    logits = attacks.logits_at(smoother, ramp, shifts, torch.zeros(1, 3, 2))[0, :, 0]
+    assert logits.tolist() == pytest.approx([0, 1, 0], abs=1e-4)  # a quarter of half an image is an eighth of the ramp
 
 
 # -- evaluation ------------------------------------------------------------------------------------------------------
@@ -579,16 +558,16 @@ def test_batches_do_not_change_the_evaluation(network, digits):
     assert torch.equal(whole.certificate.index, torch.arange(30))
 
 
-def test_evaluation_of_a_deformation(network, digits):
+@pytest.mark.parametrize(("deformation", "epsilon"), [(Translation(0.2), 0.3), (Rotation(0.6), 0.7)])
+def test_evaluation_of_a_deformation(network, digits, deformation, epsilon):
     x, y = digits[2][:40], digits[3][:40]
-    smoother = Smoother(network, Contrast(0.2), 10)
+    smoother = Smoother(network, deformation, 10)
     still = attacks.evaluate(smoother, SmoothAdvPGD(epsilon=0.0, steps=1, samples=1), [(x, y)], n=200)
     assert torch.equal(still.attacked, smoother.predict(x, n=200).label)  # the same draws, at offset zero
-    moved = attacks.evaluate(smoother, SmoothAdvPGD(epsilon=0.7, steps=5, samples=16), [(x, y)], n=200)
-    assert moved.distance.max() <= 0.7
-    assert moved.distance.min() > 0.6
+    moved = attacks.evaluate(smoother, SmoothAdvPGD(epsilon=epsilon, steps=5, samples=16), [(x, y)], n=200)
+    assert 0.5 * epsilon < moved.distance.max() <= epsilon
     assert not moved.refuted.any()
-    assert moved.certified_accuracy <= moved.robust_accuracy <= still.robust_accuracy
+    assert moved.certified_accuracy <= moved.robust_accuracy < still.robust_accuracy
 
 
 def test_evaluation_on_the_grid(network, digits):
@@ -666,6 +645,11 @@ def test_one_point_refuses_laws_without_a_score(law):
     smoother = Smoother(linear(np.eye(4)[:3]), law, 3)
     with pytest.raises(ValueError, match="law must be Gaussian or Laplace"):
         OnePoint(epsilon=0.1, steps=1, samples=2)(smoother, GOOD_X, GOOD_Y)
+
+
+def test_a_model_is_no_smoother():
+    with pytest.raises(TypeError, match=r"smoother must be a smooth.Smoother, got Linear"):
+        PGD(epsilon=0.1, steps=1)(linear(np.eye(4)), GOOD_X, GOOD_Y)
 
 
 def test_noise_of_the_wrong_shape():

@@ -12,6 +12,7 @@ from typing_extensions import Self, override
 from rsfl._checks import choice, count, number
 from rsfl.attacks.objective import checked_labels, logits_at, one_point_gradient, smoothed_cross_entropy
 from rsfl.attacks.region import Region, rows, size
+from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law
 from rsfl.smooth.input import Smoother
 
@@ -92,8 +93,10 @@ class Attack(ABC):
 
         Raises:
             ValueError: x is outside the box or not finite, a label is not one of the smoother's classes.
-            TypeError: x is not of a floating point dtype, y not of an integer one.
+            TypeError: smoother is none, x is not of a floating point dtype, y not of an integer one.
         """
+        if not isinstance(smoother, Smoother):
+            raise TypeError(f"smoother must be a smooth.Smoother, got {smoother!r}")
         checked_labels(y, len(x), smoother.num_classes)
         region = self._region(smoother.law, x.detach())
         x, centre = x.detach(), region.centre
@@ -122,13 +125,13 @@ class Attack(ABC):
             raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
         if x.ndim < 2 or len(x) == 0:
             raise ValueError(f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}")
-        parametric = law.space == "parametric"
-        low, high = (-math.inf, math.inf) if parametric or self.box is None else self.box
+        deformed = isinstance(law, Deformation)
+        low, high = (-math.inf, math.inf) if deformed or self.box is None else self.box
         bad = ~((x >= low) & (x <= high) & x.isfinite())
         if bool(bad.any()):
             place = "be finite" if high == math.inf else f"lie in the box [{low:g}, {high:g}]"
             raise ValueError(f"x must {place}, got {x[bad][0].item()!r} at index {tuple(bad.nonzero()[0].tolist())}")
-        if parametric:
+        if deformed:
             offsets = x.new_zeros((len(x), *law.noise_shape(x.shape[1:])))
             return Region(offsets, law.norm, self.epsilon, box=None, levels=None)
         return Region(x, law.norm, self.epsilon, self.box, self.levels)
@@ -308,7 +311,7 @@ class OnePoint(_Sampled):
 
 def _score(law: Law, noise: Tensor) -> Tensor:
     """Minus the gradient of the noise's log-density."""
-    base = getattr(law, "base", law)
+    base = law.base if isinstance(law, Deformation) else law
     if isinstance(base, Gaussian):
         return noise / base.sigma**2
     if isinstance(base, Laplace):

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rsfl._checks import count
 from rsfl.attacks.attack import Attack
-from rsfl.attacks.objective import logits_at
 from rsfl.attacks.region import size
+from rsfl.deform import Deformation
 from rsfl.smooth.certificate import ABSTAIN, Certificate, predicted
-from rsfl.smooth.input import Smoother
-from rsfl.smooth.votes import BLOCK, Votes, draw_noise, evaluating, tally
+from rsfl.smooth.input import DeformationSmoother, Smoother
+from rsfl.smooth.votes import Votes, draw_noise, evaluating
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -92,8 +92,10 @@ def evaluate(
 
     Returns:
         Labels, certificates and predictions for all inputs.
+
+    Raises:
+        ValueError: There are no batches, or an argument is one that certify, predict or the attack refuse.
     """
-    parametric = smoother.law.space == "parametric"
     labels, certificates, attacked, distances = [], [], [], []
     index = torch.arange(0)
     for x, y in loader:
@@ -103,14 +105,10 @@ def evaluate(
         with evaluating(smoother.model):
             noise = torch.cat([attack.draw(smoother, x[i : i + 1], draws) for i, draws in enumerate(generators)], dim=1)
             point = attack(smoother, x, y, noise, generators[0]).point
-        if parametric:
-            label = _predicted_at(smoother, x, point, n=n, alpha=alpha, seed=seed, index=index)
-        else:
-            label = smoother.predict(point, n=n, alpha=alpha, seed=seed, index=index).label
-        moved = point.double() if parametric else point.double() - x.double()
+        moved = point.double() - (0.0 if isinstance(smoother.law, Deformation) else x.double())
         labels.append(y)
         certificates.append(smoother.certify(x, n0=n0, n=n, alpha=alpha, seed=seed, index=index))
-        attacked.append(label)
+        attacked.append(_predicted(smoother, x, point, n=n, alpha=alpha, seed=seed, index=index))
         distances.append(size(moved, smoother.law.norm))
     if not labels:
         raise ValueError("loader must yield at least one batch, got none")
@@ -125,16 +123,15 @@ def _generator(seed: int, index: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(key[0]))
 
 
-def _predicted_at(
+def _predicted(
     smoother: Smoother, x: Tensor, point: Tensor, *, n: int, alpha: float, seed: int, index: Tensor
 ) -> Tensor:
-    """What the smoothed classifier predicts for x under its deformation moved by the offsets, with predict's draws."""
-    law, rows = smoother.law, torch.arange(len(x), device=x.device)
+    """What the smoothed classifier predicts at the points."""
+    law = smoother.law
+    if not isinstance(law, Deformation):
+        return smoother.predict(point, n=n, alpha=alpha, seed=seed, index=index).label
+    # The original inputs and the draws that predict would take, under parameters moved by the offsets.
     draws = [draw_noise(law, x.shape[1:], n, seed=seed, index=i, device=x.device) for i in index.tolist()]
-    counts = torch.zeros((len(x), smoother.num_classes + 1), dtype=torch.int64, device=x.device)
-    with evaluating(smoother.model):
-        for noise in torch.split(torch.stack(draws, dim=1), max(1, BLOCK // len(x))):
-            logits = logits_at(smoother, x, point, noise)
-            tally(logits.flatten(0, 1), rows.repeat(len(noise)), counts)
-    votes = Votes(counts[:, :-1], counts[:, -1])
-    return predicted(law, votes, alpha=alpha, index=index, seed=seed).label
+    shifted = DeformationSmoother(smoother.model, law, smoother.num_classes).shifted(x, torch.stack(draws, dim=1))
+    counts = shifted(point)
+    return predicted(law, Votes(counts, n - counts.sum(dim=1)), alpha=alpha, index=index, seed=seed).label

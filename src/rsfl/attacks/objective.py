@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from rsfl.deform import Deformation
 from rsfl.smooth.input import Smoother
 
 __all__ = ["checked_labels", "logits_at", "one_point_gradient", "smoothed_cross_entropy"]
@@ -38,7 +39,7 @@ def logits_at(smoother: Smoother, x: Tensor, point: Tensor, noise: Tensor) -> Te
         point: Where to look, as in :class:`Attacked`.
         noise: Draws (m, B, ...).
     """
-    if smoother.law.space == "parametric":
+    if isinstance(smoother.law, Deformation):
         return smoother.logits(x, noise + point)
     return smoother.logits(point, noise)
 

@@ -1,8 +1,7 @@
 """Losses to descend: each is called as ``loss(model, x, y, generator)`` and returns a scalar."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,13 @@ from rsfl.smooth.votes import evaluating
 
 __all__ = ["Adversarial", "CrossEntropy", "Loss", "pseudo_labels"]
 
-Loss: TypeAlias = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-"""``loss(model, x, y, generator)``: the scalar to descend on a mini-batch; it draws from the generator alone."""
+
+class Loss(Protocol):
+    """Anything that is called as ``loss(model, x, y, generator)``: an object of this module, or a function."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, /) -> Tensor:
+        """The scalar to descend on a mini-batch; it draws from the generator alone."""
+        ...
 
 
 @dataclass(frozen=True)
