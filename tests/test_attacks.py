@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from rsfl import attacks
 from rsfl.attacks import PGD, OnePoint, SmoothAdvDDN, SmoothAdvPGD
+from rsfl.attacks.region import Region
 from rsfl.deform import Rotation, Translation
 from rsfl.noise import Gaussian, Laplace, RoundedGaussian, Uniform
 from rsfl.smooth import ABSTAIN, Smoother
@@ -363,6 +364,13 @@ class Broken(nn.Module):
         return x.flatten(1)[:, :3] * torch.nan
 
 
+class Steep(nn.Module):
+    """Infinitely steep at zero."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :3].clamp(min=0).sqrt()
+
+
 class Saturated(nn.Module):
     """So sure that the softmax is one-hot in any precision, and its gradient 0."""
 
@@ -400,7 +408,7 @@ def situations(draw):
     size = draw(st.sampled_from([1, 3]))
     values = draw(st.lists(corner, min_size=6 * size, max_size=6 * size))
     x = torch.tensor(values, dtype=dtype).view(size, 1, 2, 3)
-    model = draw(st.sampled_from([Constant(), Saturated(), Broken(), small(draw(st.integers(0, 9)), dtype)]))
+    model = draw(st.sampled_from([Constant(), Saturated(), Broken(), Steep(), small(draw(st.integers(0, 9)), dtype)]))
     return kind(**settings), Smoother(model, law, 3), x, draw(st.integers(0, 99))
 
 
@@ -426,6 +434,31 @@ def test_budget_and_box_hold_exactly_at_every_corner(situation):
         steps = (point - x) * 255
         inside = (point > 0) & (point < 1)
         assert ((steps - steps.round()).abs()[inside] < 1e-9).all()
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=9), st.floats(0, 3))
+def test_the_projection_on_the_l1_ball_is_the_nearest_point(values, radius):
+    """Against soft thresholds found by bisection."""
+    delta = torch.tensor([values], dtype=torch.float64)
+    region = Region(torch.zeros_like(delta), "l1", radius, box=None, levels=None)
+    low, high = 0.0, 2.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if (delta.abs() - middle).clamp(min=0).sum() <= radius else (middle, high)
+    expected = delta.sign() * (delta.abs() - (high if delta.abs().sum() > radius else 0)).clamp(min=0)
+    got = region.projected(delta, torch.tensor([radius], dtype=torch.float64))
+    assert torch.allclose(got, expected, atol=1e-12)
+    assert (got.abs() <= delta.abs()).all()
+    assert (got * delta >= 0).all()
+
+
+def test_infinite_gradients_and_a_spare_direction_of_zero():
+    smoother, attack = Smoother(Steep(), Gaussian(0.25), 3), PGD(epsilon=0.25, steps=2)
+    assert attack(smoother, torch.zeros(2, 4), torch.tensor([0, 1])).point.isfinite().all()
+    for norm in ("l1", "l2"):
+        region = Region(torch.zeros(1, 4), norm, 0.1, box=None, levels=None)
+        nothing = torch.zeros(1, 4)
+        assert torch.equal(region.direction(nothing, nothing, nothing), nothing)
 
 
 @pytest.mark.parametrize("attack", [SmoothAdvPGD, SmoothAdvDDN, OnePoint, PGD])

@@ -235,7 +235,7 @@ class Slow:
 def child(path, out):
     torch.set_num_threads(1)
     model = network(dropout=0.3)
-    run(model, path, epochs=12, source=Slow(Batches(*blobs(), size=16), 0.004))
+    run(model, path, epochs=12, source=Slow(Batches(*blobs(), size=16), 0.01))
     torch.save(weights(model), out)
     os._exit(0)
 
@@ -252,13 +252,13 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, seed):
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
             process = context.Process(target=child, args=(path, out))
             process.start()
-        process.join(draw.uniform(0.02, 0.35) if kills < 6 else 60)
+        process.join(draw.uniform(0.02, 0.25) if kills < 6 else 60)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         process.join()
         process.close()
-    assert kills >= 2
+    assert kills >= 2  # the batches alone take three times the longest wait
     assert torch.equal(torch.load(out), weights(undisturbed))
 
 
