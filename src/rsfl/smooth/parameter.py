@@ -134,54 +134,65 @@ class ParameterSmoother(Voter):
         way = self._way(x)
         size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
         counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
-        bytes_a_copy = 8 * (self._dim(x) + 2 * size * self.num_classes)
+        # Elsewhere than in the loop the logits of all copies are held at once, for one batch of inputs.
+        bytes_a_copy = 8 * (self._dim(x) + (0 if way == "loop" else 2 * size * self.num_classes))
         chunk = 1 if way == "loop" else max(1, self.memory // bytes_a_copy)
         inputs = torch.arange(len(x), device=x.device)
         with evaluating(self.model):
             for first in range(start, stop, chunk):
-                last = min(first + chunk, stop)
-                copies = self.noisy(first, last, seed=seed, stage=stage)
+                copies = self.noisy(first, min(first + chunk, stop), seed=seed, stage=stage)
+                if way == "loop":
+                    batched = {f"model.{name}": value[0] for name, value in copies.items()}
+                    tally(
+                        functional_call(_InBatches(self.model, size, self.num_classes), batched, (x,)), inputs, counts
+                    )
+                    continue
+                m = len(next(iter(copies.values())))
                 for rows in torch.split(inputs, size):
-                    logits = self._logits(copies, x[rows[0] : rows[-1] + 1], way)
-                    flat = checked_logits(logits.flatten(0, 1), len(rows) * (last - first), self.num_classes)
-                    tally(flat, rows.repeat_interleave(last - first), counts)
+                    stacked = self._stacked_logits(copies, x[rows[0] : rows[-1] + 1], way).flatten(0, 1)
+                    logits = checked_logits(stacked, len(rows) * m, self.num_classes)
+                    tally(logits, rows.repeat_interleave(m), counts)
         return Votes(counts[:, :-1], counts[:, -1])
 
-    def _logits(self, copies: dict[str, Tensor], x: Tensor, way: str) -> Tensor:
+    def _stacked_logits(self, copies: dict[str, Tensor], x: Tensor, way: str) -> Tensor:
         """Logits (B, copies, K) of all copies for all inputs."""
         layer = affine_layer(self.model) if way == "wide" else None
-        if layer is not None:
-            # One product for all copies: the weights of all classes of all copies side by side.
-            prefix, linear = layer
-            weight = copies.get(f"{prefix}weight", linear.weight.detach()[None])
-            m = len(next(iter(copies.values())))
-            weight = weight.expand(m, *weight.shape[1:])
-            logits = (x.flatten(1) @ weight.reshape(-1, weight.shape[-1]).T).view(len(x), m, -1)
-            if linear.bias is not None:
-                logits += copies.get(f"{prefix}bias", linear.bias.detach()[None])
-            return logits
-        if way == "vmap":
+        if layer is None:
             stacked: Tensor = vmap(lambda copy: functional_call(self.model, copy, (x,)), out_dims=1)(copies)
             return stacked
-        rows = [
-            functional_call(self.model, {name: value[j] for name, value in copies.items()}, (x,))
-            for j in range(len(next(iter(copies.values()))))
-        ]
-        return torch.stack([checked_logits(row, len(x), self.num_classes) for row in rows], dim=1)
+        # One product for all copies: the weights of all classes of all copies side by side.
+        prefix, linear = layer
+        m = len(next(iter(copies.values())))
+        weight = copies.get(f"{prefix}weight", linear.weight.detach()[None])
+        weight = weight.expand(m, *weight.shape[1:])
+        logits = (x.flatten(1) @ weight.reshape(-1, weight.shape[-1]).T).view(len(x), m, -1)
+        if linear.bias is not None:
+            logits += copies.get(f"{prefix}bias", linear.bias.detach()[None])
+        return logits
+
+
+class _InBatches(nn.Module):
+    """A model that takes its inputs a batch at a time: exchanging its parameters is paid once for all of them."""
+
+    def __init__(self, model: nn.Module, size: int, num_classes: int) -> None:
+        super().__init__()
+        self.model, self.size, self.num_classes = model, size, num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.split(x, self.size)
+        return torch.cat([checked_logits(self.model(part), len(part), self.num_classes) for part in parts])
 
 
 def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
     """The name prefix and the layer of a model that is one affine map of the flattened input, else None.
 
-    That is an ``nn.Linear``, alone or in an ``nn.Sequential`` whose other modules only flatten.
+    That is an ``nn.Linear``, alone or at the end of ``nn.Sequential`` containers whose other modules only flatten.
     """
-    if type(model) is nn.Linear:
-        return "", model
-    if type(model) is not nn.Sequential or not len(model):
+    leaves = [(name, m) for name, m in model.named_modules() if type(m) is not nn.Sequential]
+    if not leaves or type(leaves[-1][1]) is not nn.Linear:
         return None
-    *before, (name, last) = model.named_children()
-    if type(last) is not nn.Linear or any(type(m) not in (nn.Flatten, nn.Identity) for _, m in before):
-        return None
-    if any(m.start_dim != 1 or m.end_dim != -1 for _, m in before if isinstance(m, nn.Flatten)):
-        return None
-    return f"{name}.", last
+    *before, (name, last) = leaves
+    flat = all(
+        type(m) is nn.Identity or (type(m) is nn.Flatten and (m.start_dim, m.end_dim) == (1, -1)) for _, m in before
+    )
+    return (f"{name}." if name else "", last) if flat else None

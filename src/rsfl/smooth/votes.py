@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import Law
 
@@ -82,11 +83,11 @@ def _pieces(first: int, last: int, start: int, per_input: int) -> Iterator[tuple
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients, each module's own mode restored afterwards."""
+    """Evaluation mode and no gradients, each module's own mode restored afterwards; freed memory is kept meanwhile."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _heap.kept():
             yield
     finally:
         for module, mode in modes:
@@ -109,8 +110,10 @@ def tally(logits: Tensor, bins: Tensor, counts: Tensor) -> None:
     """Add the votes of ``logits`` (R, K) to ``counts`` (B, K + 1), row r to row ``bins[r]``; the last column is for
     non-finite logits."""
     width = counts.shape[1]
-    label = torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), width - 1)
-    counts.view(-1).scatter_add_(0, bins * width + label, torch.ones_like(label))
+    highest, label = logits.max(dim=1)  # NaN wins every comparison, so the two extremes tell whether all is finite
+    finite = highest.isfinite() & logits.amin(dim=1).isfinite()
+    votes = bins * width + torch.where(finite, label, width - 1)
+    counts.view(-1).scatter_add_(0, votes, votes.new_ones(()).expand_as(votes))
 
 
 def _fitting_batch(x: Tensor, rows: int) -> int:
