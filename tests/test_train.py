@@ -1,14 +1,18 @@
 """Losses against hand computations, and a loop that a kill does not change."""
 
 import copy
+import json
 import math
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -303,6 +307,9 @@ def test_other_checkpoints_are_refused(tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(train.CheckpointError, match="belongs to another run"):
         fit(model, Batches(*blobs()), SMOOTHADV, optimizer, epochs=2, checkpoint=path)
+    run(network(), path, epochs=2)
+    with pytest.raises(train.CheckpointError, match="has 2 epochs behind it, more than epochs=1"):
+        run(network(), path, epochs=1)
     whole = path.read_bytes()
     for broken in (whole[:-1], whole[:200] + b"!" + whole[201:], b"", b"something else"):
         path.write_bytes(broken)
@@ -379,3 +386,15 @@ def test_self_training_learns_from_unlabelled_data():
         certificate = Smoother(student, LAW, 3).certify(test, n=300)
         students.append(((certificate.label == labels) & (certificate.radius >= 0.1)).double().mean().item())
     assert students[1] > students[0] + 0.05
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_in_small(tmp_path):
+    """It says of every claim whether the figures agree or differ."""
+    root, out = Path(__file__).parents[1], tmp_path / "recipe.json"
+    command = [sys.executable, "-m", "benchmarks.papers.salman2019_digits", "--scale", "smoke", "--out", str(out)]
+    subprocess.run(command, check=True, cwd=root, timeout=300)
+    result = json.loads(out.read_text())
+    assert len(result["verdicts"]) == 3
+    assert all(verdict.startswith(("agrees", "differs")) for verdict in result["verdicts"].values())
+    assert set(result["certified"]) == {"plain", "vanilla", "noise", "SmoothAdv", "one-point"}

@@ -214,9 +214,9 @@ class SmoothAdvPGD(_Sampled):
 class SmoothAdvDDN(_Sampled):
     """Decoupled direction and norm on the smoothed classifier: the smallest offset that fools it, if it finds one.
 
-    A step turns the offset, then sets its norm: (1 - gamma) times the last where that fooled the vote, (1 + gamma)
-    times, up to epsilon, where it did not. The answer is the smallest offset seen that fooled the vote, else the last
-    one. Steps shrink along a cosine from ``step_size``, by default epsilon, to a hundredth of it. For the other
+    A step turns the offset, then sets its norm: (1 - gamma) times the last where that fooled the mean softmax,
+    (1 + gamma) times, up to epsilon, where it did not. The answer is the smallest offset seen that fooled it, else the
+    last one. Steps shrink along a cosine from ``step_size``, by default epsilon, to a hundredth of it. For the other
     arguments see :class:`Attack`.
 
     Args:

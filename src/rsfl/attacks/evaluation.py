@@ -55,7 +55,8 @@ class Evaluation:
 
     @property
     def refuted(self) -> Tensor:
-        """(N,) bool: predicted as another class within the certified radius. Each is an event of probability alpha."""
+        """(N,) bool: predicted as another class within the certified radius. For each input, the certificate or the
+        prediction erred: that has a probability of at most 2 alpha."""
         label, radius = self.certificate.label, self.certificate.radius
         return (label != ABSTAIN) & (self.attacked != ABSTAIN) & (self.attacked != label) & (self.distance < radius)
 

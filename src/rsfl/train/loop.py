@@ -148,7 +148,7 @@ def fit(
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     if scheduler is not None:
         parts["scheduler"] = scheduler
-    history = _resumed(path, run, parts) if path is not None and path.exists() else []
+    history = _resumed(path, run, parts, epochs) if path is not None and path.exists() else []
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     with tqdm(total=epochs * len(batches), initial=len(history) * len(batches), disable=not progress) as bar:
         for epoch in range(len(history) + 1, epochs + 1):
@@ -192,11 +192,13 @@ def _epoch(
     return total / len(batches)
 
 
-def _resumed(path: Path, run: str, parts: Mapping[str, Any]) -> list[Epoch]:
+def _resumed(path: Path, run: str, parts: Mapping[str, Any], epochs: int) -> list[Epoch]:
     """Load what a checkpoint holds; the epochs that it has behind it."""
     content = read(path)
     if content.get("run") != run or set(parts) != set(content) - {"run", "history"}:
         raise CheckpointError(f"{path} belongs to another run: {content.get('run')!r}, this one is {run!r}")
+    if len(content["history"]) > epochs:
+        raise CheckpointError(f"{path} has {len(content['history'])} epochs behind it, more than epochs={epochs}")
     for name, part in parts.items():
         part.load_state_dict(content[name])
     return [Epoch(**entry) for entry in content["history"]]
