@@ -20,11 +20,12 @@ from rsfl.bounds import ledger as records
 from rsfl.fed import draws
 from rsfl.fed.aggregate import Mean, Rule
 from rsfl.fed.checkpoint import Directory, State
-from rsfl.fed.client import SGD, Client, CrossEntropy, Participant, Schedule, Task, at_round
+from rsfl.fed.client import SGD, Client, Participant, Schedule, Task, at_round
 from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
 from rsfl.fed.poison import Attack
 from rsfl.fed.training import Failure, train
+from rsfl.train import CrossEntropy
 
 __all__ = ["Result", "RoundError", "Server"]
 

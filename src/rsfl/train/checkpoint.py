@@ -29,6 +29,11 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # or the rename itself might be lost
+    finally:
+        os.close(directory)
 
 
 def read(path: Path) -> dict[str, Any]:
