@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-MODULES = ("imports", "sequential")
+MODULES = ("imports", "sequential", "parameters")
 
 
 def main() -> None:

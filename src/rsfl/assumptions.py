@@ -93,6 +93,26 @@ ORIGINAL_INPUT = Assumption(
     "the caller; deform.composition_gap measures the difference",
 )
 
+SHARED_MODELS = Assumption(
+    "shared-models",
+    "All inputs are voted on by the same noisy models: alpha holds for each input, and errors of different inputs are "
+    "dependent.",
+    "configured",
+    "draws are keyed by the number of the model",
+)
+INDEPENDENT_DRAWS = Assumption(
+    "independent-draws",
+    "The noise of the votes is independent of everything that was drawn in training.",
+    "trusted",
+    "the caller: the seed of the votes is not a seed of the training",
+)
+SAME_REST = Assumption(
+    "same-rest",
+    "Parameters that carry no noise, and all buffers, are identical in the models that are compared.",
+    "trusted",
+    "the caller; fed.certify compares what it can",
+)
+
 
 def register() -> tuple[Assumption, ...]:
     """All assumptions that certificates of this library can name, in the order of this module."""

@@ -17,9 +17,18 @@ from typing_extensions import override
 
 from rsfl import bounds
 from rsfl._checks import Float64, Floats, count, number, numbers, probabilities, unwrapped
-from rsfl.assumptions import EIGHT_BIT_INPUT, IDEAL_NOISE, RAW_INPUT, ROUNDED_TABLE, Assumption
+from rsfl.assumptions import (
+    EIGHT_BIT_INPUT,
+    IDEAL_NOISE,
+    INDEPENDENT_DRAWS,
+    RAW_INPUT,
+    ROUNDED_TABLE,
+    SAME_REST,
+    SHARED_MODELS,
+    Assumption,
+)
 
-__all__ = ["Gaussian", "Laplace", "Law", "RoundedGaussian", "Uniform"]
+__all__ = ["Gaussian", "Laplace", "Law", "ParameterGaussian", "RoundedGaussian", "Uniform"]
 
 
 class Law(ABC):
@@ -93,6 +102,23 @@ class Gaussian(Law):
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
         return bounds.cohen_radius(p_a, p_b, sigma=self.sigma)
+
+
+@dataclass(frozen=True)
+class ParameterGaussian(Gaussian):
+    """Independent N(0, sigma^2) noise on the parameters of a model: l2 certificates for a change of the parameters.
+
+    ``partial`` says that some parameters carry no noise: those must be the same in the models that are compared.
+    """
+
+    partial: bool = False
+    space = "parameters"
+    unit = "parameter units"
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:  # type: ignore[override]  # depends on what carries noise
+        """What certificates under this law rest on."""
+        return (SHARED_MODELS, INDEPENDENT_DRAWS, IDEAL_NOISE) + (SAME_REST,) * self.partial
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from rsfl.smooth.certificate import ABSTAIN, Certificate
 from rsfl.smooth.input import DeformationSmoother, GaussianSmoother, LaplaceSmoother, Smoother, UniformSmoother
+from rsfl.smooth.parameter import ParameterSmoother
 
 __all__ = [
     "ABSTAIN",
@@ -9,6 +10,7 @@ __all__ = [
     "DeformationSmoother",
     "GaussianSmoother",
     "LaplaceSmoother",
+    "ParameterSmoother",
     "Smoother",
     "UniformSmoother",
 ]

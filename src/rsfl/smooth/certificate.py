@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,22 @@ METHODS: dict[str, tuple[Bound, Bound]] = {
 """Lower and upper bounds on a probability, from successes, trials and level."""
 
 
+class Measure(Protocol):
+    """What a radius is measured in; every law of noise is one."""
+
+    @property
+    def norm(self) -> str:
+        """The norm, such as ``l2``."""
+
+    @property
+    def space(self) -> str:
+        """What it is a distance of."""
+
+    @property
+    def unit(self) -> str:
+        """The unit."""
+
+
 @dataclass(frozen=True, repr=False)
 class Certificate:
     """What a smoothed classifier promises about a batch of B inputs.
@@ -55,7 +71,7 @@ class Certificate:
         n0: (B,) int64, votes spent on selection.
         n: (B,) int64, votes spent on estimation, the invalid ones included.
         alpha: Failure probability for each input.
-        law: The noise.
+        law: The noise, or what else the radius was measured by.
         seed: Seed of the run.
         index: (B,) int64, which inputs these are.
         assumptions: What the promise rests on.
@@ -72,7 +88,7 @@ class Certificate:
     n: Tensor
     index: Tensor
     alpha: float
-    law: Law
+    law: Measure
     seed: int
     assumptions: tuple[Assumption, ...]
 
@@ -120,12 +136,12 @@ class Certificate:
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """One certificate for the inputs of several, which must agree in law, alpha, seed and assumptions."""
+        """One certificate for the inputs of several, which must agree in everything that is not per input."""
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         first = parts[0]
         for part in parts[1:]:
-            for name in ("law", "alpha", "seed", "assumptions"):
+            for name in (field.name for field in fields(first) if field.name not in dict(first._columns())):
                 if getattr(part, name) != getattr(first, name):
                     raise ValueError(
                         f"parts must agree in {name}, got {getattr(first, name)} and {getattr(part, name)}"
@@ -168,7 +184,7 @@ class Certificate:
             low, high = floored(float(c.p_lower)), floored(-float(c.p_upper)).lstrip("-")
             rows.append([str(int(c.index)), label, floored(float(c.radius)), low, high, str(int(c.n))])
         more = f"... and {len(self) - _SHOWN} more. " if len(self) > _SHOWN else ""
-        return heading, rows, f"{more}Assumes {', '.join(map(str, self.assumptions))}."
+        return heading, rows, f"{more}Assumes {', '.join(dict.fromkeys(map(str, self.assumptions)))}."
 
     def __repr__(self) -> str:
         heading, rows, closing = self._table()

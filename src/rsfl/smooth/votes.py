@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import Law
 
@@ -37,7 +38,7 @@ def _mixed(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _block_key(seed: int, index: int, stage: int, block: int) -> int:
+def block_key(seed: int, index: int, stage: int, block: int) -> int:
     """The 64-bit key of one block of draws.
 
     PyTorch's CPU generator reads the low 32 bits of a seed only. There the key is a bijection of a counter that starts
@@ -61,7 +62,7 @@ class _Blocks:
         self.key, self.noise = -1, torch.empty(0)
 
     def __call__(self, seed: int, index: int, stage: int, block: int) -> Tensor:
-        key = _block_key(seed, index, stage, block)
+        key = block_key(seed, index, stage, block)
         if key != self.key:
             self.generator.manual_seed(key)
             self.noise = self.law.sample(self.shape, generator=self.generator, device=self.generator.device)
@@ -109,8 +110,10 @@ def tally(logits: Tensor, bins: Tensor, counts: Tensor) -> None:
     """Add the votes of ``logits`` (R, K) to ``counts`` (B, K + 1), row r to row ``bins[r]``; the last column is for
     non-finite logits."""
     width = counts.shape[1]
-    label = torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), width - 1)
-    counts.view(-1).scatter_add_(0, bins * width + label, torch.ones_like(label))
+    highest, label = logits.max(dim=1)  # NaN wins every comparison, so the two extremes tell whether all is finite
+    finite = highest.isfinite() & logits.amin(dim=1).isfinite()
+    votes = bins * width + torch.where(finite, label, width - 1)
+    counts.view(-1).scatter_add_(0, votes, votes.new_ones(()).expand_as(votes))
 
 
 def _fitting_batch(x: Tensor, rows: int) -> int:
@@ -169,7 +172,7 @@ def count_votes(
     keys = index.tolist()
     noisy = torch.empty(0)
     done = 0
-    with evaluating(model):
+    with evaluating(model), _heap.kept():
         while done < rows:
             size = min(batch, rows - done)
             try:

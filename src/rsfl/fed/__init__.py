@@ -1,0 +1,41 @@
+"""Federated training on one machine: clients, server, aggregation, faults, simulated attackers, and a full ledger."""
+
+from rsfl.fed import partition, poison
+from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
+from rsfl.fed.certify import PoisoningCertificate, certify, largest_backdoors
+from rsfl.fed.checkpoint import CheckpointError
+from rsfl.fed.client import SGD, Client, Task, clients
+from rsfl.fed.ensemble import GroupVote, train_groups
+from rsfl.fed.ledger import Ledger
+from rsfl.fed.personalise import PerClient, accuracy, per_client, personalise
+from rsfl.fed.poison import Attack
+from rsfl.fed.server import Result, RoundError, Server
+
+__all__ = [
+    "SGD",
+    "Attack",
+    "CheckpointError",
+    "Client",
+    "CoordinateMedian",
+    "GeometricMedian",
+    "GroupVote",
+    "Krum",
+    "Ledger",
+    "Mean",
+    "PerClient",
+    "PoisoningCertificate",
+    "Result",
+    "RoundError",
+    "Server",
+    "Task",
+    "TrimmedMean",
+    "accuracy",
+    "certify",
+    "clients",
+    "largest_backdoors",
+    "partition",
+    "per_client",
+    "personalise",
+    "poison",
+    "train_groups",
+]

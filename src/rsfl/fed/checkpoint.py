@@ -1,0 +1,98 @@
+"""Checkpoints that survive a kill: written whole or not at all, checked before they are believed, loaded without code.
+
+A directory holds one small file a round for the ledger and the last two states. A file is a line of magic, the SHA-256
+of what follows, and tensors and text that ``torch.load(weights_only=True)`` reads: no arbitrary pickle is ever opened.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rsfl.fed.ledger import Entry
+from rsfl.train.checkpoint import CheckpointError, read, write
+
+__all__ = ["CheckpointError", "Directory", "State"]
+
+_KEPT = 2  # states: the last one, and the one to fall back on
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the next round depends on: every draw is keyed by the round, so there is no generator to save.
+
+    Args:
+        round: Rounds done.
+        clipped: The model of the last round, before noise (d,).
+        broadcast: What the next round sends: with the noise, if there is any (d,).
+        locals: The models that mixture clients keep, by id.
+    """
+
+    round: int
+    clipped: Tensor
+    broadcast: Tensor
+    locals: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The checkpoints of one run.
+
+    Args:
+        path: Where they are; made if it is not there.
+        run: What tells this run from others: a directory of another run is refused.
+    """
+
+    path: Path
+    run: str
+
+    def __post_init__(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: State, entry: Entry) -> None:
+        """Add a round; the ledger's file goes first, so that a state never lacks its ledger."""
+        write(self._entry(state.round), {"run": self.run, **entry.pack()})
+        content = {"round": state.round, "clipped": state.clipped, "broadcast": state.broadcast}
+        write(self._state(state.round), {"run": self.run, **content, "locals": dict(state.locals)})
+        for old in sorted(self.path.glob("state-*.rsfl"))[:-_KEPT]:
+            old.unlink()
+
+    def load(self) -> tuple[State, tuple[Entry, ...]] | None:
+        """The last round that can be believed, with a warning about any later one; None in an empty directory.
+
+        Raises:
+            CheckpointError: There are checkpoints, but none can be believed, or they belong to another run.
+        """
+        refused = []
+        for path in sorted(self.path.glob("state-*.rsfl"), reverse=True):
+            try:
+                content = self._mine(path)
+                entries = tuple(self._entries(content["round"]))
+            except CheckpointError as error:
+                refused.append(str(error))
+                continue
+            if refused:
+                warnings.warn(f"{'; '.join(refused)}: resuming after round {content['round']}", stacklevel=3)
+            return State(**{name: content[name] for name in ("round", "clipped", "broadcast", "locals")}), entries
+        if refused:
+            raise CheckpointError("; ".join(refused))
+        return None
+
+    def _entries(self, rounds: int) -> Iterator[Entry]:
+        for index in range(1, rounds + 1):
+            yield Entry.unpack(self._mine(self._entry(index)))
+
+    def _mine(self, path: Path) -> dict[str, Any]:
+        content = read(path)
+        if content["run"] != self.run:
+            raise CheckpointError(f"{path} belongs to another run: its settings, clients or initial model differ")
+        return content
+
+    def _entry(self, index: int) -> Path:
+        return self.path / f"ledger-{index:08d}.rsfl"
+
+    def _state(self, index: int) -> Path:
+        return self.path / f"state-{index:08d}.rsfl"

@@ -1,0 +1,201 @@
+"""One round of local training for many clients: stacked where that gives the same result, one by one elsewhere."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from copy import deepcopy
+from math import inf
+from threading import Thread
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from rsfl._checks import Int64
+from rsfl.fed import draws
+from rsfl.fed.client import SGD, Client, Participant, Stackable, Task, at_round
+from rsfl.fed.layout import Layout
+from rsfl.train import CrossEntropy
+
+__all__ = ["Failure", "train"]
+
+_STACK = 1 << 22  # numbers in the parameters or in a batch of a stack: bounds its memory, and gains nothing beyond
+
+
+class Failure(str):
+    """Why a client sent nothing, in words."""
+
+    __slots__ = ()
+
+
+def train(
+    model: nn.Module,
+    participants: Sequence[Participant],
+    starts: Sequence[Tensor],
+    tasks: Sequence[Task],
+    *,
+    stacked: bool = True,
+    timeout: float | None = None,
+) -> list[Any]:
+    """What each participant sends back, in order: its exchanged tensors by name, or a `Failure`, or anything at all.
+
+    Clients that train by the same `SGD` with a `Stackable` loss are trained together if the model allows it; the result
+    is the same to rounding. Any trouble in a stack sends its clients back to one by one, where it is told who had it.
+
+    Args:
+        model: The architecture; it is not changed.
+        participants: The clients.
+        starts: The vector that each of them starts from.
+        tasks: What each is told.
+        stacked: Whether clients may be trained together.
+        timeout: Seconds after which a client is given up; such clients train one by one.
+    """
+    layout = Layout.of(model)
+    replies: dict[int, Any] = {}
+    together = stacked and timeout is None and not any(True for _ in model.buffers())
+    for group in _groups(participants, layout, _by_sample(model)) if together else ():
+        chosen = [participants[i] for i in group]
+        try:
+            rows = _fit_stacked(
+                model, layout, chosen, torch.stack([starts[i] for i in group]), [tasks[i] for i in group]
+            )
+        except Exception:  # a stack has no culprit: find it one by one
+            continue
+        replies.update((i, layout.split(row)) for i, row in zip(group, rows, strict=True))
+    for i, participant in enumerate(participants):
+        if i not in replies:
+            private = layout.write(deepcopy(model), starts[i]).train()
+            replies[i] = _fit_alone(participant, private, tasks[i], timeout)
+    return [replies[i] for i in range(len(participants))]
+
+
+def _by_sample(model: nn.Module) -> bool:
+    """Whether the samples of a batch certainly do not interact: layers of torch that treat each on its own."""
+    known = ("activation", "container", "conv", "flatten", "linear", "pooling")
+    return all(type(module).__module__ in {f"torch.nn.modules.{name}" for name in known} for module in model.modules())
+
+
+def _fit_alone(participant: Participant, model: nn.Module, task: Task, timeout: float | None) -> Any:
+    """One client, its exceptions told as a `Failure`, the global random state as keyed as everything else."""
+    outcome: list[Any] = [Failure("was late")]
+
+    def work() -> None:
+        devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices=list(devices)):
+            # Dropout and trainers that know no generator draw from the global state.
+            torch.manual_seed(draws.subseed(task.seed, task.round, task.client, "global"))
+            try:
+                outcome[0] = participant.fit(model, task)
+            except (Exception, SystemExit) as error:
+                outcome[0] = Failure(f"raised {type(error).__name__}: {error}")
+
+    if timeout is None:
+        work()
+        return outcome[0]
+    begin, thread = perf_counter(), Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return Failure("was late") if thread.is_alive() or perf_counter() - begin > timeout else outcome[0]
+
+
+def _groups(participants: Sequence[Participant], layout: Layout, by_sample: bool) -> Iterable[list[int]]:
+    """Positions of clients that can be stacked: one trainer, one kind of input, and batches of one size.
+
+    Where samples do not interact, batches of any sizes will do: the short ones are filled up.
+    """
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, one in enumerate(participants):
+        if type(one) is Client and type(one.trainer) is SGD and isinstance(one.trainer.loss, Stackable):
+            sizes = () if by_sample else one.trainer.batch_sizes(one.size)
+            groups[id(one.trainer), one.x.shape[1:], one.x.dtype, one.x.device, sizes].append(i)
+    for group in groups.values():
+        first: Any = participants[group[0]]
+        width = min(first.trainer.batch_size or inf, max(participants[i].size for i in group))
+        size = int(_STACK // max(layout.trained, width * first.x[0].numel())) + 1
+        for start in range(0, len(group), size):
+            if len(group[start : start + size]) > 1:
+                yield group[start : start + size]
+
+
+def _fit_stacked(
+    model: nn.Module, layout: Layout, clients: Sequence[Any], starts: Tensor, tasks: Sequence[Task]
+) -> Tensor:
+    """The vectors (C, d) of clients trained as one by their common trainer, whose steps are those of `SGD`."""
+    trainer: SGD = clients[0].trainer
+    pointwise: Any = trainer.loss
+    schedules = [trainer.batches(client.size, task) for client, task in zip(clients, tasks, strict=True)]
+    # Longest schedules first: the clients that still train are always the first so many rows.
+    order = sorted(range(len(clients)), key=lambda i: -len(schedules[i]))
+    schedules = [schedules[i] for i in order]
+    batches = _Batches([clients[i] for i in order], [tasks[i] for i in order], schedules)
+    values = {name: value.clone() for name, value in layout.split(starts[order]).items()}
+    velocities = {name: torch.zeros_like(value) for name, value in values.items()} if trainer.momentum else values
+    decays, lr = trainer.decays(layout), at_round("lr", trainer.lr, tasks[0].round)
+    skeleton = deepcopy(model).train().requires_grad_(False)
+
+    outputs = vmap(lambda parameters, x: functional_call(skeleton, parameters, (x,)))
+    for step in range(len(schedules[0])):
+        active = sum(len(schedule) > step for schedule in schedules)
+        now = {name: value[:active].requires_grad_() for name, value in values.items()}
+        x, y, shares = batches(step, active, layout.dtype)
+        # Clients do not interact: the gradient of the sum is everyone's gradient.
+        losses = pointwise.losses(outputs(now, x).flatten(0, 1), y.flatten(0, 1))
+        gradients = torch.autograd.grad(losses @ shares.flatten(), list(now.values()))
+        with torch.no_grad():
+            trainer.descend(
+                list(now.values()),
+                gradients,
+                [velocities[name][:active] for name in now],
+                decays,
+                [tasks[0].center.get(name, value) for name, value in now.items()],
+                lr,
+            )
+    rows = torch.empty_like(starts)
+    rows[order] = torch.cat([value.flatten(1) for value in values.values()], dim=1)
+    return rows
+
+
+class _Batches:
+    """One mini-batch a client, made rectangular: inputs (C, B, ...), labels (C, B), the share of each sample (C, B)."""
+
+    def __init__(self, clients: Sequence[Client], tasks: Sequence[Task], schedules: Sequence[Sequence[Int64]]) -> None:
+        x, y = clients[0].x, clients[0].y
+        self.clients = clients
+        self.poisons = [task.poison for task in tasks]
+        self.generators = [task.generator("loss", x.device) for task in tasks]
+        self.loss: Any = clients[0].trainer.loss  # type: ignore[attr-defined]
+        shared = all(client.x is x and client.y is y for client in clients)
+        as_it_is = type(self.loss) is CrossEntropy and self.loss.law is None and not any(self.poisons)
+        self.gathered = shared and as_it_is  # one look-up serves all the clients
+        self.lengths = [np.array([len(batch) for batch in schedule]) for schedule in schedules]
+        width = np.arange(max(lengths.max() for lengths in self.lengths))
+        self.places = []
+        for client, schedule, lengths in zip(clients, schedules, self.lengths, strict=True):
+            # A short batch is filled up with its own first sample, which then weighs nothing.
+            inside = width < lengths[:, None]
+            drawn = np.concatenate(schedule)[(lengths.cumsum() - lengths)[:, None] + width * inside]
+            self.places.append(torch.from_numpy(client.where[drawn]).to(x.device))
+
+    def __call__(self, step: int, active: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """The batches of the first ``active`` clients in a step."""
+        lengths = np.array([lengths[step] for lengths in self.lengths[:active]])
+        where = torch.stack([places[step, : lengths.max()] for places in self.places[:active]])
+        inside = np.arange(where.shape[1]) < lengths[:, None]
+        shares = torch.from_numpy(inside / lengths[:, None]).to(where.device, dtype)
+        if self.gathered:
+            x, y = self.clients[0].x, self.clients[0].y
+            # Twice as fast as x[where], which is what this is.
+            return x.index_select(0, where.flatten()).reshape(*where.shape, *x.shape[1:]), y[where], shares
+        inputs, labels = [], []
+        for i, length in enumerate(lengths):
+            x, y = self.clients[i].x[where[i, :length]], self.clients[i].y[where[i, :length]]
+            poison = self.poisons[i]
+            if poison is not None:
+                x, y = poison(x, y)
+            x = self.loss.inputs(x, self.generators[i])
+            fill = [*range(length), *([0] * (where.shape[1] - length))]
+            inputs.append(x[fill])
+            labels.append(y[fill])
+        return torch.stack(inputs), torch.stack(labels), shares

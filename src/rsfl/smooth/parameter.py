@@ -1,0 +1,199 @@
+"""Smoothing a model's parameters: votes of noisy copies of the model, each asked about all inputs."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from typing_extensions import override
+
+from rsfl import _heap
+from rsfl._checks import count
+from rsfl.noise import ParameterGaussian
+from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.voter import Voter
+from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, evaluating, tally
+
+__all__ = ["ParameterSmoother"]
+
+_MODELS = -1
+"""The index under which noisy models are drawn: no input has it."""
+
+
+class ParameterSmoother(Voter):
+    """The class that noisy copies of a model vote for most: Gaussian noise on the parameters, not on the input.
+
+    A certificate says how far, in l2, the parameters may move before the smoothed label can change. Copy number j is
+    the same for every input, whatever the batch. The model itself is never changed.
+
+    Args:
+        model: Maps a batch of inputs to logits (B, num_classes).
+        sigma: Standard deviation of the noise on each parameter, positive.
+        num_classes: Width of the logits.
+        parameters: Names of the parameters that carry noise, as in ``model.named_parameters()``; all by default. With
+            a part of them, the certificate is for models whose other parameters are identical.
+        memory: Bytes that noisy parameters and their logits may take at a time.
+
+    Example:
+        >>> model = nn.Linear(2, 2).double()
+        >>> smoother = ParameterSmoother(model, sigma=0.1, num_classes=2)
+        >>> smoother.certify(torch.rand(3, 2, dtype=torch.float64)).space
+        'parameters'
+    """
+
+    law: ParameterGaussian
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sigma: float,
+        num_classes: int,
+        *,
+        parameters: Sequence[str] | None = None,
+        memory: int = 2**28,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        names = [name for name, _ in model.named_parameters()]
+        self.parameters = tuple(names if parameters is None else parameters)
+        if not self.parameters or not set(self.parameters) <= set(names):
+            raise ValueError(f"parameters must be some of {names}, got {list(self.parameters)}")
+        super().__init__(model, ParameterGaussian(sigma, partial=set(self.parameters) < set(names)), num_classes)
+        self.memory = count("memory", memory, 1)
+
+    @override
+    def certify(
+        self,
+        x: Tensor,
+        *,
+        n0: int = 100,
+        n: int = 1000,
+        alpha: float = 0.001,
+        batch_size: int | None = None,
+        seed: int = 0,
+        index: Tensor | Sequence[int] | None = None,
+        runner_up: str = "complement",
+        method: str = "clopper-pearson",
+    ) -> Certificate:
+        """As :meth:`Smoother.certify`, with n0 noisy models for selection and n others for estimation.
+
+        ``batch_size`` is the number of inputs per forward call.
+        """
+        return super().certify(
+            x,
+            n0=n0,
+            n=n,
+            alpha=alpha,
+            batch_size=batch_size,
+            seed=seed,
+            index=index,
+            runner_up=runner_up,
+            method=method,
+        )
+
+    def noisy(self, first: int, last: int, *, seed: int, stage: int = ESTIMATION) -> dict[str, Tensor]:
+        """The noisy parameters of the copies ``first`` ... ``last - 1``, stacked along a new first dimension."""
+        clean = {name: value.detach() for name, value in self.model.named_parameters() if name in self.parameters}
+        sizes = [value.numel() for value in clean.values()]
+        device = next(iter(clean.values())).device
+        generator = torch.Generator(device)
+        noise = torch.empty((last - first, sum(sizes)), device=device, dtype=torch.float32)
+        for row, copy in enumerate(range(first, last)):
+            generator.manual_seed(block_key(seed, _MODELS, stage, copy))
+            noise[row].normal_(0.0, self.law.sigma, generator=generator)
+        parts = torch.split(noise, sizes, dim=1)
+        return {
+            name: value + part.view(-1, *value.shape).to(value.dtype)
+            for (name, value), part in zip(clean.items(), parts, strict=True)
+        }
+
+    @override
+    def _dim(self, x: Tensor) -> int:
+        return sum(value.numel() for name, value in self.model.named_parameters() if name in self.parameters)
+
+    def _way(self, x: Tensor) -> Literal["wide", "vmap", "loop"]:
+        """How copies are evaluated: one affine layer as a single wide product; elsewhere one by one where that is
+        fastest, on a CPU, and stacked where launches would dominate."""
+        if affine_layer(self.model) is not None:
+            return "wide"
+        return "loop" if x.device.type == "cpu" else "vmap"
+
+    @override
+    def _count(
+        self,
+        x: Tensor,
+        index: Tensor,
+        start: int,
+        stop: int,
+        *,
+        seed: int,
+        batch_size: int | None,
+        stage: int = ESTIMATION,
+    ) -> Votes:
+        seed = count("seed", seed)
+        way = self._way(x)
+        size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
+        counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
+        # Elsewhere than in the loop the logits of all copies are held at once, for one batch of inputs.
+        bytes_a_copy = 8 * (self._dim(x) + (0 if way == "loop" else 2 * size * self.num_classes))
+        chunk = 1 if way == "loop" else max(1, self.memory // bytes_a_copy)
+        inputs = torch.arange(len(x), device=x.device)
+        with evaluating(self.model), _heap.kept():
+            for first in range(start, stop, chunk):
+                copies = self.noisy(first, min(first + chunk, stop), seed=seed, stage=stage)
+                if way == "loop":
+                    batched = {f"model.{name}": value[0] for name, value in copies.items()}
+                    tally(
+                        functional_call(_InBatches(self.model, size, self.num_classes), batched, (x,)), inputs, counts
+                    )
+                    continue
+                m = len(next(iter(copies.values())))
+                for rows in torch.split(inputs, size):
+                    stacked = self._stacked_logits(copies, x[rows[0] : rows[-1] + 1], way).flatten(0, 1)
+                    logits = checked_logits(stacked, len(rows) * m, self.num_classes)
+                    tally(logits, rows.repeat_interleave(m), counts)
+        return Votes(counts[:, :-1], counts[:, -1])
+
+    def _stacked_logits(self, copies: dict[str, Tensor], x: Tensor, way: str) -> Tensor:
+        """Logits (B, copies, K) of all copies for all inputs."""
+        layer = affine_layer(self.model) if way == "wide" else None
+        if layer is None:
+            stacked: Tensor = vmap(lambda copy: functional_call(self.model, copy, (x,)), out_dims=1)(copies)
+            return stacked
+        # One product for all copies: the weights of all classes of all copies side by side.
+        prefix, linear = layer
+        m = len(next(iter(copies.values())))
+        weight = copies.get(f"{prefix}weight", linear.weight.detach()[None])
+        weight = weight.expand(m, *weight.shape[1:])
+        logits = (x.flatten(1) @ weight.reshape(-1, weight.shape[-1]).T).view(len(x), m, -1)
+        if linear.bias is not None:
+            logits += copies.get(f"{prefix}bias", linear.bias.detach()[None])
+        return logits
+
+
+class _InBatches(nn.Module):
+    """A model that takes its inputs a batch at a time: exchanging its parameters is paid once for all of them."""
+
+    def __init__(self, model: nn.Module, size: int, num_classes: int) -> None:
+        super().__init__()
+        self.model, self.size, self.num_classes = model, size, num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.split(x, self.size)
+        return torch.cat([checked_logits(self.model(part), len(part), self.num_classes) for part in parts])
+
+
+def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
+    """The name prefix and the layer of a model that is one affine map of the flattened input, else None.
+
+    That is an ``nn.Linear``, alone or at the end of ``nn.Sequential`` containers whose other modules only flatten.
+    """
+    leaves = [(name, m) for name, m in model.named_modules() if type(m) is not nn.Sequential]
+    if not leaves or type(leaves[-1][1]) is not nn.Linear:
+        return None
+    *before, (name, last) = leaves
+    flat = all(
+        type(m) is nn.Identity or (type(m) is nn.Flatten and (m.start_dim, m.end_dim) == (1, -1)) for _, m in before
+    )
+    return (f"{name}." if name else "", last) if flat else None

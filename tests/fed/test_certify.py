@@ -1,0 +1,293 @@
+"""From ledger and threat to certified predictions, end to end: train, attack, certify, compare with the other run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rsfl import bounds, fed
+from rsfl.bounds import ConditionError, Threat
+from rsfl.fed.poison import Attack, Backdoor, Noise, Scale
+from rsfl.smooth import ABSTAIN
+
+DOUBLE = torch.float64
+TEST = torch.randn(400, 5, generator=torch.Generator().manual_seed(99), dtype=DOUBLE)
+
+
+def problem(seed=0, clients=8, dtype=DOUBLE, trainer=None, model=None, **settings):
+    """A small separable task for a linear model: three classes in five dimensions, inputs of norm up to about 1."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(3, (96,), generator=generator)
+    x = (0.3 * torch.eye(5, dtype=DOUBLE)[y] + 0.2 * torch.randn(96, 5, generator=generator, dtype=DOUBLE)).to(dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model or nn.Linear(5, 3).to(dtype)
+    trainer = trainer or fed.SGD(lr=0.5, batch_size=4, decay=0.1)
+    parts = fed.partition.equal(len(x), clients, seed=seed)
+    options = {"noise": 0.01, "keep": ("samples",), "seed": seed} | settings
+    return fed.Server(model, fed.clients(x, y, parts, trainer), **options)
+
+
+def agreed(certificate, other):
+    """Whether the other model agrees wherever the certificate speaks."""
+    label = other(TEST).argmax(dim=1)
+    made = ~certificate.abstained
+    return bool((certificate.label[made] == label[made]).all())
+
+
+def test_backdoored_runs_never_differ_from_the_clean_run_where_it_is_certified():
+    """300 attacked runs of several kinds inside their threats; the model that is certified is the attacked one."""
+    certified = differing = 0
+    for seed in range(75):
+        server = problem(seed, clients=12, fraction=0.75, update_clip=6.0)
+        clean = server.run(3, progress=False).model
+        pattern = torch.zeros(5, dtype=DOUBLE)
+        pattern[seed % 5] = 0.2
+        last, first = {seed % 12: [3]}, {seed % 12: [1]}
+        cases = [
+            (last, Backdoor(pattern, 0, 1), Scale(1.5), {"norm": 0.2, "per_batch": 1, "scale": 1.5}),
+            (first, Backdoor(pattern, 0, 2), None, {"norm": 0.2, "per_batch": 2}),
+            (first, Backdoor(3 * pattern, 1, 1), None, {"input_norm": 3.0, "per_batch": 1}),
+            (first, None, Noise(1.0), {}),
+        ]
+        for who, data, update, power in cases:
+            ((client, rounds),) = who.items()
+            result = server.run(3, attacks={client: Attack(rounds, data, update)}, progress=False)
+            level = "feature" if "norm" in power else "sample" if power else "client"
+            certificate = fed.certify(
+                result.model, TEST, result.ledger, Threat(level, clients=[client], rounds=rounds, **power)
+            )
+            certified += int((~certificate.abstained).sum())
+            differing += int((result.model(TEST).argmax(1) != clean(TEST).argmax(1)).sum())
+            assert agreed(certificate, clean), (seed, level)
+    assert certified > 10_000  # of 120,000 predictions: the bound says something
+    assert differing > 100  # and the attacks do something
+
+
+def test_removals_never_differ_from_the_run_without_the_clients_where_it_is_certified():
+    certified = {1: 0, 2: 0}
+    for seed in range(100):
+        server = problem(seed, clients=20, fraction=0.8)
+        attack = Attack(None, None, Scale(-2.0)) if seed % 2 else Attack(None, Backdoor(torch.ones(5), 2, None), None)
+        result = server.run(3, attacks={3: attack}, progress=False)
+        for gone in ([3], [seed % 20], sorted({3, seed % 20})):
+            without = server.run(3, exclude=gone, attacks={} if 3 in gone else {3: attack}, progress=False).model
+            named = fed.certify(result.model, TEST, result.ledger, Threat("removal", clients=gone))
+            anyone = fed.certify(result.model, TEST, result.ledger, Threat("removal", at_most=len(gone)))
+            certified[len(gone)] += int((~named.abstained).sum())
+            assert named.deviation <= anyone.deviation
+            # Whoever is left must be honest in both runs; with 3 left in, its answers may depend on who is gone.
+            if 3 in gone:
+                assert agreed(named, without)
+                assert agreed(anyone, without)
+    assert certified[1] > 10_000
+    assert certified[2] > 1_000
+
+
+def trained(**settings):
+    server = problem(**settings)
+    return server, server.run(3, progress=False)
+
+
+THREAT = Threat("feature", clients=[0], rounds=[2], norm=0.1, per_batch=1)
+
+
+def test_votes_of_a_linear_model_are_exact_and_never_beyond_its_margin():
+    _, result = trained()
+    margin = fed.certify(result.model, TEST, result.ledger, THREAT)
+    votes = fed.certify(result.model, TEST, result.ledger, THREAT, method="votes", sigma=0.1)
+    sampled = fed.certify(result.model, TEST, result.ledger, THREAT, method="votes", sigma=0.1, n=1000)
+    assert (margin.alpha, votes.alpha, sampled.alpha) == (0.0, 0.0, 0.001)
+    assert bool((votes.reach <= margin.reach).all())
+    assert bool((sampled.reach <= votes.reach + 1e-12).double().mean() > 0.99)
+    assert float(votes.reach.sum()) > float(sampled.reach.sum())
+    assert margin.deviation == votes.deviation == bounds.deviation(result.ledger.rounds, THREAT).value
+    exact = bounds.margin_radius(result.model(TEST).detach().numpy(), np.sqrt((TEST.numpy() ** 2).sum(1) + 1))
+    assert bool((margin.reach.numpy() <= exact).all())
+    np.testing.assert_allclose(margin.reach.numpy(), exact, rtol=1e-9, atol=1e-12)
+
+
+def test_the_certificate_abstains_where_the_deviation_reaches_the_prediction():
+    _, result = trained()
+    certificate = fed.certify(result.model, TEST, result.ledger, THREAT)
+    held = certificate.reach > certificate.deviation
+    assert 0 < int(held.sum()) < len(TEST)
+    assert torch.equal(certificate.abstained, ~held)
+    assert torch.equal(certificate.label[held], result.model(TEST).argmax(1)[held])
+    assert torch.equal(certificate.radius, torch.where(held, certificate.reach, 0.0))
+    assert (certificate.space, certificate.norm) == ("parameters", "l2")
+    names = {a.id for a in certificate.assumptions}
+    assert {"plain SGD", "step size", "float64", "whole-ledger", "coupled-runs"} <= names
+    assert certificate[:3].threat == THREAT
+    parts = type(certificate).cat([certificate[:5], certificate[5:]])
+    assert torch.equal(parts.reach, certificate.reach)
+    other = fed.certify(result.model, TEST, result.ledger, replace(THREAT, norm=0.2))
+    with pytest.raises(ValueError, match="parts must agree in threat"):
+        type(certificate).cat([certificate, other])
+
+
+def test_inverse_questions_read_the_reach():
+    _, result = trained()
+    certificate = fed.certify(result.model, TEST, result.ledger, THREAT)
+    norms = bounds.largest_norm(result.ledger.rounds, THREAT, certificate.reach.numpy())
+    assert bool((norms[~certificate.abstained.numpy()] >= 0.1).all())
+    assert bool((norms[certificate.abstained.numpy()] <= 0.1).all())
+
+
+def broken(name):
+    """A run with one condition broken, and the condition's name."""
+    sgd = {"lr": 0.5, "batch_size": 4, "decay": 0.1}
+    return {
+        "momentum": ("plain SGD", {"trainer": fed.SGD(**sgd, momentum=0.9)}),
+        "undecayed bias": ("one decay", {"trainer": fed.SGD(**sgd | {"decay": {"weight": 0.1, "bias": 0.0}})}),
+        "server step": ("server step", {"server_step": 1.5}),
+        "geometric median": ("plain averaging", {"aggregate": fed.GeometricMedian()}),
+        "batch norm": ("linear model", {"model": nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()}),
+        "step size": ("step size", {"trainer": fed.SGD(**sgd | {"lr": 3.0})}),
+        "clipped honest update": ("honest updates intact", {"update_clip": 0.05}),
+        "renormalised": ("zero for rejected", {"reject": "renormalise"}),
+        "custom loss": ("plain loss", {"trainer": fed.SGD(**sgd, loss=lambda m, x, y, g: m(x).square().mean())}),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "momentum",
+        "undecayed bias",
+        "server step",
+        "geometric median",
+        "batch norm",
+        "step size",
+        "clipped honest update",
+        "renormalised",
+        "custom loss",
+    ],
+)
+def test_a_run_that_breaks_a_condition_is_refused_by_name(name):
+    condition, settings = broken(name)
+    _, result = trained(**settings)
+    for threat in (THREAT, Threat("removal", clients=[0])):
+        with pytest.raises(ConditionError, match=f"condition '{condition}'") as caught:
+            fed.certify(result.model, TEST, result.ledger, threat)
+        assert caught.value.condition == condition
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_precision_runs_are_refused(dtype):
+    _, result = trained(dtype=dtype)
+    with pytest.raises(ConditionError, match=f"condition 'float64'.*{str(dtype).removeprefix('torch.')}"):
+        fed.certify(result.model, TEST.to(dtype), result.ledger, THREAT)
+
+
+def test_weights_that_clients_report_are_refused():
+    _, result = trained()
+    rounds = [replace(record, weights_from="clients") for record in result.ledger.rounds]
+    with pytest.raises(ConditionError, match="condition 'server weights'"):
+        fed.certify(result.model, TEST, rounds, THREAT)
+
+
+PUBLISHED = Threat("feature", clients=[0, 3], rounds=[2], norm=0.003, per_batch=1, scale=4.0, comparator="scaled")
+
+
+def published(result, threat=PUBLISHED, **options):
+    return fed.certify(result.model, TEST, result.ledger, threat, **{"method": "published", "sigma": 0.05} | options)
+
+
+def test_the_published_certificate_is_corollary_one_on_the_ledgers_numbers():
+    server = problem(clip=lambda t: 1.0 + t, noise=0.05)
+    result = server.run(4, progress=False)
+    certificate = published(result, confidence="hoeffding")
+    record = result.ledger.rounds[1]
+    attackers = [
+        bounds.Attacker(one.weight, 4.0, len(one.batch_sizes), 0.5, 1 / 4)
+        for one in record.participants
+        if one.client in (0, 3)
+    ]
+    expected = bounds.crfl_radius(
+        certificate.p_lower.numpy(),
+        certificate.p_upper.numpy(),
+        attackers=attackers,
+        lipschitz=bounds.logistic_lipschitz(3.0),
+        sigma=0.05,
+        later=[(4.0, 0.05), (5.0, 0.05)],
+    )
+    np.testing.assert_array_equal(certificate.reach.numpy(), expected)
+    assert (certificate.space, certificate.unit) == ("training inputs", "input units")
+    held = certificate.reach > 0.003
+    assert torch.equal(certificate.abstained, ~held | (certificate.p_lower <= certificate.p_upper))
+    assert int(held.sum()) > 0
+    assert "published-form" in {a.id for a in certificate.assumptions}
+    tighter = published(result)
+    assert bool((tighter.reach >= certificate.reach).all())
+    given = published(result, confidence="hoeffding", lipschitz=8.0)
+    np.testing.assert_allclose(given.reach, certificate.reach * bounds.logistic_lipschitz(3.0) / 8.0, rtol=1e-9)
+
+
+def test_the_short_last_batch_counts_with_its_own_share():
+    server = problem(clip=3.0, trainer=fed.SGD(lr=0.5, batch_size=5, decay=0.1))  # batches of 5, 5 and 2
+    result = server.run(3, progress=False)
+    assert result.ledger.rounds[1].participants[0].batch_sizes == (5, 5, 2)
+    share = replace(PUBLISHED, per_batch=None, share=0.5)
+    np.testing.assert_array_equal(published(result).reach, published(result, share).reach)
+
+
+def test_a_geometric_median_gets_the_published_formula_marked_as_unsound():
+    server = problem(clip=3.0, aggregate=fed.GeometricMedian())
+    result = server.run(3, progress=False)
+    certificate = published(result)
+    assert any(a.id == "weights-of-data" and "UNSOUND" in a.statement for a in certificate.assumptions)
+    with pytest.raises(ConditionError, match="plain averaging"):
+        fed.certify(result.model, TEST, result.ledger, THREAT)
+    krum = problem(clip=3.0, aggregate=fed.Krum(1)).run(3, progress=False)
+    with pytest.raises(ConditionError, match=r"plain averaging.*Krum"):
+        published(krum)
+
+
+def test_attackers_who_were_not_there_change_nothing():
+    server = problem(clip=3.0, fraction=0.5)
+    result = server.run(3, progress=False)
+    there = {one.client for one in result.ledger.rounds[1].participants}
+    absent = next(client for client in range(8) if client not in there)
+    certificate = published(result, replace(PUBLISHED, clients=[absent]))
+    assert set(certificate.reach[certificate.label != ABSTAIN].tolist()) == {np.inf}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"method": "guess"}, ValueError, "method must be one of 'margin', 'votes', 'published', got 'guess'"),
+        ({"sigma": 0.1}, ValueError, "sigma must be given for votes and for nothing else, got 0.1"),
+        ({"method": "votes"}, ValueError, "sigma must be given for votes and for nothing else, got None"),
+        ({"n": 100}, ValueError, "n says nothing for method='margin', got 100"),
+        ({"method": "published", "sigma": 0.1}, ValueError, "lipschitz must be given for a run without a clip"),
+        ({"threat": Threat("feature", clients=[0], rounds=[9], norm=0.1)}, ValueError, r"rounds 1 to 3, got \[9\]"),
+        ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update clip'"),
+        ({"x": TEST.float()}, ValueError, "x and the model must be float64, got torch.float32 and torch.float64"),
+        ({"x": TEST * float("nan")}, ValueError, "x must be finite"),
+    ],
+)
+def test_bad_arguments_are_named_and_quoted(options, error, words):
+    _, result = trained()
+    arguments = {"x": TEST, "threat": THREAT} | options
+    x, threat = arguments.pop("x"), arguments.pop("threat")
+    with pytest.raises(error, match=words):
+        fed.certify(result.model, x, result.ledger, threat, **arguments)
+
+
+@pytest.mark.parametrize(
+    "threat",
+    [
+        Threat("removal", clients=[0]),
+        Threat("feature", at_most=1, rounds=[2], norm=0.1, per_batch=1),
+        Threat("feature", clients=[0], norm=0.1, per_batch=1),
+        Threat("feature", clients=[0], rounds=[1, 2], norm=0.1, per_batch=1),
+    ],
+    ids=str,
+)
+def test_the_published_formula_is_for_one_attacked_round_of_named_clients(threat):
+    _, result = trained(clip=3.0)
+    with pytest.raises(ValueError, match="threat must name the clients and one round of a feature-level attack"):
+        published(result, threat)

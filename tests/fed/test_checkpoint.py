@@ -1,0 +1,185 @@
+"""Checkpoints: an interrupted run ends with the same bits, and a damaged file is refused."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rsfl import fed
+from rsfl.fed import checkpoint
+
+
+def server(**settings):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 4, generator=generator)
+    y = torch.randint(3, (40,), generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = settings.pop("model", None) or nn.Linear(4, 3)
+    trainer = settings.pop("trainer", fed.SGD(batch_size=5))
+    parts = fed.partition.equal(40, 4, seed=settings.pop("partition", 0))
+    return fed.Server(model, fed.clients(x, y, parts, trainer), **settings)
+
+
+def weights(result):
+    return [p.tolist() for p in result.model.parameters()]
+
+
+def kill_and_resume(tmp_path, kills, seed):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    script = Path(__file__).with_name("killed.py")
+    command = [sys.executable, str(script), str(tmp_path), str(kills), str(seed)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500)
+    found = json.loads(done.stdout)
+    assert found["digests"] == [found["whole"]] * kills
+    assert sum(0 < left < found["rounds"] for left in found["left"]) > kills / 2, "the kills came too early or too late"
+
+
+def test_kill_nine_at_twenty_random_points(tmp_path):
+    kill_and_resume(tmp_path, 20, 1)
+
+
+@pytest.mark.slow
+def test_kill_nine_at_two_hundred_random_points(tmp_path):
+    kill_and_resume(tmp_path, 200, 2)
+
+
+class StopError(Exception):
+    pass
+
+
+def interrupted(run, rounds, after, path, **options):
+    """The run, stopped by its own evaluation in the round after ``after``."""
+    seen = []
+
+    def evaluate(model):
+        seen.append(0)
+        if len(seen) > after:
+            raise StopError
+        return {}
+
+    with pytest.raises(StopError):
+        run.run(rounds, checkpoint=path, progress=False, evaluate=evaluate, **options)
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_the_noise_is_not_skipped_by_a_resume(tmp_path, after):
+    run = server(noise=0.5, clip=1.0)
+    interrupted(run, 5, after, tmp_path)
+    resumed, whole = run.run(5, checkpoint=tmp_path, progress=False), run.run(5, progress=False)
+    assert weights(resumed) == weights(whole)
+    assert resumed.ledger == whole.ledger
+    state = checkpoint.read(tmp_path / "state-00000004.rsfl")
+    assert (
+        0
+        < float((state["broadcast"] - state["clipped"]).norm())
+        == pytest.approx(whole.ledger.rounds[3].noise_norm, rel=1e-6)
+    )
+
+
+DAMAGE = {
+    "truncated": lambda raw: raw[: len(raw) // 2],
+    "empty": lambda raw: b"",
+    "one bit": lambda raw: raw[:200] + bytes([raw[200] ^ 1]) + raw[201:],
+    "longer": lambda raw: raw + b"0",
+    "pickle": lambda raw: pickle.dumps({"round": 3}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_refused_and_the_previous_one_used(tmp_path, damage):
+    run = server(noise=0.1)
+    interrupted(run, 6, 3, tmp_path)
+    last = tmp_path / "state-00000003.rsfl"
+    last.write_bytes(damage(last.read_bytes()))
+    with pytest.warns(UserWarning, match=r"state-00000003.rsfl is truncated, corrupted.*resuming after round 2"):
+        resumed = run.run(6, checkpoint=tmp_path, progress=False)
+    assert weights(resumed) == weights(run.run(6, progress=False))
+
+
+def test_a_damaged_ledger_is_refused_with_its_state(tmp_path):
+    run = server()
+    interrupted(run, 6, 3, tmp_path)
+    (tmp_path / "ledger-00000003.rsfl").unlink()
+    with pytest.warns(UserWarning, match=r"ledger-00000003.rsfl cannot be read"):
+        run.run(6, checkpoint=tmp_path, progress=False)
+
+
+def test_nothing_is_started_over_in_silence(tmp_path):
+    run = server()
+    interrupted(run, 6, 3, tmp_path)
+    for path in tmp_path.glob("state-*"):
+        path.write_bytes(b"")
+    with pytest.raises(fed.CheckpointError, match=r"state-00000003.*state-00000002"):
+        run.run(6, checkpoint=tmp_path, progress=False)
+
+
+def test_no_code_is_run_by_loading(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "evil"),))
+
+    path = tmp_path / "state-00000001.rsfl"
+    checkpoint.write(path, {"run": Evil()})  # with a checksum that matches
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint.read(path)
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"clip": 2.0},
+        {"aggregate": fed.GeometricMedian()},
+        {"trainer": fed.SGD(batch_size=6)},
+        {"trainer": fed.SGD(batch_size=5, decay={"weight": 0.1})},
+        {"model": nn.Sequential(nn.Linear(4, 3))},
+        {"sizes": dict.fromkeys(range(4), 1)},
+        {"partition": 1},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_the_checkpoint_of_another_run_is_refused(tmp_path, other):
+    server().run(2, checkpoint=tmp_path, progress=False)
+    with pytest.raises(fed.CheckpointError, match="belongs to another run"):
+        server(**other).run(3, checkpoint=tmp_path, progress=False)
+
+
+def test_excluded_clients_and_attacks_make_another_run(tmp_path):
+    run = server()
+    run.run(2, checkpoint=tmp_path, progress=False)
+    for options in ({"exclude": {1}}, {"attacks": {1: fed.Attack(update=fed.poison.Scale(2.0))}}):
+        with pytest.raises(fed.CheckpointError, match="belongs to another run"):
+            run.run(3, checkpoint=tmp_path, progress=False, **options)
+
+
+def test_a_finished_run_is_read_back_and_can_go_on_where_its_end_was_not_special(tmp_path):
+    run = server()
+    two = run.run(2, checkpoint=tmp_path, progress=False)
+    assert weights(run.run(2, checkpoint=tmp_path, progress=False)) == weights(two)
+    assert weights(run.run(4, checkpoint=tmp_path, progress=False)) == weights(run.run(4, progress=False))
+    with pytest.raises(ValueError, match="rounds must be at least the 4"):
+        run.run(3, checkpoint=tmp_path, progress=False)
+    noisy = server(noise=0.1)
+    noisy.run(2, checkpoint=tmp_path / "noisy", progress=False)
+    with pytest.raises(fed.CheckpointError, match="belongs to another run"):
+        noisy.run(4, checkpoint=tmp_path / "noisy", progress=False)
+
+
+def test_metrics_and_updates_come_back(tmp_path):
+    run = server(keep=("updates",))
+
+    def metrics(model):
+        return {"norm": float(model.weight.detach().norm())}
+
+    first = run.run(2, checkpoint=tmp_path, progress=False, evaluate=metrics)
+    again = run.run(2, checkpoint=tmp_path, progress=False, evaluate=metrics)
+    assert again.metrics == first.metrics
+    assert (again.ledger.entries[1].updates == first.ledger.entries[1].updates).all()

@@ -1,0 +1,171 @@
+"""Faulty clients: whatever they do, the round goes on, the model stays finite, and the ledger says what happened."""
+
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rsfl import fed
+
+DOUBLE = torch.float64
+FAULTS = {
+    "fine": "used",
+    "raise": "absent: raised RuntimeError: out of memory",
+    "exit": "absent: raised SystemExit: 3",
+    "nothing": "absent: sent nothing",
+    "text": "rejected: sent a str, not a mapping of tensors",
+    "nan": "rejected: sent values that are not finite",
+    "inf": "rejected: sent values that are not finite",
+    "shape": "rejected: sent 'bias' of shape (1,) instead of (3,)",
+    "missing": "rejected: sent the wrong keys: missing ['bias'], unexpected []",
+    "extra": "rejected: sent the wrong keys: missing [], unexpected ['num_examples']",
+    "dtype": "rejected: sent 'bias' as torch.float32 instead of torch.float64",
+    "list": "rejected: sent 'bias' as list instead of torch.float64",
+    "huge": "rejected: sent an update of norm",
+    "overflow": "rejected: sent an update of norm",
+}
+
+
+class Faulty:
+    """A client that does what its schedule says, round by round, once it has trained."""
+
+    def __init__(self, client, schedule):
+        self.client, self.schedule = client, schedule
+        self.id, self.size, self.trainer = client.id, client.size, client.trainer
+
+    def fit(self, model, task):
+        fault = self.schedule[task.round - 1]
+        reply = dict(self.client.fit(model, task))
+        for p in model.parameters():  # its own copy: whatever it does to it is its own affair
+            p.data.fill_(float("nan"))
+        bias = reply["bias"].clone()
+        if fault == "raise":
+            raise RuntimeError("out of memory")
+        if fault == "exit":
+            raise SystemExit(3)
+        changed = {
+            "nothing": None,
+            "text": "weights",
+            "nan": reply | {"bias": bias * float("nan")},
+            "inf": reply | {"bias": bias / 0},
+            "shape": reply | {"bias": bias[:1]},
+            "missing": {"weight": reply["weight"]},
+            "extra": reply | {"num_examples": torch.tensor(1e9)},
+            "dtype": reply | {"bias": bias.float()},
+            "list": reply | {"bias": bias.tolist()},
+            "huge": reply | {"bias": bias + 1e9},
+            "overflow": reply | {"bias": bias + 1e300},
+        }
+        return changed.get(fault, reply)
+
+
+def server(schedules, **settings):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(20, 2, generator=generator, dtype=DOUBLE)
+    y = torch.randint(3, (20,), generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Linear(2, 3).to(DOUBLE)
+    members = fed.clients(x, y, fed.partition.equal(20, len(schedules)), fed.SGD(batch_size=None))
+    faulty = [Faulty(c, s) if set(s) != {"fine"} else c for c, s in zip(members, schedules, strict=True)]
+    return fed.Server(model, faulty, **settings)
+
+
+def finite(model):
+    return all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+ROUNDS = 3
+schedule = st.lists(st.sampled_from([*FAULTS, "fine"]), min_size=ROUNDS, max_size=ROUNDS)
+
+
+@settings(max_examples=200)
+@given(
+    schedules=st.lists(schedule, min_size=1, max_size=5),
+    reject=st.sampled_from(["zero", "renormalise"]),
+    rule=st.sampled_from([fed.Mean(), fed.GeometricMedian(), fed.CoordinateMedian(), fed.TrimmedMean(1), fed.Krum(1)]),
+    fraction=st.sampled_from([0.5, 1.0]),
+    exclude=st.sets(st.integers(0, 4), max_size=1),
+)
+def test_random_schedules_of_faults(schedules, reject, rule, fraction, exclude):
+    exclude = {id_ for id_ in exclude if id_ < len(schedules)}
+    run = server(schedules, reject=reject, aggregate=rule, fraction=fraction)
+    try:
+        result, done = run.run(ROUNDS, progress=False, exclude=exclude), ROUNDS
+    except fed.RoundError as error:
+        result, done = error.result, len(error.result.ledger)
+        assert done < ROUNDS
+    assert finite(result.model)
+    assert len(result.ledger) == done
+    for index in range(1, done + 1):
+        fates = result.ledger.fates(index)
+        assert set(fates) == set(range(len(schedules)))
+        for id_, fate in fates.items():
+            assert (
+                fate == "excluded"
+                if id_ in exclude
+                else fate == "not sampled" or fate.startswith(FAULTS[schedules[id_][index - 1]])
+            )
+        assert any(fate == "used" for fate in fates.values())
+
+
+def test_zero_keeps_the_weight_and_renormalise_does_not():
+    schedules = [["fine"] * 2, ["nan"] * 2, ["fine"] * 2, ["raise"] * 2]
+    zero, other = (server(schedules, reject=policy, keep=("updates",)) for policy in ("zero", "renormalise"))
+    start = zero.model.weight.detach()
+    moves = [run.run(1, progress=False).model.weight.detach() - start for run in (zero, other)]
+    torch.testing.assert_close(2 * moves[0], moves[1], rtol=1e-12, atol=0)
+    entry = zero.run(1, progress=False).ledger.entries[0]
+    assert [one.weight for one in entry.round.participants] == [0.25] * 4
+    assert [one.update_norm > 0 for one in entry.round.participants] == [True, False, True, False]
+    assert (entry.updates[1] == 0).all()
+
+
+def test_too_few_is_an_error_that_loses_nothing(tmp_path):
+    # The fourth round is never reached: it keeps all three clients of one kind.
+    schedules = [["fine", "fine", "fine", "nan"], ["fine", "fine", "nan", "nan"], ["fine", "nothing", "raise", "nan"]]
+    run = server(schedules, min_clients=2, stacked=False)
+    with pytest.raises(fed.RoundError, match=r"round 3: 1 usable updates of 2 needed.*client 1 sent values") as caught:
+        run.run(3, progress=False, checkpoint=tmp_path)
+    kept = caught.value.result
+    assert len(kept.ledger) == 2
+    two = run.run(2, progress=False)
+    assert (kept.model.weight == two.model.weight).all()
+    repaired = server([[*s[:2], "fine", "nan"] for s in schedules], min_clients=2, stacked=False)
+    resumed = repaired.run(3, progress=False, checkpoint=tmp_path)
+    assert (resumed.model.weight == repaired.run(3, progress=False).model.weight).all()
+
+
+def test_the_absurd_norm_is_a_setting():
+    run = server([["fine"], ["fine"]], reject_norm=1e-9)
+    with pytest.raises(fed.RoundError, match="sent an update of norm"):
+        run.run(1, progress=False)
+
+
+def test_a_late_client_is_given_up():
+    class Slow(Faulty):
+        def fit(self, model, task):
+            time.sleep(self.schedule[task.round - 1])
+            return self.client.fit(model, task)
+
+    quick = server([["fine"] * 2] * 3)
+    members = [*quick.clients[:2], Slow(quick.clients[2], [0.0, 5.0])]
+    begin = time.perf_counter()
+    result = fed.Server(quick.model, members, timeout=0.5).run(2, progress=False)
+    assert time.perf_counter() - begin < 4
+    assert [result.ledger.fates(index)[2] for index in (1, 2)] == ["used", "absent: was late"]
+
+
+def test_trouble_in_a_stack_is_found_and_blamed_on_its_client():
+    run = server([["fine"]] * 4)
+    x, y = run.clients[1].x.clone(), run.clients[1].y.clone()
+    x[run.clients[2].where] = float("nan")
+    y[run.clients[3].where] = 7
+    members = [fed.Client(c.id, x, y, c.trainer, c.indices) for c in run.clients]
+    fates = fed.Server(run.model, members).run(1, progress=False).ledger.fates(1)
+    assert (fates[0], fates[1]) == ("used", "used")
+    assert fates[2] == "rejected: sent values that are not finite"
+    assert fates[3].startswith("absent: raised ValueError: y must lie in 0 ... 2, got 7")

@@ -1,0 +1,190 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from rsfl import bounds
+from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
+
+
+def linear(dtype=torch.float64, features=6, classes=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, classes)).to(dtype)
+
+
+def mlp(dtype=torch.float64):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).to(dtype)
+
+
+X = torch.rand(7, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+class Way(ParameterSmoother):
+    """A smoother that is told how to evaluate its copies."""
+
+    def __init__(self, way, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.way = way
+
+    def _way(self, x):
+        return self.way
+
+
+@pytest.mark.parametrize(("model", "ways"), [(linear(), ("wide", "vmap", "loop")), (mlp(), ("vmap", "loop"))])
+@pytest.mark.parametrize("part", [None, "weight", "bias"])
+def test_every_way_counts_the_same_votes(model, ways, part):
+    names = [n for n, _ in model.named_parameters() if part is None or n.endswith(part)]
+    found = [Way(way, model, 0.5, 3, parameters=names).votes(X, 300, seed=2) for way in ways]
+    for votes in found[1:]:
+        assert torch.equal(votes, found[0])
+    assert len(found[0].unique(dim=0)) > 1
+
+
+def test_votes_are_those_of_models_with_reloaded_weights():
+    model = mlp()
+    smoother = ParameterSmoother(model, 0.5, 3)
+    expected = torch.zeros(7, 3, dtype=torch.int64)
+    other = copy.deepcopy(model)
+    for j in range(50):
+        other.load_state_dict({name: value[0] for name, value in smoother.noisy(j, j + 1, seed=4).items()})
+        expected += nn.functional.one_hot(other(X).argmax(dim=1), 3)
+    assert torch.equal(smoother.votes(X, 50, seed=4), expected)
+
+
+@pytest.mark.parametrize("model", [linear(), mlp()])
+def test_votes_do_not_depend_on_the_batch_the_memory_or_the_neighbours(model):
+    whole = ParameterSmoother(model, 0.5, 3).votes(X, 200)
+    for options, batch_size in (({"memory": 1}, 1), ({"memory": 5000}, 3), ({}, 100)):
+        smoother = ParameterSmoother(model, 0.5, 3, **options)
+        assert torch.equal(smoother.votes(X, 200, batch_size=batch_size), whole)
+    assert torch.equal(ParameterSmoother(model, 0.5, 3).votes(X[2:3], 200, index=[99]), whole[2:3])
+
+
+def test_linear_votes_follow_the_exact_probabilities():
+    model, sigma = linear(), 0.3
+    counts = ParameterSmoother(model, sigma, 3).votes(X, 20_000)
+    logits = model(X).detach().numpy()
+    norms = np.sqrt((X.flatten(1).numpy() ** 2).sum(axis=1) + 1)
+    exact = bounds.linear_votes(logits, norms, sigma=sigma)
+    for observed, p in zip(counts.numpy(), exact, strict=True):
+        assert stats.chisquare(observed, p * 20_000).pvalue > 1e-4
+
+
+def test_certificates_of_a_linear_model_stay_within_its_margin_but_for_alpha():
+    """For linear models the exact radius is known: the margin radius. Small n, many seeds, one input near the edge."""
+    model, alpha, runs = linear(classes=2), 0.05, 1500
+    x = X[:1]
+    logits = model(x).detach().numpy()
+    exact = float(bounds.margin_radius(logits, np.sqrt((x.numpy() ** 2).sum(keepdims=True)[0, 0] + 1))[0])
+    assert exact > 0
+    smoother = ParameterSmoother(model, exact / 0.8, 2)
+    for method, runner_up in (("clopper-pearson", "complement"), ("hoeffding", "bounded")):
+        radii = [
+            float(smoother.certify(x, n0=10, n=60, alpha=alpha, seed=seed, method=method, runner_up=runner_up).radius)
+            for seed in range(runs)
+        ]
+        false = sum(radius > exact for radius in radii)
+        assert stats.binomtest(false, runs, alpha, alternative="greater").pvalue > 1e-4
+        assert np.median(radii) > 0.05 * exact
+
+
+def test_the_certificate_says_what_space_it_is_in():
+    certificate = ParameterSmoother(linear(), 0.01, 3).certify(X, seed=3)
+    assert isinstance(certificate, Certificate)
+    assert (certificate.space, certificate.norm, certificate.unit) == ("parameters", "l2", "parameter units")
+    assert certificate.n.tolist() == [1000] * 7
+    assert {"shared-models", "independent-draws"} <= {a.id for a in certificate.assumptions}
+    assert "same-rest" not in {a.id for a in certificate.assumptions}
+    part = ParameterSmoother(linear(), 0.01, 3, parameters=["1.weight"]).certify(X, seed=3)
+    assert "same-rest" in {a.id for a in part.assumptions}
+    hoeffding = ParameterSmoother(linear(), 0.01, 3).certify(X, seed=3, method="hoeffding")
+    assert torch.equal(hoeffding.counts, certificate.counts)
+    assert bool((hoeffding.radius < certificate.radius).all())
+
+
+def test_prediction_and_sequential_decision_work_as_for_inputs():
+    smoother = ParameterSmoother(linear(), 0.01, 3)
+    labels = linear()(X).argmax(dim=1)
+    assert torch.equal(smoother.predict(X, n=100).label, labels)
+    at = smoother.certify_at(X, 0.01, n_max=1000)
+    assert torch.equal(at.label[~at.abstained], labels[~at.abstained])
+    assert not bool(at.abstained.all())
+
+
+def test_the_model_is_never_changed():
+    model = mlp()
+    model[1].train()
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    ParameterSmoother(model, 0.5, 3).certify(X)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_model_without_a_leading_class_abstains():
+    model = linear()
+    for p in model.parameters():
+        p.data.zero_()
+    certificate = ParameterSmoother(model, 0.5, 3).certify(X)
+    assert set(certificate.label.tolist()) == {ABSTAIN}
+
+
+class LargestProduct(nn.Module):
+    """Remembers the largest logits it gave."""
+
+    largest = 0
+
+    def forward(self, x):
+        out = nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), 3).double() * self.weight
+        LargestProduct.largest = max(LargestProduct.largest, len(x))
+        return out
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+
+def test_inputs_come_in_batches():
+    ParameterSmoother(LargestProduct(), 0.1, 3).votes(torch.rand(50, 2, dtype=torch.float64), 5, batch_size=8)
+    assert LargestProduct.largest == 8
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: ParameterSmoother(linear(), 0.0, 3), ValueError, r"sigma must lie in \(0, inf\), got 0.0"),
+        (
+            lambda: ParameterSmoother(linear(), 0.1, 3, parameters=["head"]),
+            ValueError,
+            r"parameters must be some of \[",
+        ),
+        (
+            lambda: ParameterSmoother(linear(), 0.1, 3, parameters=[]),
+            ValueError,
+            r"parameters must be some of .*got \[\]",
+        ),
+        (
+            lambda: ParameterSmoother(linear(), 0.1, 3, memory=0),
+            ValueError,
+            "memory must be a count of at least 1.*got 0",
+        ),
+        (lambda: ParameterSmoother(nn.Flatten(), 0.1, 3), ValueError, r"parameters must be some of \[\]"),
+        (lambda: ParameterSmoother(torch.relu, 0.1, 3), TypeError, "model must be a torch.nn.Module"),
+        (lambda: ParameterSmoother(linear(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \(140, 3\)"),
+        (lambda: ParameterSmoother(mlp(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \(7, 3\)"),
+        (lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=9), ValueError, "n must be at least 10 to certify"),
+        (
+            lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=13, method="hoeffding"),
+            ValueError,
+            "n must be at least 14 to certify",
+        ),
+        (lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, method="bayes"), ValueError, "method must be one of"),
+    ],
+)
+def test_bad_arguments_are_named_and_quoted(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
