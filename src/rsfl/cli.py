@@ -42,7 +42,12 @@ def _dashed(name: str) -> str:
 
 
 def _laws() -> dict[str, type[Law]]:
-    return {_dashed(name): law for name, law in sorted(laws().items()) if law.__module__.startswith("rsfl.")}
+    """The laws of this library that perturb inputs, by the names of the option."""
+    return {
+        _dashed(name): law
+        for name, law in sorted(laws().items())
+        if law.__module__.startswith("rsfl.") and law.space != "parameters"
+    }
 
 
 def _law_parameters() -> dict[str, tuple[type, list[str]]]:

@@ -20,12 +20,13 @@ from tqdm import tqdm
 from rsfl._checks import Int64, count
 from rsfl.runs.log import certified, read_log, recording, records, true_labels
 from rsfl.runs.settings import FILE, Settings, fingerprint
-from rsfl.smooth import Certificate
+from rsfl.smooth import Certificate, ParameterSmoother
 from rsfl.smooth.voter import Voter
 
 __all__ = ["Interrupted", "certify", "example", "peeked"]
 
 _VOTES, _INPUTS = 10_000, 16  # of a group, at most, as far as one input does not take more
+_SHARING = 256  # inputs of a group whose noisy models are drawn once for all of them
 
 
 class Interrupted(KeyboardInterrupt):
@@ -123,6 +124,8 @@ def _groups(dataset: Any, settings: Settings) -> Iterator[list[tuple[int, Callab
 
 def _group_size(settings: Settings) -> int:
     """Enough to fill a device, few enough to do again after a kill; a sequential test begins with few votes each."""
+    if settings.parameters is not None:
+        return _SHARING
     return _INPUTS if settings.radius is not None else min(max(_VOTES // settings.n, 1), _INPUTS)
 
 
@@ -214,6 +217,7 @@ def certify(
         dtype=str(x.dtype).removeprefix("torch."),
         device=x.device.type,
         model=fingerprint(smoother.model),
+        parameters=smoother.parameters if isinstance(smoother, ParameterSmoother) else None,
         data=fingerprint((x, y)),
         skip=skip,
         limit=limit,

@@ -144,18 +144,22 @@ def _section(run: Run, radii: Float64, *, rho: float) -> list[str]:
             f"  p_A is at least (10, 25, 50, 75, 90 % of inputs): {', '.join(floored(float(p)) for p in parts)}"
         )
     share = certified_accuracy(*run.curve, radii)
-    low, high = accuracy_interval(*run.curve, radii)
-    rows = [f"{'r':>10}{'certified':>12}{'95 % interval':>18}"]
-    if run.alpha is not None:
-        rows[0] += f"{'all at once':>14}"
-        sure = high_probability_accuracy(*run.curve, radii, alpha=run.alpha, rho=rho)
-    for i, r in enumerate(radii):
-        if run.asked is not None and r > run.asked:
-            rows.append(f"{r:>10g}{'not asked':>12}")
-            continue
-        rows.append(f"{r:>10g}{share[i]:>12.3f}{f'{floored(low[i], 3)} - {_raised(high[i], 3)}':>18}")
+    rows = [f"{'r':>10}{'certified':>12}", *(f"{r:>10g}{part:>12.3f}" for r, part in zip(radii, share, strict=True))]
+    if isinstance(certificate, Certificate) and certificate.space == "parameters":
+        lines.append("  all inputs share their noise: no interval for the population, no bound for all at once")
+    else:
+        low, high = accuracy_interval(*run.curve, radii)
+        ends = [f"{floored(a, 3)} - {_raised(b, 3)}" for a, b in zip(low, high, strict=True)]
+        rows = [row + f"{cell:>18}" for row, cell in zip(rows, ["95 % interval", *ends], strict=True)]
         if run.alpha is not None:
-            rows[-1] += f"{floored(sure[i], 3):>14}"
+            sure = high_probability_accuracy(*run.curve, radii, alpha=run.alpha, rho=rho)
+            cells = ["all at once", *(floored(part, 3) for part in sure)]
+            rows = [row + f"{cell:>14}" for row, cell in zip(rows, cells, strict=True)]
+    if run.asked is not None:
+        beyond = [
+            f"{r:>10g}{'not asked':>12}" if r > run.asked else row for r, row in zip(radii, rows[1:], strict=True)
+        ]
+        rows[1:] = beyond
     return lines + rows
 
 

@@ -42,6 +42,7 @@ class Settings:
         dtype: Type of the inputs as the model gets them: the certified classifier computes in it.
         device: Type of the device; other devices draw and round differently.
         model: Fingerprint of the model's structure, weights and buffers.
+        parameters: Names of the parameters that carry noise, None where the input does.
         data: Fingerprint of the first input and its label.
         skip: Every how many inputs one is certified.
         limit: How many are certified at most.
@@ -60,6 +61,7 @@ class Settings:
     dtype: str
     device: str
     model: str
+    parameters: tuple[str, ...] | None
     data: str
     skip: int
     limit: int | None
@@ -95,6 +97,7 @@ class Settings:
                 raise ValueError(f"format is {found['format']!r}, this version reads {FORMAT}")
             values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
             values |= {"law": _law(values["law"]), "input_shape": tuple(values["input_shape"])}
+            values["parameters"] = None if values["parameters"] is None else tuple(values["parameters"])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as the settings of a run: {error}") from error
