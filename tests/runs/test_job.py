@@ -106,7 +106,9 @@ def test_thirty_kills_change_no_vote(tmp_path, changes):
     for kill in range(kills):
         before = written()
         with child(lambda: certified(out, Slow(size, pause=0.001), **settings)) as pid:
+            deadline = time.monotonic() + 30
             while kill % 2 and written() <= before:  # half of them at any moment, half once there is something new
+                assert time.monotonic() < deadline
                 time.sleep(0.001)
             time.sleep(moment.uniform(0.0, 0.02))
             os.kill(pid, signal.SIGKILL)
