@@ -41,7 +41,7 @@ class BackdoorNorm:
 
     norm = "l2"
     space = "training inputs"
-    unit = "input units"
+    unit = "backdoor, input units"
 
     def __str__(self) -> str:
         return "backdoor norm"
