@@ -52,17 +52,22 @@ def normal_quantile(p: float) -> mp.mpf:
 
 def log_wealth(k: int, n: int, p0: float) -> mp.mpf:
     """The mixture likelihood ratio by integrating over the prior: none of the code's special functions."""
-    with mp.workdps(20):
+    with mp.workdps(25):
         p0 = mp.mpf(p0)
 
-        def integrand(p: mp.mpf) -> mp.mpf:
-            return mp.exp(k * mp.log(p / p0) + (n - k) * (mp.log1p(-p) - mp.log1p(-p0))) / mp.sqrt(p * (1 - p))
+        def integrand(u: mp.mpf) -> mp.mpf:  # p = 1 - u^2: no singularity at p = 1
+            likelihood = k * (mp.log1p(-u * u) - mp.log(p0))
+            if n > k:
+                likelihood += (n - k) * (2 * mp.log(u) - mp.log1p(-p0))
+            return mp.exp(likelihood) / mp.sqrt(1 - u * u)
 
-        def prior(p: mp.mpf) -> mp.mpf:
-            return 1 / mp.sqrt(p * (1 - p))
-
-        cuts = [p0 + (1 - p0) * mp.mpf(i) / 8 for i in range(9)]
-        return mp.log(mp.quad(integrand, cuts) / mp.quad(prior, cuts))
+        # Intervals around the peak, as wide as it is: the quadrature of each then has its digits.
+        end = mp.sqrt(1 - p0)
+        peak = min(end, mp.sqrt(1 - mp.mpf(k) / max(n, 1)))
+        width = 1 / mp.sqrt(4 * max(n, 1))
+        inner = (peak + j * width for j in (-12, -6, -3, -1, 0, 1, 3, 6, 12))
+        cuts = [mp.mpf(0), *(cut for cut in inner if 0 < cut < end), end]
+        return mp.log(mp.quad(integrand, cuts) / mp.asin(end))
 
 
 def binomial_pmf(n: int, p: Fraction) -> list[Fraction]:

@@ -56,12 +56,13 @@ def test_looking_again_and_again_at_a_fixed_n_bound_is_not_a_certificate():
 @given(votes(2000), open_probabilities(0.02, 0.98))
 def test_log_wealth_is_never_above_the_mixture_and_close_to_it(kn, p0):
     k, n = kn
-    if not 0.5 < k / n / p0 < 3:  # far from p0 the numerical integral needs more than its fixed nodes
-        k = round(min(1.0, p0 * 1.2) * n)
     exact = float(oracles.log_wealth(k, n, p0))
     value = bounds.log_wealth(k, n, p0)
     assert value <= exact + 1e-12 * abs(exact)
-    assert value == pytest.approx(exact, abs=1e-7)
+    if value > -np.inf:  # below, a tail of the formula underflows, which is on the safe side
+        assert value == pytest.approx(exact, abs=1e-7)
+    else:
+        assert exact < 0
 
 
 @given(votes(5000), open_probabilities(0.01, 0.99), st.data())
