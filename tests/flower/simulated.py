@@ -1,7 +1,8 @@
 """Run as a script by the tests: the same federated runs in this process and in Flower's simulation engine.
 
-Twelve nodes: 0 to 3 train a linear model by plain SGD, 4 to 7 train by noise, deformation, a mixture and an adversarial
-loss, and 8 to 11 misbehave. Argument: a directory for checkpoints. Prints one JSON line: both outcomes by run.
+Twelve nodes: 0 to 3 train a linear model by plain SGD; 4 to 7 train on noise (and keep a mixture), on deformations, on
+SmoothAdv and on one-point attacks; 8 and 9 misbehave; 11 draws from the global state. Argument: a directory for
+checkpoints. Prints one JSON line: both outcomes by run.
 """
 
 import json
@@ -18,24 +19,14 @@ from flwr.simulation import run_simulation
 from torch import nn
 
 from rsfl import deform, fed
+from rsfl.attacks import OnePoint, SmoothAdvPGD
 from rsfl.bounds import Threat
 from rsfl.fed import flower
 from rsfl.noise import Gaussian
+from rsfl.train import Adversarial, CrossEntropy
 
 DOUBLE = torch.float64
-
-
-def adversarial(model, x, y, generator):
-    """The mean of the softmax over noise, at inputs moved against it: SmoothAdv in one step."""
-    noise = 0.25 * torch.randn((4, *x.shape), generator=generator, dtype=x.dtype)
-
-    def loss(moved):
-        votes = model((moved + noise).flatten(0, 1)).softmax(dim=1).unflatten(0, noise.shape[:2]).mean(dim=0)
-        return -votes.gather(1, y[:, None]).log().mean()
-
-    moved = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(moved), moved)
-    return loss(x + 0.1 * gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None])
+ATTACKS = (SmoothAdvPGD(epsilon=0.5, steps=2, samples=2), OnePoint(epsilon=0.5, steps=2, samples=4))
 
 
 def global_draws(model, x, y, task):
@@ -78,10 +69,12 @@ def members():
     plain = fed.SGD(lr=0.1, batch_size=5, decay=0.1)
     trainers = [
         *[plain] * 4,
-        fed.SGD(batch_size=4, momentum=0.5, loss=fed.CrossEntropy(Gaussian(0.25))),
-        fed.SGD(batch_size=4, loss=fed.CrossEntropy(deform.Rotation(0.3))),
-        fed.SGD(batch_size=4, mixture=0.5),
-        fed.SGD(batch_size=4, loss=adversarial),
+        fed.SGD(batch_size=4, momentum=0.5, mixture=0.5, loss=CrossEntropy(Gaussian(0.25))),
+        fed.SGD(batch_size=4, loss=CrossEntropy(deform.Rotation(0.3))),
+        *(
+            fed.SGD(batch_size=4, loss=Adversarial(attack=attack, law=Gaussian(0.25), num_classes=3))
+            for attack in ATTACKS
+        ),
         *[plain] * 3,
         global_draws,
     ]
@@ -108,9 +101,11 @@ class Experiment:
 
 
 RUNS = {
-    "plain": Experiment(range(4), 6, {"fraction": 0.75, "clip": 2.0, "noise": 0.01, "keep": ("samples",), "seed": 3}),
+    "plain": Experiment(
+        range(4), 6, {"fraction": 0.75, "clip": 2.0, "noise": 0.01, "keep": ("samples",), "seed": 3}, exclude=(2,)
+    ),
     "trainers": Experiment(
-        range(4, 8), 4, {"aggregate": fed.GeometricMedian(), "update_clip": 0.5, "server_step": 0.5}, exclude=(4,)
+        range(4, 8), 4, {"aggregate": fed.GeometricMedian(), "update_clip": 0.5, "server_step": 0.5}
     ),
     "faulty": Experiment(
         range(8, 12), 8, {"reject": "renormalise", "noise": lambda t: 0.01 * t, "clip": lambda t: 1 + 0.1 * t}
@@ -140,7 +135,9 @@ def told(result):
 
 def certified(result):
     x = members()[0].x[:50]
-    certificate = fed.certify(result.model, x, result.ledger, Threat("removal", at_most=1))
+    certificate = fed.certify(
+        result.model, x, result.ledger, Threat("feature", clients=[1], rounds=[2], norm=1e-3, per_batch=1)
+    )
     return {"label": certificate.label.tolist(), "deviation": certificate.deviation}
 
 

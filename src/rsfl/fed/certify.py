@@ -1,7 +1,7 @@
 """From a trained model, its ledger and a threat to certified predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -19,7 +19,7 @@ from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
 from rsfl.smooth.parameter import affine_layer
 from rsfl.smooth.votes import evaluating
 
-__all__ = ["PoisoningCertificate", "certify"]
+__all__ = ["PoisoningCertificate", "certify", "largest_backdoors"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class ParameterDistance:
     space = "parameters"
     unit = "parameter units"
 
+    def __str__(self) -> str:
+        return "exact margins" if self.sigma is None else f"exact votes at sigma = {self.sigma:g}"
+
 
 @dataclass(frozen=True)
 class BackdoorNorm:
@@ -38,7 +41,10 @@ class BackdoorNorm:
 
     norm = "l2"
     space = "training inputs"
-    unit = "input units"
+    unit = "backdoor, input units"
+
+    def __str__(self) -> str:
+        return "backdoor norm"
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +58,8 @@ class PoisoningCertificate(Certificate):
     Attributes:
         method: ``margin``, ``votes`` or ``published``.
         threat: What was withstood.
+        unconditional: (B,) int64, the predictions whether or not they withstand the threat; ``ABSTAIN`` where the votes
+            make none.
         reach: (B,) float64, how far the parameters may move (``margin``, ``votes``) or how large the backdoor may be
             (``published``) before the prediction can change. ``radius`` is the same, and 0 where it abstains.
         deviation: How far apart the threat can have driven the two models; for ``published``, its backdoor norm.
@@ -59,6 +67,7 @@ class PoisoningCertificate(Certificate):
 
     method: str
     threat: bounds.Threat
+    unconditional: Tensor
     reach: Tensor
     deviation: float
 
@@ -185,11 +194,35 @@ def certify(
     )
 
 
+def largest_backdoors(certificate: PoisoningCertificate, ledger: Ledger | Sequence[Round]) -> PoisoningCertificate:
+    """The same predictions, with the largest backdoor norm that each withstands as its radius.
+
+    All else in the threat, of the feature level, stays as it is: who attacks, when, how many samples and with which
+    scale. So a sound certificate can be drawn beside a published one, whose radius is a backdoor norm already.
+
+    Args:
+        certificate: What :func:`certify` gave for a feature-level threat.
+        ledger: The run's ledger.
+
+    Returns:
+        A certificate whose radius and reach are backdoor norms; it abstains where the norm is 0.
+    """
+    if certificate.method == "published":
+        norms = certificate.reach
+    else:
+        rounds = ledger.rounds if isinstance(ledger, Ledger) else tuple(ledger)
+        found = bounds.largest_norm(rounds, certificate.threat, certificate.reach.cpu().numpy())
+        norms = torch.as_tensor(found, device=certificate.reach.device)
+    label = torch.where(norms > 0, certificate.unconditional, ABSTAIN)
+    return replace(certificate, label=label, radius=norms, reach=norms, law=BackdoorNorm())
+
+
 def _joined(
     base: Certificate, *, held: Tensor, assumptions: tuple[Assumption, ...], **extra: Any
 ) -> PoisoningCertificate:
     """The base certificate where the threat is withstood, abstention elsewhere."""
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__} | extra
+    fields["unconditional"] = base.label
     fields["label"] = torch.where(held, base.label, ABSTAIN)
     fields["radius"] = torch.where(held, extra["reach"], 0.0)
     return PoisoningCertificate(**fields | {"assumptions": assumptions})
