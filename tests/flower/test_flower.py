@@ -28,7 +28,7 @@ CLIENTS = fed.clients(X, Y, fed.partition.equal(40, 4), fed.SGD(batch_size=5))
 @pytest.fixture(autouse=True)
 def identity(monkeypatch):
     """Messages cannot be made outside a run unless Flower is told which run it is."""
-    for name in ("run_id", "node_id", "task_id"):
+    for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
@@ -94,9 +94,11 @@ def zipped():
     return buffer.getvalue()
 
 
-def huge_header():
-    """The header of an array that would fill any memory, and nothing behind it."""
-    return saved(np.zeros(3)).replace(b"(3,), }        ", b"(3000000000000,), }"[:15].ljust(15))
+def bomb():
+    """The header of an array that fills any memory, and nothing behind it."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (3 * 10**12,)})
+    return buffer.getvalue()
 
 
 HOSTILE = {
@@ -121,6 +123,7 @@ HOSTILE = {
         "rejected: sent 'bias' as Array instead of torch.float64",
     ),
     "archive": (arrays(bias=array(zipped())), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "bomb": (arrays(bias=array(bomb())), "rejected: sent 'bias' as Array instead of torch.float64"),
     "foreign": (arrays(bias=array(b"", stype="jax")), "rejected: sent 'bias' as Array instead of torch.float64"),
     "text": (arrays(bias=Array(np.array(["a"] * 3))), "rejected: sent 'bias' as Array instead of torch.float64"),
     "metrics": (content({"metrics": MetricRecord({"num-examples": 10**9})}), "absent: sent nothing"),
