@@ -17,7 +17,6 @@ from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from rsfl import fed  # noqa: E402
 from rsfl.fed import flower  # noqa: E402
-from rsfl.fed.client import Remote  # noqa: E402
 
 DOUBLE = torch.float64
 X = torch.rand(40, 4, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
@@ -166,7 +165,7 @@ def test_an_honest_grid_gives_the_run_of_the_server():
 def test_registration_tells_what_the_ledger_needs():
     trainer = fed.SGD(lr=0.3)
     found = flower.register(Grid(CLIENTS), 4, trainer)
-    assert found == [Remote(one.id, one.size, trainer, one.input_norm) for one in CLIENTS]
+    assert found == [fed.Remote(one.id, one.size, trainer, one.input_norm) for one in CLIENTS]
     assert not math.isinf(found[0].input_norm)
     with pytest.raises(RuntimeError, match="another machine"):
         found[0].fit(architecture(), None)
@@ -272,4 +271,4 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="clients"):
         flower.register(Grid([]), 0)
     with pytest.raises(ValueError, match="size"):
-        Remote(0, 0)
+        fed.Remote(0, 0)

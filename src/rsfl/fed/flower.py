@@ -4,6 +4,8 @@ Needs the extra ``rsfl[flower]``. On the server's side `register` asks the nodes
 `Server` out over a grid; on the clients' side `client_app` makes a ClientApp of a model and a `Client`.
 """
 
+from __future__ import annotations  # the documentation is built without Flower, whose names then are no types
+
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
