@@ -151,7 +151,7 @@ class Strategy(Base):  # type: ignore[misc]
         patience: Seconds to wait for a node to say who it is.
 
     Raises:
-        CheckpointError: The directory belongs to another run, or nothing in it can be believed.
+        rsfl.train.CheckpointError: The directory belongs to another run, or nothing in it can be believed.
         ValueError: The model has a type that Flower's records cannot hold (``bfloat16``), or a setting is out of range.
     """
 
