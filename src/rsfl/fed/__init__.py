@@ -3,7 +3,6 @@
 from rsfl.fed import partition, poison
 from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
 from rsfl.fed.certify import PoisoningCertificate, certify, largest_backdoors
-from rsfl.fed.checkpoint import CheckpointError
 from rsfl.fed.client import SGD, Client, Remote, Task, clients
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
@@ -14,7 +13,6 @@ from rsfl.fed.server import Result, RoundError, Server
 __all__ = [
     "SGD",
     "Attack",
-    "CheckpointError",
     "Client",
     "CoordinateMedian",
     "GeometricMedian",

@@ -249,26 +249,22 @@ def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Seq
         logits: Float64 = model(x).cpu().numpy()
         flat, weight = x.flatten(1), linear.weight.detach()
         size = flat.abs() @ weight.abs().T + (0 if linear.bias is None else linear.bias.detach().abs())
-    # Rounding of a dot product in any order, against the label and for every other class.
-    error = ((flat.shape[1] + 2) * 2.0**-52 * size).cpu().numpy()
-    chosen = logits.argmax(axis=1)
-    rows = np.arange(len(logits))
-    safe = logits + error
-    safe[rows, chosen] -= 2 * error[rows, chosen]
-    lost = safe.argmax(axis=1) != chosen
+    chosen, rows = logits.argmax(axis=1), np.arange(len(logits))
     biased = 0.0 if linear.bias is None else 1.0
-    norms = np.sqrt((flat.cpu().numpy() ** 2).sum(axis=1) + biased) * (1 + 1e-13)
-    norms = np.maximum(norms, np.finfo(np.float64).tiny)
-    reach = np.where(lost, 0.0, bounds.margin_radius(safe, norms))
+    norms = np.maximum(np.sqrt((flat.cpu().numpy() ** 2).sum(axis=1) + biased), np.finfo(np.float64).tiny)
+    # Rounded logits are the exact ones of parameters that lie this far away: radii are distances between parameters,
+    # so it comes off them. The bound is that of a dot product in any order of summation.
+    rounded = np.linalg.norm((flat.shape[1] + 2) * 2.0**-52 * size.cpu().numpy(), axis=1) / norms * (1 + 1e-9)
+    reach = np.asarray(bounds.margin_radius(logits, norms * (1 + 1e-13)))
     p_a, p_b = np.ones(len(rows)), np.zeros(len(rows))
     if sigma is not None:
-        lower, upper = bounds.linear_vote_bounds(safe, norms, sigma=sigma)
-        p_a = lower[rows, chosen]
+        lower, upper = bounds.linear_vote_bounds(logits, norms, sigma=sigma)
         upper[rows, chosen] = 0.0
-        p_b = upper.max(axis=1)
+        drift = 0.4 * rounded / sigma  # a probability changes by at most the density at 0 a unit of distance
+        p_a, p_b = np.maximum(lower[rows, chosen] - drift, 0.0), np.minimum(upper.max(axis=1) + drift, 1.0)
         # Both classifiers coincide, so the votes can never reach beyond the margin.
         reach = np.minimum(reach, bounds.parameter_radius(p_a, p_b, sigma=sigma))
-        reach = np.where(lost, 0.0, reach)
+    reach = np.maximum(reach - rounded, 0.0)
     device, none = x.device, torch.zeros(len(rows), dtype=torch.int64, device=x.device)
     return Certificate(
         label=torch.as_tensor(np.where(reach > 0, chosen, ABSTAIN), device=device),
