@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import count, number
-from rsfl.fed.aggregate import Rule
 from rsfl.fed.client import SGD, Client, Participant, Remote, Task, Trainer
 from rsfl.fed.layout import Layout
 from rsfl.fed.server import Result, Run, Server
@@ -192,8 +191,7 @@ class Strategy(Base):  # type: ignore[misc]
     def summary(self) -> None:
         """Log what is carried out."""
         server, state = self._run.server, self._run.state
-        rule: Rule = server.aggregate
-        _LOG.info("\t└──> rsfl: %r of %d clients, seed %d", rule, len(server.clients), server.seed)
+        _LOG.info("\t└──> rsfl: %r of %d clients, seed %d", server.aggregate, len(server.clients), server.seed)
         _LOG.info("\t└──> rounds %d to %d of the run", state.round + 1, self._run.rounds)
 
     def configure_train(
