@@ -132,7 +132,7 @@ def register(
 
 
 class Strategy(Base):  # type: ignore[misc]
-    """Carries a `Server` out on Flower: same rounds, same draws, same ledger and same checkpoints as `Server.run`.
+    """Carries a `Server` out on Flower: same rounds, same draws and same ledger as `Server.run`.
 
     Before and after the clients' part of a round this calls what `Server.run` calls; only the messages are Flower's.
     The seconds that a client may take are ``server.timeout``. A client whose node is not connected, does not answer in
