@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow check bench docs clean
+.PHONY: demo test test-slow test-flower check bench docs clean
 
 demo: $(VENV)/.has-demo
 	$(RUN) -m rsfl.demo
@@ -14,11 +14,16 @@ test: $(VENV)/.has-test
 test-slow: $(VENV)/.has-test
 	$(RUN) -m pytest -m slow
 
+# In an environment of its own: Flower and Ray bring a hundred packages, and pin some of them.
+test-flower:
+	$(MAKE) VENV=.venv-flower .venv-flower/.has-test .venv-flower/.has-flower
+	.venv-flower/bin/python -m pytest -m "not slow" tests/flower
+
 check: $(VENV)/.has-lint $(VENV)/.has-test docs
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
-	$(RUN) -m pytest -q --doctest-modules src
+	$(RUN) -m pytest -q --doctest-modules --ignore src/rsfl/fed/flower.py src
 
 docs: $(VENV)/.has-docs
 	$(RUN) -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html
@@ -27,7 +32,7 @@ bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks
 
 clean:
-	rm -rf $(VENV) docs/_build build dist demo-out
+	rm -rf $(VENV) .venv-flower docs/_build build dist demo-out
 
 # One stamp per extra of pyproject.toml: what is installed already is not asked for again.
 $(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -103,7 +103,7 @@ def test_stacked_training_equals_one_by_one(monkeypatch, kind, trainer):
     server = fed.Server(build(kind), fed.clients(x, y, parts, trainer), fraction=0.8)
     alone = fed.Server(build(kind), fed.clients(x, y, parts, trainer), fraction=0.8, stacked=False)
     reference = alone.run(3, progress=False, attacks=attacks)
-    monkeypatch.setattr(training, "_fit_alone", None)  # so that nobody can have trained alone
+    monkeypatch.setattr(training, "fit_alone", None)  # so that nobody can have trained alone
     result = server.run(3, progress=False, attacks=attacks)
     assert distance(result.model, reference.model) < 1e-12
     assert distance(result.model, server.model) > 1e-3

@@ -3,7 +3,7 @@
 from rsfl.fed import partition, poison
 from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
 from rsfl.fed.certify import PoisoningCertificate, certify, largest_backdoors
-from rsfl.fed.client import SGD, Client, Task, clients
+from rsfl.fed.client import SGD, Client, Remote, Task, clients
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personalise import PerClient, accuracy, per_client, personalise
@@ -22,6 +22,7 @@ __all__ = [
     "Mean",
     "PerClient",
     "PoisoningCertificate",
+    "Remote",
     "Result",
     "RoundError",
     "Server",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isnan, nextafter
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "Client",
     "Participant",
     "Poison",
+    "Remote",
     "Schedule",
     "Stackable",
     "Task",
@@ -37,7 +39,7 @@ Poison: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def at_round(name: str, schedule: Schedule, index: int) -> float:
     """The value of a schedule in a round: positive and finite."""
     value = schedule(index) if callable(schedule) else schedule
-    return number(name, value, 0.0, float("inf"), open_low=True, open_high=True)
+    return number(name, value, 0.0, inf, open_low=True, open_high=True)
 
 
 @runtime_checkable
@@ -127,7 +129,7 @@ class SGD:
                 count(name, getattr(self, name), 1)
         number("momentum", self.momentum, 0.0, 1.0, open_high=True)
         for value in self.decay.values() if isinstance(self.decay, Mapping) else (self.decay,):
-            number("decay", value, 0.0, float("inf"), open_high=True)
+            number("decay", value, 0.0, inf, open_high=True)
         if self.mixture is not None:
             number("mixture", self.mixture, 0.0, 1.0)
         if not callable(self.loss):
@@ -260,6 +262,15 @@ class Client:
         """Number of its samples."""
         return len(self.where)
 
+    @property
+    def input_norm(self) -> float:
+        """Bound on ||(x, 1)|| over its samples, read anew each time; inf where there is none."""
+        blocks = torch.split(self.samples()[0].flatten(1), 4096)
+        largest = torch.stack([block.double().square().sum(dim=1).max() for block in blocks]).max()
+        # Rounding of the sum and of the root: far less than the widening.
+        bound = nextafter(float((largest + 1).sqrt()) * (1 + 1e-12), inf)
+        return inf if isnan(bound) else bound
+
     def samples(self) -> tuple[Tensor, Tensor]:
         """Its own samples and labels."""
         if self.size == len(self.x) and bool((self.where == np.arange(self.size)).all()):
@@ -275,6 +286,32 @@ class Client:
         layout = Layout.of(model)
         self.trainer(model, x, y, task)
         return layout.split(layout.read(model))
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What a server knows of a client that trains on another machine.
+
+    Args:
+        id: A whole number, different for every client.
+        size: Number of its samples.
+        trainer: How it is told to train.
+        input_norm: Bound on ||(x, 1)|| over its samples, inf if there is none. Nobody can check it from here.
+    """
+
+    id: int
+    size: int
+    trainer: Trainer = field(default_factory=SGD)
+    input_norm: float = inf
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", count("id", self.id))
+        object.__setattr__(self, "size", count("size", self.size, 1))
+        object.__setattr__(self, "input_norm", number("input_norm", self.input_norm, 0.0, open_low=True))
+
+    def fit(self, model: nn.Module, task: Task) -> Mapping[str, Tensor]:
+        """Fail: its samples are elsewhere."""
+        raise RuntimeError(f"client {self.id} trains on another machine: carry the run out by rsfl.fed.flower")
 
 
 def clients(

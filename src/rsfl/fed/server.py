@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from hashlib import sha256
-from math import inf, isnan, nextafter
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,17 @@ from rsfl.bounds import ledger as records
 from rsfl.fed import draws
 from rsfl.fed.aggregate import Mean, Rule
 from rsfl.fed.checkpoint import Directory, State
-from rsfl.fed.client import SGD, Client, Participant, Schedule, Task, at_round
+from rsfl.fed.client import SGD, Client, Participant, Remote, Schedule, Task, at_round
 from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
 from rsfl.fed.poison import Attack
 from rsfl.fed.training import Failure, train
 from rsfl.train import CrossEntropy
 
-__all__ = ["Result", "RoundError", "Server"]
+__all__ = ["Result", "RoundError", "Run", "Server"]
 
 _KEEP = ("samples", "updates")
+_WORDS = 300  # characters of a reason: what a client says of itself is not to fill the ledger
 
 
 @dataclass(frozen=True)
@@ -166,72 +167,119 @@ class Server:
             RoundError: Too few usable updates; it carries the run so far.
             CheckpointError: The directory belongs to another run, or nothing in it can be believed.
         """
-        return _Run(self, count("rounds", rounds, 1), frozenset(exclude), dict(attacks or {}), evaluate).go(
-            None if checkpoint is None else Path(checkpoint), progress
-        )
+        run = Run(self, rounds, exclude=exclude, attacks=attacks or {}, evaluate=evaluate, checkpoint=checkpoint)
+        with tqdm(total=run.rounds, initial=run.state.round, disable=not progress, desc="federated") as bar:
+            while run.left:
+                participants, starts, tasks = run.invite()
+                replies = train(self.model, participants, starts, tasks, stacked=self.stacked, timeout=self.timeout)
+                bar.set_postfix(run.conclude(participants, replies).metrics)
+                bar.update()
+        return run.result()
 
 
 @dataclass
-class _Run:
-    """The loop: reads the server's settings, and holds what they determine."""
+class Run:
+    """A run under way: what the server does before and after the clients' part of each round.
+
+    Whoever carries messages calls ``invite``, lets the clients train, and gives what they sent to ``conclude``:
+    `Server.run` does so in this process, `rsfl.fed.flower.Strategy` over a network.
+
+    Args:
+        server: The settings.
+        rounds: Number of rounds in all.
+        exclude: Clients that never take part.
+        attacks: What simulated attackers do, by client id.
+        evaluate: Metrics of the model after each round.
+        checkpoint: Directory to save each round in, and to go on from.
+
+    Attributes:
+        state: What the next round depends on.
+        entries: The ledger so far.
+    """
 
     server: Server
     rounds: int
-    exclude: frozenset[int]
-    attacks: dict[int, Attack]
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None
+    _: KW_ONLY
+    exclude: Collection[int] = ()
+    attacks: Mapping[int, Attack] = field(default_factory=dict)
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
+        self.rounds = count("rounds", self.rounds, 1)
         self.registry = dict(self.server.sizes or {})
         for name, ids in (("exclude", self.exclude), ("attacks", self.attacks)):
             if unknown := set(ids) - set(self.registry):
                 raise ValueError(f"{name} must name clients of the server, got {sorted(unknown)!r}")
         self.layout = Layout.of(self.server.model)
         self.linear = _is_linear(self.server.model)
-
-    def go(self, path: Path | None, progress: bool) -> Result:
-        """All the rounds that are not done yet."""
-        directory = None if path is None else Directory(path, self.fingerprint)
+        self.norms: dict[int, float] = {}
         start = self.layout.read(self.server.model)
-        state, entries = State(0, start, start, {}), list[Entry]()
-        if directory is not None and (found := directory.load()) is not None:
-            state, entries = found[0], list(found[1])
-        if state.round > self.rounds:
-            raise ValueError(f"rounds must be at least the {state.round} of the checkpoint, got {self.rounds!r}")
-        with tqdm(total=self.rounds, initial=state.round, disable=not progress, desc="federated") as bar:
-            while state.round < self.rounds:
-                try:
-                    state, entry = self.round(state)
-                except _TooFewError as error:
-                    raise RoundError(str(error), self.result(state, entries)) from error
-                entries.append(entry)
-                if directory is not None:
-                    directory.save(state, entry)
-                bar.set_postfix(entry.metrics)
-                bar.update()
-        return self.result(state, entries)
+        self.state, self.entries = State(0, start, start, {}), list[Entry]()
+        self.directory = None if self.checkpoint is None else Directory(Path(self.checkpoint), self.fingerprint)
+        if self.directory is not None and (found := self.directory.load()) is not None:
+            self.state, self.entries = found[0], list(found[1])
+        if self.left < 0:
+            raise ValueError(f"rounds must be at least the {self.state.round} of the checkpoint, got {self.rounds!r}")
 
-    def result(self, state: State, entries: Sequence[Entry]) -> Result:
-        """What there is after some rounds."""
-        ledger = Ledger(self.registry, tuple(sorted(self.exclude)), tuple(entries))
-        return Result(self.module(state.clipped), ledger, {id_: self.module(v) for id_, v in state.locals.items()})
+    @property
+    def left(self) -> int:
+        """Rounds that are not done yet."""
+        return self.rounds - self.state.round
+
+    def result(self) -> Result:
+        """What there is after the rounds that are done."""
+        ledger = Ledger(self.registry, tuple(sorted(self.exclude)), tuple(self.entries))
+        local = {id_: self.module(vector) for id_, vector in self.state.locals.items()}
+        return Result(self.module(self.state.clipped), ledger, local)
 
     def module(self, vector: Tensor) -> nn.Module:
         """A model of its own with these weights."""
         return self.layout.write(deepcopy(self.server.model), vector).eval()
 
-    def round(self, state: State) -> tuple[State, Entry]:
-        """One round, as a function of the state before it."""
-        server, index, sent = self.server, state.round + 1, state.broadcast.double()
-        participants = self.participants(index)
+    def stopped(self, why: str) -> RoundError:
+        """The error of a round that cannot be completed."""
+        return RoundError(f"round {self.state.round + 1}: {why}", self.result())
+
+    def invite(self) -> tuple[list[Participant], list[Tensor], list[Task]]:
+        """Who takes part in the next round, the vector that each starts from, and what each is told."""
+        index, sent = self.state.round + 1, self.state.broadcast
+        center, participants = self.layout.split(sent), self.participants(index)
+        tasks, starts = [], []
+        for one in participants:
+            attack = self.attacks.get(one.id)
+            poison = attack.data if attack is not None and attack.active(index) else None
+            tasks.append(Task(index, one.id, self.server.seed, center if _mixes(one) else {}, poison))
+            starts.append(self.state.locals.get(one.id, sent) if _mixes(one) else sent)
+        return participants, starts, tasks
+
+    def conclude(self, participants: Sequence[Participant], replies: Sequence[Any]) -> Entry:
+        """Make the next state of what the participants of `invite` sent, in the same order, and save it.
+
+        Args:
+            participants: Who was asked.
+            replies: From each its exchanged tensors by name, a `Failure`, or anything at all.
+
+        Raises:
+            RoundError: Too few updates are usable, or the rule makes no finite model of them.
+        """
+        self.state, entry = self.round(participants, replies)
+        self.entries.append(entry)
+        if self.directory is not None:
+            self.directory.save(self.state, entry)
+        return entry
+
+    def round(self, participants: Sequence[Participant], replies: Sequence[Any]) -> tuple[State, Entry]:
+        """The state after a round, as a function of the one before it and of what the participants sent."""
+        server, state = self.server, self.state
+        index, sent = state.round + 1, state.broadcast.double()
         weights = np.array([self.registry[one.id] for one in participants], dtype=np.float64)
         weights /= weights.sum()
-        replies = self.replies(participants, state, index)
         rows, verdicts = self.screen(participants, replies, state.broadcast, index)
         usable = [i for i, (outcome, _) in enumerate(verdicts) if outcome in ("used", "clipped")]
         if len(usable) < server.min_clients:
             why = "; ".join(f"client {one.id} {v[1]}" for one, v in zip(participants, verdicts, strict=True) if v[1])
-            raise _TooFewError(f"round {index}: {len(usable)} usable updates of {server.min_clients} needed ({why})")
+            raise self.stopped(f"{len(usable)} usable updates of {server.min_clients} needed ({why})")
         shares = weights
         if server.reject == "zero":
             usable = list(range(len(rows)))
@@ -241,13 +289,13 @@ class _Run:
         try:
             value, final = server.aggregate(rows[usable], torch.from_numpy(shares[usable]))
         except ValueError as error:
-            raise _TooFewError(f"round {index}: {error}") from error
+            raise self.stopped(str(error)) from error
         if server.server_step != 1:
             value = sent + server.server_step * (value - sent)
         rho = at_round("clip", server.clip, index) if server.clip is not None else inf
         clipped = self.clip(value, rho).to(self.layout.dtype)
         if not bool(torch.isfinite(clipped).all()):
-            raise _TooFewError(f"round {index}: the aggregated model is not finite")
+            raise self.stopped("the aggregated model is not finite")
         sigma = at_round("noise", server.noise, index) if server.noise is not None and index < self.rounds else 0.0
         noise = self.noise(index, sigma)
         broadcast = clipped.double().clone()  # double() is no copy of what is double already
@@ -322,19 +370,8 @@ class _Run:
         draw = draws.rng(server.seed, index, "participants").choice(len(server.clients), many, replace=False)
         chosen = [server.clients[i] for i in np.sort(draw) if server.clients[i].id not in self.exclude]
         if not chosen:
-            raise _TooFewError(f"round {index}: every sampled client is excluded")
+            raise self.stopped("every sampled client is excluded")
         return chosen
-
-    def replies(self, participants: Sequence[Participant], state: State, index: int) -> list[Any]:
-        """What each participant sends back."""
-        center, tasks, starts = self.layout.split(state.broadcast), [], []
-        for one in participants:
-            attack = self.attacks.get(one.id)
-            poison = attack.data if attack is not None and attack.active(index) else None
-            tasks.append(Task(index, one.id, self.server.seed, center if _mixes(one) else {}, poison))
-            starts.append(state.locals.get(one.id, state.broadcast) if _mixes(one) else state.broadcast)
-        server = self.server
-        return train(server.model, participants, starts, tasks, stacked=server.stacked, timeout=server.timeout)
 
     def screen(
         self, participants: Sequence[Participant], replies: Sequence[Any], broadcast: Tensor, index: int
@@ -348,7 +385,8 @@ class _Run:
             if not problem:
                 rows[i] = self.layout.vector(reply)
             absent = isinstance(reply, Failure) or reply is None
-            verdicts.append(("absent" if absent else "rejected" if problem else "used", str(problem)))
+            why = " ".join(str(problem).split())[:_WORDS]
+            verdicts.append(("absent" if absent else "rejected" if problem else "used", why))
         self.tamper(participants, rows, [v[0] == "used" for v in verdicts], sent, index)
         for i, (outcome, _) in enumerate(verdicts):
             if outcome != "used":
@@ -400,7 +438,7 @@ class _Run:
 
     def told(self, one: Participant, index: int) -> dict[str, Any]:
         """How a client was told to train, for the record; a trainer that is not `SGD` is one opaque step."""
-        trainer, size = one.trainer, one.size if isinstance(one, Client) else self.registry[one.id]
+        trainer, size = one.trainer, one.size if isinstance(one, (Client, Remote)) else self.registry[one.id]
         if not isinstance(trainer, SGD):
             return {"learning_rate": 1.0, "decay": (0.0, 0.0), "input_norm": inf, "batch_sizes": (size,)}
         decays, samples = trainer.decays(self.layout), None
@@ -429,19 +467,11 @@ class _Run:
 
     def input_norm(self, one: Participant) -> float:
         """Bound on ||(x, 1)|| over a client's clean samples, for the models whose certificates read it."""
-        if not self.linear or not isinstance(one, Client):
+        if not self.linear or not isinstance(one, (Client, Remote)):
             return inf
-        squares = self._squares.get(id(one.x))
-        if squares is None:
-            blocks = torch.split(one.x.flatten(1), 4096)
-            squares = self._squares[id(one.x)] = torch.cat([b.double().square().sum(dim=1) for b in blocks]).cpu()
-        # Rounding of the sum and of the root: far less than the widening.
-        bound = nextafter(float((squares[torch.from_numpy(one.where)].max() + 1).sqrt()) * (1 + 1e-12), inf)
-        return inf if isnan(bound) else bound
-
-    @cached_property
-    def _squares(self) -> dict[int, Tensor]:
-        return {}
+        if one.id not in self.norms:
+            self.norms[one.id] = one.input_norm
+        return self.norms[one.id]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -462,10 +492,6 @@ class _Run:
             self.rounds if self.server.noise is not None else None,
         ]
         return sha256(repr(parts).encode()).hexdigest()
-
-
-class _TooFewError(Exception):
-    """A round that cannot be completed; told to the caller as a `RoundError`."""
 
 
 def _mixes(one: Participant) -> bool:

@@ -19,7 +19,7 @@ from rsfl.fed.client import SGD, Client, Participant, Stackable, Task, at_round
 from rsfl.fed.layout import Layout
 from rsfl.train import CrossEntropy
 
-__all__ = ["Failure", "train"]
+__all__ = ["Failure", "fit_alone", "train"]
 
 _STACK = 1 << 22  # numbers in the parameters or in a batch of a stack: bounds its memory, and gains nothing beyond
 
@@ -67,7 +67,7 @@ def train(
     for i, participant in enumerate(participants):
         if i not in replies:
             private = layout.write(deepcopy(model), starts[i]).train()
-            replies[i] = _fit_alone(participant, private, tasks[i], timeout)
+            replies[i] = fit_alone(participant, private, tasks[i], timeout)
     return [replies[i] for i in range(len(participants))]
 
 
@@ -77,7 +77,7 @@ def _by_sample(model: nn.Module) -> bool:
     return all(type(module).__module__ in {f"torch.nn.modules.{name}" for name in known} for module in model.modules())
 
 
-def _fit_alone(participant: Participant, model: nn.Module, task: Task, timeout: float | None) -> Any:
+def fit_alone(participant: Participant, model: nn.Module, task: Task, timeout: float | None = None) -> Any:
     """One client, its exceptions told as a `Failure`, the global random state as keyed as everything else."""
     outcome: list[Any] = [Failure("was late")]
 

@@ -1,0 +1,1 @@
+"""Certified federated training on Flower."""

@@ -1,0 +1,311 @@
+"""Federated runs on Flower: the rounds of `rsfl.fed.Server`, carried between machines by somebody else's network.
+
+Needs the extra ``rsfl[flower]``. On the server's side `register` asks the nodes who they are and `Strategy` carries a
+`Server` out over a grid; on the clients' side `client_app` makes a ClientApp of a model and a `Client`.
+"""
+
+from __future__ import annotations  # the documentation is built without Flower, whose names then are no types
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from math import inf
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsfl._checks import count, number
+from rsfl.fed.client import SGD, Client, Participant, Remote, Task, Trainer
+from rsfl.fed.layout import Layout
+from rsfl.fed.server import Result, Run, Server
+from rsfl.fed.training import Failure, fit_alone
+
+try:
+    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Strategy as Base
+except ImportError as error:  # pragma: no cover
+    raise ImportError("rsfl.fed.flower needs Flower: pip install 'rsfl[flower]' (Python 3.11 or newer)") from error
+
+__all__ = ["Strategy", "client_app", "register"]
+
+_LOG = logging.getLogger("flwr")
+
+
+def client_app(build: Callable[[Context], tuple[nn.Module, Participant]], *, threads: int | None = 1) -> ClientApp:
+    """The ClientApp of a client: says who it is when asked, and trains when told to.
+
+    What a trainer draws is keyed by seed, round and client, so a client trains here as it does in `Server.run`. An
+    exception in training becomes an answer, and an absence in the ledger.
+
+    Args:
+        build: From Flower's context (its ``node_config`` says which partition, its ``run_config`` the settings) the
+            architecture and the `Client`. It is called for every message: nodes keep nothing between rounds.
+        threads: Threads of PyTorch in the process of the ClientApp, None to leave them as they are. More than one is
+            slow where several nodes share a machine.
+
+    Raises:
+        ValueError: ``threads`` is not a count of at least 1.
+    """
+    if threads is not None:
+        count("threads", threads, 1)
+
+    def introduce(message: Message, context: Context) -> Message:
+        _, client = build(context)
+        norm = client.input_norm if isinstance(client, Client) else inf
+        said = ConfigRecord({"id": int(client.id), "size": int(client.size), "input_norm": norm})
+        return Message(RecordDict({"client": said}), reply_to=message)
+
+    def fit(message: Message, context: Context) -> Message:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        model, client = build(context)
+        layout, device = Layout.of(model), next(model.parameters()).device
+        told = message.content.config_records["config"]
+        vectors = {}
+        for name, record in message.content.array_records.items():
+            tensors = _tensors(record)
+            if problem := layout.problem(tensors):
+                raise ValueError(f"the server's model is not the one built here: it {problem}")
+            vectors[name] = layout.vector(tensors).to(device)
+        center = layout.split(vectors["center"]) if "center" in vectors else {}
+        task = Task(told["round"], client.id, told["seed"], center)
+        reply = fit_alone(client, layout.write(model, vectors["arrays"]).train(), task)
+        if isinstance(reply, Failure):
+            return Message(RecordDict({"failure": ConfigRecord({"reason": str(reply)})}), reply_to=message)
+        return Message(RecordDict({} if reply is None else {"arrays": _record(reply)}), reply_to=message)
+
+    app = ClientApp()
+    app.query()(introduce)
+    app.train()(fit)
+    return app
+
+
+def register(
+    grid: Grid,
+    clients: int,
+    trainer: Trainer | None = None,
+    *,
+    largest: int = 1_000_000,
+    patience: float = 60.0,
+    timeout: float = 3600.0,
+) -> list[Remote]:
+    """Ask the nodes who they are, until there are enough different clients.
+
+    Number of samples and bound on the inputs are what each node says of itself, once, before training: nobody checks
+    them. Give `Server` its own ``sizes``, or make the `Remote` clients by hand, where that is not good enough.
+
+    Args:
+        grid: What Flower gives to a ServerApp.
+        clients: How many clients to wait for, at least.
+        trainer: How all of them are told to train, for the ledger; plain `SGD` if None.
+        largest: Number of samples above which a node is not believed, and left out.
+        patience: Seconds to wait for the answer of a node that is connected.
+        timeout: Seconds to wait for all of them.
+
+    Returns:
+        The clients for `Server`, by id. Where two nodes claim one id, the first that was heard.
+
+    Raises:
+        TimeoutError: Fewer clients than that registered in time.
+    """
+    count("clients", clients, 1)
+    claims: dict[int, Remote | None] = {}
+    end = time.monotonic() + number("timeout", timeout, 0.0)
+    while True:
+        claims |= _ask(grid, set(grid.get_node_ids()) - set(claims), patience)
+        found: dict[int, Remote] = {}
+        for claim in claims.values():
+            if claim is not None and claim.size <= largest:
+                found.setdefault(claim.id, claim)
+        if len(found) >= clients:
+            return [replace(found[id_], trainer=SGD() if trainer is None else trainer) for id_ in sorted(found)]
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"clients must be at most the {len(found)} that registered in {timeout} s, got {clients}"
+            )
+        time.sleep(min(1.0, timeout))
+
+
+class Strategy(Base):  # type: ignore[misc]
+    """Carries a `Server` out on Flower: same rounds, same draws and same ledger as `Server.run`.
+
+    Before and after the clients' part of a round this calls what `Server.run` calls; only the messages are Flower's.
+    The seconds that a client may take are ``server.timeout``. A client whose node is not connected, does not answer in
+    time, or answers with an error is absent in that round; one whose node comes back, even under another number, takes
+    part again. Flower counts rounds from 1 each time it starts: its count is not used, the run's own goes on.
+
+    Args:
+        server: The settings. Its clients may be `Remote`; their samples are elsewhere.
+        rounds: Number of rounds in all.
+        exclude: Clients that never take part.
+        evaluate: Metrics of the model after each round, by name: on the server, from its own data.
+        checkpoint: Directory in which each round is saved, and from which an interrupted run goes on.
+        nodes: Number of the Flower node of each client, by client id. If None the nodes are asked, and believed: then
+            one may pass itself off as a client that is not connected. Flower's node authentication fixes the numbers.
+        patience: Seconds to wait for a node to say who it is.
+
+    Raises:
+        rsfl.train.CheckpointError: The directory belongs to another run, or nothing in it can be believed.
+        ValueError: The model has a type that Flower's records cannot hold (``bfloat16``), or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        rounds: int,
+        *,
+        exclude: Collection[int] = (),
+        evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        nodes: Mapping[int, int] | None = None,
+        patience: float = 60.0,
+    ):
+        self._run = Run(server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint)
+        if self._run.layout.dtype == torch.bfloat16:
+            raise ValueError("model must be of a type that NumPy has, for Flower to send it, got torch.bfloat16")
+        self._nodes = nodes
+        self._patience = number("patience", patience, 0.0, open_low=True)
+        self._claims: dict[int, Remote | None] = {}
+        self._invited: list[Participant] = []
+        self._sent: list[Message | None] = []
+
+    def run(self, grid: Grid) -> Result:
+        """Carry the run out, or take it up where the checkpoint left it.
+
+        Args:
+            grid: What Flower gives to a ServerApp.
+
+        Raises:
+            RoundError: Too few usable updates; it carries the run so far.
+        """
+        if self._run.left:
+            timeout = self._run.server.timeout
+            self.start(grid, self._arrays(), self._run.left, timeout=inf if timeout is None else timeout)
+        return self._run.result()
+
+    def summary(self) -> None:
+        """Log what is carried out."""
+        server, state = self._run.server, self._run.state
+        _LOG.info("\t└──> rsfl: %r of %d clients, seed %d", server.aggregate, len(server.clients), server.seed)
+        _LOG.info("\t└──> rounds %d to %d of the run", state.round + 1, self._run.rounds)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The messages of the next round.
+
+        Raises:
+            ValueError: ``arrays`` is not the model of the run, which starts by ``run``.
+        """
+        if not torch.equal(self._run.layout.vector(_tensors(arrays)), self._run.state.broadcast.cpu()):
+            raise ValueError("arrays must be the model of the run: start it by run(grid), not by start(...)")
+        self._invited, starts, tasks = self._run.invite()
+        seats, records, self._sent = self._seats(grid), {id(self._run.state.broadcast): arrays}, []
+        for one, start, task in zip(self._invited, starts, tasks, strict=True):
+            if one.id not in seats:
+                self._sent.append(None)
+                continue
+            if id(start) not in records:
+                records[id(start)] = _record(self._run.layout.split(start))
+            told = {**config, "round": task.round, "client": task.client, "seed": task.seed}
+            content = RecordDict({"arrays": records[id(start)], "config": ConfigRecord(told)})
+            if task.center:
+                content["center"] = arrays
+            self._sent.append(Message(content, seats[one.id], MessageType.TRAIN, group_id=str(task.round)))
+        return [message for message in self._sent if message is not None]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The model that is sent next, and what became of the round."""
+        answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
+        heard = [
+            # Flower gives a message its number when it is sent.
+            Failure("was not connected") if sent is None else _reply(answers.get(sent.metadata.message_id))
+            for sent in self._sent
+        ]
+        entry = self._run.conclude(self._invited, heard)
+        fates = [one.outcome for one in entry.round.participants]
+        for one in entry.round.participants:
+            if one.reason:
+                _LOG.warning(
+                    "\t└──> round %d: client %d %s: %s", entry.round.index, one.client, one.outcome, one.reason
+                )
+        told = {"round": entry.round.index, **{fate: fates.count(fate) for fate in dict.fromkeys(fates)}}
+        return self._arrays(), MetricRecord({**told, **{name: float(v) for name, v in entry.metrics.items()}})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """None: ``evaluate`` looks at the model without its noise, on the server."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing: no client was asked."""
+        return None
+
+    def _arrays(self) -> ArrayRecord:
+        """What the next round sends."""
+        return _record(self._run.layout.split(self._run.state.broadcast))
+
+    def _seats(self, grid: Grid) -> dict[int, int]:
+        """The connected node of each client, by its id: the first that claimed it, among those still there."""
+        connected = set(grid.get_node_ids())
+        if self._nodes is not None:
+            return {id_: node for id_, node in self._nodes.items() if node in connected}
+        self._claims |= _ask(grid, connected - set(self._claims), self._patience)
+        seats: dict[int, int] = {}
+        for node, claim in self._claims.items():
+            if claim is not None and node in connected:
+                seats.setdefault(claim.id, node)
+        return seats
+
+
+def _ask(grid: Grid, nodes: Collection[int], patience: float) -> dict[int, Remote | None]:
+    """Who the nodes say they are; None for an answer that makes no sense. Who is silent is not in it."""
+    questions = {node: Message(RecordDict(), node, MessageType.QUERY) for node in sorted(nodes)}
+    replies = grid.send_and_receive(list(questions.values()), timeout=patience) if questions else []
+    answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
+    claims = {node: answers.get(question.metadata.message_id) for node, question in questions.items()}
+    return {node: _claim(answer) for node, answer in claims.items() if answer is not None}
+
+
+def _claim(answer: Message) -> Remote | None:
+    try:
+        said = answer.content.config_records["client"]
+        return Remote(said["id"], said["size"], input_norm=said["input_norm"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _reply(answer: Message | None) -> Any:
+    """What a client sent, in the form that `Run.conclude` screens."""
+    if answer is None:
+        return Failure("was late")
+    if answer.has_error():
+        return Failure(f"failed: {answer.error.reason}")
+    if "failure" in answer.content.config_records:
+        return Failure(answer.content.config_records["failure"].get("reason"))
+    arrays = answer.content.array_records.get("arrays")
+    return None if arrays is None else _tensors(arrays)
+
+
+def _record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    return ArrayRecord(torch_state_dict=dict(tensors))
+
+
+def _tensors(record: ArrayRecord) -> dict[str, Any]:
+    """The tensors of a record by name; what cannot be read as one stays what it is, for the screening to name."""
+
+    def read(array: Any) -> Any:
+        try:
+            return torch.from_numpy(array.numpy())
+        except Exception:  # bytes from a stranger, who may have put anything in them
+            return array
+
+    return {name: read(array) for name, array in record.items()}

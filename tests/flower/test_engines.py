@@ -1,0 +1,128 @@
+"""The example app on both engines of Flower, by the documented commands; no process is left behind.
+
+The deployment, two minutes long, runs with ``.venv-flower/bin/python -m pytest -m slow tests/flower``.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason="needs the extra rsfl[flower]: make test-flower")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "flower-crfl"
+
+
+class Engine:
+    """Flower's command line in a home of its own; what it starts in the background is stopped with it."""
+
+    def __init__(self, home: Path):
+        self.home, self.log, self.started = home, home / "log.txt", []
+        self.app = shutil.copytree(EXAMPLE, home / "app")
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        }
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a command in the background, in a process group of its own."""
+        with open(self.log, "ab") as log:
+            one = subprocess.Popen(
+                command, cwd=self.app, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.started.append(one)
+        return one
+
+    def stop(self) -> None:
+        """Stop all that was started, and the SuperLink that ``flwr run`` leaves behind."""
+        for one in self.started:
+            kill(one)
+        ours = f"FLWR_HOME={self.home}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if ours in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
+            except OSError:  # gone already, or somebody else's
+                continue
+
+
+def kill(one: subprocess.Popen[bytes]) -> None:
+    """Kill a command and what it started, without a chance to say goodbye."""
+    if one.poll() is None:
+        os.killpg(one.pid, signal.SIGKILL)
+    one.wait()
+
+
+def free_ports(many: int) -> list[int]:
+    """Ports that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(many)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def engine(tmp_path):
+    one = Engine(tmp_path)
+    yield one
+    one.stop()
+
+
+def test_the_example_runs_in_simulation(engine):
+    out = engine.home / "out"
+    run = engine.start(
+        *("flwr", "run", ".", "--federation-config", "num-supernodes=10 client-resources-num-cpus=1"),
+        *("--run-config", f"rounds=3 out='{out}'", "--stream"),
+    )
+    run.wait(timeout=200)
+    assert "certified whichever client is removed" in engine.log.read_text()
+    fates = json.loads((out / "ledger.json").read_text())["fates"]
+    assert fates == [{str(client): "used" for client in range(10)}] * 3
+
+
+@pytest.mark.slow
+def test_a_node_is_killed_and_the_run_goes_on(engine):
+    rounds = 6
+    link, *ports = free_ports(3)
+    (engine.home / "config.toml").write_text(f'[superlink.local]\naddress = "127.0.0.1:{link}"\ninsecure = true\n')
+    engine.start("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(link))
+    nodes = [
+        engine.start(
+            *("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{link}", "--port", str(port)),
+            *("--node-config", f"partition-id={k} num-partitions=2"),
+        )
+        for k, port in enumerate(ports)
+    ]
+    time.sleep(5)
+    saved = engine.home / "rounds"
+    config = f"clients=2 rounds={rounds} timeout=30.0 checkpoint='{saved}' out='{engine.home / 'out'}'"
+    run = engine.start("flwr", "run", ".", "local", "--run-config", config, "--stream")
+    wait(lambda: (saved / "ledger-00000002.rsfl").exists(), run, engine)
+    kill(nodes[1])
+    found = engine.home / "out" / "ledger.json"
+    wait(found.exists, run, engine)
+    fates = json.loads(found.read_text())["fates"]
+    assert [one["0"] for one in fates] == ["used"] * rounds
+    assert [one["1"] for one in fates[:2]] == ["used"] * 2
+    assert all(one["1"].startswith("absent: ") for one in fates[3:])
+
+
+def wait(condition, run, engine, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, engine.log.read_text()
+        assert run.poll() in (None, 0), engine.log.read_text()
+        time.sleep(0.2)
+    time.sleep(0.2)  # a file is there before all of it is

@@ -1,0 +1,274 @@
+"""The strategy by itself, on a grid without a network: hostile answers, seats, silence, and the words for each."""
+
+import json
+import math
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+flwr = pytest.importorskip("flwr", reason="needs the extra rsfl[flower]: make test-flower")
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict  # noqa: E402
+from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+
+from rsfl import fed  # noqa: E402
+from rsfl.fed import flower  # noqa: E402
+
+DOUBLE = torch.float64
+X = torch.rand(40, 4, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+Y = torch.randint(3, (40,), generator=torch.Generator().manual_seed(1))
+CLIENTS = fed.clients(X, Y, fed.partition.equal(40, 4), fed.SGD(batch_size=5))
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch):
+    """Messages cannot be made outside a run unless Flower is told which run it is."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def architecture():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Linear(4, 3).to(DOUBLE)
+
+
+class Grid:
+    """Nodes in this process: node -> ClientApp, or a function of (message, answer) that tampers with its answer."""
+
+    def __init__(self, clients, tamper=None):
+        self.apps = {100 + one.id: flower.client_app(lambda _, one=one: (architecture(), one)) for one in clients}
+        self.tamper = tamper or {}
+        self.gone = set()
+        self.asked = []
+
+    def get_node_ids(self):
+        return [node for node in self.apps if node not in self.gone]
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = []
+        for number, message in enumerate(messages):
+            node = message.metadata.dst_node_id
+            message.metadata.__dict__["_message_id"] = f"{len(self.asked)}-{number}"
+            self.asked.append((node, message.metadata.message_type))
+            context = Context(run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={})
+            reply = self.apps[node](message, context)
+            if node in self.tamper and message.metadata.message_type == "train":
+                reply = self.tamper[node](message, reply)
+            replies += [] if reply is None else [reply]
+        return replies[::-1]  # in whatever order they come
+
+
+def server(clients=CLIENTS, **settings):
+    return fed.Server(architecture(), clients, stacked=False, **settings)
+
+
+def content(records):
+    return lambda message, reply: Message(RecordDict(records), reply_to=message)
+
+
+def arrays(**changed):
+    good = ArrayRecord(torch_state_dict=dict(architecture().state_dict()))
+    good.update(changed)
+    return content({"arrays": good})
+
+
+def array(data, stype="numpy.ndarray"):
+    return Array(dtype="float64", shape=(3,), stype=stype, data=data)
+
+
+def saved(values, **options):
+    buffer = BytesIO()
+    np.save(buffer, values, **options)
+    return buffer.getvalue()
+
+
+def zipped():
+    buffer = BytesIO()
+    np.savez(buffer, a=np.zeros(3))
+    return buffer.getvalue()
+
+
+def bomb():
+    """The header of an array that fills any memory, and nothing behind it."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (3 * 10**12,)})
+    return buffer.getvalue()
+
+
+HOSTILE = {
+    "nan": (arrays(bias=Array(np.full(3, np.nan))), "rejected: sent values that are not finite"),
+    "huge": (arrays(bias=Array(np.full(3, 1e12))), "rejected: sent an update of norm"),
+    "shape": (arrays(bias=Array(np.zeros(1))), "rejected: sent 'bias' of shape (1,) instead of (3,)"),
+    "broadcast": (arrays(bias=Array(np.zeros((3, 3)))), "rejected: sent 'bias' of shape (3, 3) instead of (3,)"),
+    "type": (
+        arrays(bias=Array(np.zeros(3, np.int64))),
+        "rejected: sent 'bias' as torch.int64 instead of torch.float64",
+    ),
+    "extra": (arrays(more=Array(np.zeros(3))), "rejected: sent the wrong keys: missing [], unexpected ['more']"),
+    "many": (
+        arrays(**{f"k{i}": Array(np.zeros(1)) for i in range(2000)}),
+        "rejected: sent the wrong keys: missing [], unexpected ['k0'",
+    ),
+    "empty": (content({"arrays": ArrayRecord()}), "rejected: sent the wrong keys: missing ['weight', 'bias']"),
+    "garbage": (arrays(bias=array(b"not an array")), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "cut": (arrays(bias=array(saved(np.zeros(3))[:-8])), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "pickle": (
+        arrays(bias=array(saved(np.array([print], dtype=object), allow_pickle=True))),
+        "rejected: sent 'bias' as Array instead of torch.float64",
+    ),
+    "archive": (arrays(bias=array(zipped())), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "bomb": (arrays(bias=array(bomb())), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "foreign": (arrays(bias=array(b"", stype="jax")), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "text": (arrays(bias=Array(np.array(["a"] * 3))), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "metrics": (content({"metrics": MetricRecord({"num-examples": 10**9})}), "absent: sent nothing"),
+    "wrong record": (content({"arrays": ConfigRecord({"weight": 1.0})}), "absent: sent nothing"),
+    "excuse": (content({"failure": ConfigRecord({"reason": "x\n" * 10**5})}), "absent: x x x"),
+    "no excuse": (content({"failure": ConfigRecord()}), "absent: None"),
+    "error": (
+        lambda message, _: Message(Error(2, "crash\nat line 1"), reply_to=message),
+        "absent: failed: crash at line 1",
+    ),
+    "silence": (lambda *_: None, "absent: was late"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_answer_is_screened_and_named(name):
+    tamper, fate = HOSTILE[name]
+    others = [one for one in CLIENTS if one.id != 2]
+    grid = Grid(CLIENTS, {102: tamper})
+    result = flower.Strategy(server(), 2).run(grid)
+    for index in (1, 2):
+        fates = result.ledger.fates(index)
+        assert fates[2].startswith(fate)
+        assert len(fates[2]) < 400
+        assert [fates[one.id] for one in others] == ["used"] * 3
+    assert all(bool(torch.isfinite(p).all()) for p in result.model.parameters())
+    assert "num-examples" not in json.dumps([entry.metrics for entry in result.ledger.entries])
+
+
+def test_an_honest_grid_gives_the_run_of_the_server():
+    settings = {"fraction": 0.5, "clip": 1.0, "noise": 0.1, "keep": ("updates", "samples")}
+    embedded = server(**settings).run(4, progress=False)
+    carried = flower.Strategy(server(**settings), 4).run(Grid(CLIENTS))
+    assert carried.ledger == embedded.ledger
+    assert all(
+        bool((a == b).all()) for a, b in zip(carried.model.parameters(), embedded.model.parameters(), strict=True)
+    )
+
+
+def test_registration_tells_what_the_ledger_needs():
+    trainer = fed.SGD(lr=0.3)
+    found = flower.register(Grid(CLIENTS), 4, trainer)
+    assert found == [fed.Remote(one.id, one.size, trainer, one.input_norm) for one in CLIENTS]
+    assert not math.isinf(found[0].input_norm)
+    with pytest.raises(RuntimeError, match="another machine"):
+        found[0].fit(architecture(), None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"id": -1, "size": 3, "input_norm": 1.0},
+        {"id": 2, "size": 0, "input_norm": 1.0},
+        {"id": 2, "size": 2_000_000, "input_norm": 1.0},
+        {"id": 2, "size": 3, "input_norm": math.nan},
+        {"id": [2, 2], "size": 3, "input_norm": 1.0},
+        {"id": "2", "size": 3, "input_norm": 1.0},
+        {"id": 0, "size": 3, "input_norm": 1.0},
+    ],
+    ids=repr,
+)
+def test_a_registration_that_makes_no_sense_is_left_out(said):
+    grid = Grid(CLIENTS)
+    app = grid.apps[102]
+    grid.apps[102] = lambda message, context: (
+        Message(RecordDict({"client": ConfigRecord(said)}), reply_to=message)
+        if message.metadata.message_type == "query"
+        else app(message, context)
+    )
+    assert [(one.id, one.size) for one in flower.register(grid, 3)] == [(0, 10), (1, 10), (3, 10)]
+    with pytest.raises(TimeoutError, match="clients must be at most the 3 that registered"):
+        flower.register(grid, 4, timeout=0)
+
+
+def test_a_node_that_leaves_is_absent_until_it_comes_back_under_another_number():
+    grid, seen = Grid(CLIENTS), []
+
+    def metrics(model):
+        seen.append(model)
+        if len(seen) == 1:
+            grid.gone.add(101)
+        if len(seen) == 2:
+            grid.apps[999] = grid.apps[101]
+        return {}
+
+    fates = flower.Strategy(server(), 3, evaluate=metrics).run(grid).ledger
+    assert [fates.fates(t)[1] for t in (1, 2, 3)] == ["used", "absent: was not connected", "used"]
+    assert [node for node, kind in grid.asked if kind == "query"] == [100, 101, 102, 103, 999]
+
+
+def test_a_seat_that_is_taken_is_not_given_away():
+    grid = Grid(CLIENTS, {999: arrays(bias=Array(np.full(3, np.nan)))})
+    grid.apps[999] = grid.apps[101]
+    ledger = flower.Strategy(server(), 2).run(grid).ledger
+    assert ledger.fates(2)[1] == "used"
+    # And where the numbers are known, a stranger gets no seat that is free either.
+    grid.gone.add(101)
+    named = flower.Strategy(server(), 1, nodes={one.id: 100 + one.id for one in CLIENTS}).run(grid).ledger
+    assert named.fates(1)[1] == "absent: was not connected"
+
+
+def test_rounds_are_counted_on_from_a_checkpoint(tmp_path):
+    settings = {"clip": lambda t: 0.1 * t, "seed": 1}
+    whole = server(**settings).run(5, progress=False)
+    first, second = Grid(CLIENTS), Grid(CLIENTS)
+    flower.Strategy(server(**settings), 2, checkpoint=tmp_path).run(first)
+    result = flower.Strategy(server(**settings), 5, checkpoint=tmp_path).run(second)
+    assert result.ledger == whole.ledger
+    assert [kind for _, kind in second.asked].count("train") == 4 * 3
+    assert flower.Strategy(server(**settings), 5, checkpoint=tmp_path).run(SimpleNamespace()).ledger == whole.ledger
+
+
+def test_too_few_is_an_error_that_carries_the_run():
+    grid = Grid(CLIENTS, {100 + k: lambda *_: None for k in range(4)})
+    with pytest.raises(fed.RoundError, match="round 1: 0 usable updates of 1 needed"):
+        flower.Strategy(server(), 2).run(grid)
+
+
+def test_a_client_that_builds_another_model_says_so():
+    grid = Grid(CLIENTS)
+    grid.apps[101] = flower.client_app(lambda _: (nn.Linear(5, 3).to(DOUBLE), CLIENTS[1]))
+    with pytest.raises(ValueError, match="not the one built here: it sent 'weight' of shape"):
+        flower.Strategy(server(), 1).run(grid)
+
+
+def test_the_run_starts_by_itself_alone():
+    strategy = flower.Strategy(server(), 2)
+    other = ArrayRecord(torch_state_dict=dict(nn.Linear(4, 3).to(DOUBLE).state_dict()))
+    with pytest.raises(ValueError, match="arrays must be the model of the run"):
+        strategy.start(Grid(CLIENTS), other, num_rounds=1)
+
+
+def test_bad_settings_are_named():
+    model = nn.Linear(4, 3).to(torch.bfloat16)
+    with pytest.raises(ValueError, match="bfloat16"):
+        flower.Strategy(fed.Server(model, CLIENTS), 2)
+    with pytest.raises(ValueError, match="rounds"):
+        flower.Strategy(server(), 0)
+    with pytest.raises(ValueError, match="patience"):
+        flower.Strategy(server(), 1, patience=0.0)
+    with pytest.raises(ValueError, match=r"exclude.*99"):
+        flower.Strategy(server(), 1, exclude={99})
+    with pytest.raises(ValueError, match="threads"):
+        flower.client_app(lambda _: None, threads=0)
+    with pytest.raises(ValueError, match="clients"):
+        flower.register(Grid([]), 0)
+    with pytest.raises(ValueError, match="size"):
+        fed.Remote(0, 0)
