@@ -27,6 +27,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["flwr"]  # an extra that the documentation is built without
 autodoc_typehints = "none"  # they are in the signature
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
