@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsfl import fed
+from rsfl import fed, train
 from rsfl.deform import Rotation, Translation
 from rsfl.fed import poison
 from rsfl.noise import Gaussian, Law
@@ -50,7 +50,7 @@ def network() -> nn.Module:
 
 def trainer(law: Law | None = None, mixture: float | None = None) -> fed.SGD:
     # A mixture weighs the local loss by lambda: the step makes up for it, so that all modes learn as fast.
-    return fed.SGD(lr=0.2 / (mixture or 1), batch_size=16, epochs=2, mixture=mixture, loss=fed.CrossEntropy(law))
+    return fed.SGD(lr=0.2 / (mixture or 1), batch_size=16, epochs=2, mixture=mixture, loss=train.CrossEntropy(law))
 
 
 def modes(x: Tensor, y: Tensor, parts: list[np.ndarray], law: Law) -> dict[str, nn.Module | Mapping[int, nn.Module]]:

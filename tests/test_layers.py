@@ -12,6 +12,7 @@ import rsfl
 SOURCE = Path(rsfl.__file__).parent
 ORDER = [
     "_checks",
+    "_heap",
     "assumptions",
     "bounds",
     "noise",

@@ -215,7 +215,7 @@ def test_the_published_certificate_is_corollary_one_on_the_ledgers_numbers():
         later=[(4.0, 0.05), (5.0, 0.05)],
     )
     np.testing.assert_array_equal(certificate.reach.numpy(), expected)
-    assert (certificate.space, certificate.unit) == ("training inputs", "input units")
+    assert (certificate.space, certificate.unit) == ("training inputs", "backdoor, input units")
     held = certificate.reach > 0.003
     assert torch.equal(certificate.abstained, ~held | (certificate.p_lower <= certificate.p_upper))
     assert int(held.sum()) > 0

@@ -13,6 +13,7 @@ from torch import nn
 
 from rsfl import fed
 from rsfl.fed import checkpoint
+from rsfl.train import CheckpointError
 
 
 def server(**settings):
@@ -116,7 +117,7 @@ def test_nothing_is_started_over_in_silence(tmp_path):
     interrupted(run, 6, 3, tmp_path)
     for path in tmp_path.glob("state-*"):
         path.write_bytes(b"")
-    with pytest.raises(fed.CheckpointError, match=r"state-00000003.*state-00000002"):
+    with pytest.raises(CheckpointError, match=r"state-00000003.*state-00000002"):
         run.run(6, checkpoint=tmp_path, progress=False)
 
 
@@ -148,7 +149,7 @@ def test_no_code_is_run_by_loading(tmp_path):
 )
 def test_the_checkpoint_of_another_run_is_refused(tmp_path, other):
     server().run(2, checkpoint=tmp_path, progress=False)
-    with pytest.raises(fed.CheckpointError, match="belongs to another run"):
+    with pytest.raises(CheckpointError, match="belongs to another run"):
         server(**other).run(3, checkpoint=tmp_path, progress=False)
 
 
@@ -156,7 +157,7 @@ def test_excluded_clients_and_attacks_make_another_run(tmp_path):
     run = server()
     run.run(2, checkpoint=tmp_path, progress=False)
     for options in ({"exclude": {1}}, {"attacks": {1: fed.Attack(update=fed.poison.Scale(2.0))}}):
-        with pytest.raises(fed.CheckpointError, match="belongs to another run"):
+        with pytest.raises(CheckpointError, match="belongs to another run"):
             run.run(3, checkpoint=tmp_path, progress=False, **options)
 
 
@@ -169,7 +170,7 @@ def test_a_finished_run_is_read_back_and_can_go_on_where_its_end_was_not_special
         run.run(3, checkpoint=tmp_path, progress=False)
     noisy = server(noise=0.1)
     noisy.run(2, checkpoint=tmp_path / "noisy", progress=False)
-    with pytest.raises(fed.CheckpointError, match="belongs to another run"):
+    with pytest.raises(CheckpointError, match="belongs to another run"):
         noisy.run(4, checkpoint=tmp_path / "noisy", progress=False)
 
 

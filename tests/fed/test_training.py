@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rsfl import fed
+from rsfl import fed, train
 from rsfl.deform import Rotation
 from rsfl.fed import training
 from rsfl.fed.client import Task
@@ -88,7 +88,7 @@ TRAINERS = {
     "full": fed.SGD(lr=0.2, batch_size=None, epochs=3),
     "momentum and decay": fed.SGD(lr=0.1, batch_size=7, momentum=0.9, decay=0.1),
     "schedule": fed.SGD(lr=lambda t: 0.3 / t, batch_size=7),
-    "noise": fed.SGD(lr=0.2, batch_size=7, loss=fed.CrossEntropy(Gaussian(0.5))),
+    "noise": fed.SGD(lr=0.2, batch_size=7, loss=train.CrossEntropy(Gaussian(0.5))),
     "mixture": fed.SGD(lr=0.1, batch_size=7, mixture=0.4),
 }
 
@@ -115,7 +115,7 @@ def test_deformations_augment_stacks_and_single_clients_alike():
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(60, 1, 6, 6, generator=generator), torch.randint(3, (60,), generator=generator)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
-    trainer = fed.SGD(lr=0.2, batch_size=8, loss=fed.CrossEntropy(Rotation(0.5)))
+    trainer = fed.SGD(lr=0.2, batch_size=8, loss=train.CrossEntropy(Rotation(0.5)))
     members = fed.clients(x, y, fed.partition.equal(60, 4), trainer)
     together, alone = (fed.personalise(model, members, rounds=2, stacked=flag) for flag in (True, False))
     plain = fed.personalise(model, members, rounds=2, trainer=fed.SGD(lr=0.2, batch_size=8))

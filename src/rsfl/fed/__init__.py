@@ -2,9 +2,8 @@
 
 from rsfl.fed import partition, poison
 from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
-from rsfl.fed.certify import PoisoningCertificate, certify
-from rsfl.fed.checkpoint import CheckpointError
-from rsfl.fed.client import SGD, Client, CrossEntropy, Task, clients
+from rsfl.fed.certify import PoisoningCertificate, certify, largest_backdoors
+from rsfl.fed.client import SGD, Client, Task, clients
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personalise import PerClient, accuracy, per_client, personalise
@@ -14,10 +13,8 @@ from rsfl.fed.server import Result, RoundError, Server
 __all__ = [
     "SGD",
     "Attack",
-    "CheckpointError",
     "Client",
     "CoordinateMedian",
-    "CrossEntropy",
     "GeometricMedian",
     "GroupVote",
     "Krum",
@@ -33,6 +30,7 @@ __all__ = [
     "accuracy",
     "certify",
     "clients",
+    "largest_backdoors",
     "partition",
     "per_client",
     "personalise",

@@ -1,7 +1,7 @@
 """From a trained model, its ledger and a threat to certified predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -19,7 +19,7 @@ from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
 from rsfl.smooth.parameter import affine_layer
 from rsfl.smooth.votes import evaluating
 
-__all__ = ["PoisoningCertificate", "certify"]
+__all__ = ["PoisoningCertificate", "certify", "largest_backdoors"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class ParameterDistance:
     space = "parameters"
     unit = "parameter units"
 
+    def __str__(self) -> str:
+        return "exact margins" if self.sigma is None else f"exact votes at sigma = {self.sigma:g}"
+
 
 @dataclass(frozen=True)
 class BackdoorNorm:
@@ -38,7 +41,10 @@ class BackdoorNorm:
 
     norm = "l2"
     space = "training inputs"
-    unit = "input units"
+    unit = "backdoor, input units"
+
+    def __str__(self) -> str:
+        return "backdoor norm"
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +58,8 @@ class PoisoningCertificate(Certificate):
     Attributes:
         method: ``margin``, ``votes`` or ``published``.
         threat: What was withstood.
+        unconditional: (B,) int64, the predictions whether or not they withstand the threat; ``ABSTAIN`` where the votes
+            make none.
         reach: (B,) float64, how far the parameters may move (``margin``, ``votes``) or how large the backdoor may be
             (``published``) before the prediction can change. ``radius`` is the same, and 0 where it abstains.
         deviation: How far apart the threat can have driven the two models; for ``published``, its backdoor norm.
@@ -59,6 +67,7 @@ class PoisoningCertificate(Certificate):
 
     method: str
     threat: bounds.Threat
+    unconditional: Tensor
     reach: Tensor
     deviation: float
 
@@ -185,11 +194,35 @@ def certify(
     )
 
 
+def largest_backdoors(certificate: PoisoningCertificate, ledger: Ledger | Sequence[Round]) -> PoisoningCertificate:
+    """The same predictions, with the largest backdoor norm that each withstands as its radius.
+
+    All else in the threat, of the feature level, stays as it is: who attacks, when, how many samples and with which
+    scale. So a sound certificate can be drawn beside a published one, whose radius is a backdoor norm already.
+
+    Args:
+        certificate: What :func:`certify` gave for a feature-level threat.
+        ledger: The run's ledger.
+
+    Returns:
+        A certificate whose radius and reach are backdoor norms; it abstains where the norm is 0.
+    """
+    if certificate.method == "published":
+        norms = certificate.reach
+    else:
+        rounds = ledger.rounds if isinstance(ledger, Ledger) else tuple(ledger)
+        found = bounds.largest_norm(rounds, certificate.threat, certificate.reach.cpu().numpy())
+        norms = torch.as_tensor(found, device=certificate.reach.device)
+    label = torch.where(norms > 0, certificate.unconditional, ABSTAIN)
+    return replace(certificate, label=label, radius=norms, reach=norms, law=BackdoorNorm())
+
+
 def _joined(
     base: Certificate, *, held: Tensor, assumptions: tuple[Assumption, ...], **extra: Any
 ) -> PoisoningCertificate:
     """The base certificate where the threat is withstood, abstention elsewhere."""
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__} | extra
+    fields["unconditional"] = base.label
     fields["label"] = torch.where(held, base.label, ABSTAIN)
     fields["radius"] = torch.where(held, extra["reach"], 0.0)
     return PoisoningCertificate(**fields | {"assumptions": assumptions})
@@ -216,26 +249,22 @@ def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Seq
         logits: Float64 = model(x).cpu().numpy()
         flat, weight = x.flatten(1), linear.weight.detach()
         size = flat.abs() @ weight.abs().T + (0 if linear.bias is None else linear.bias.detach().abs())
-    # Rounding of a dot product in any order, against the label and for every other class.
-    error = ((flat.shape[1] + 2) * 2.0**-52 * size).cpu().numpy()
-    chosen = logits.argmax(axis=1)
-    rows = np.arange(len(logits))
-    safe = logits + error
-    safe[rows, chosen] -= 2 * error[rows, chosen]
-    lost = safe.argmax(axis=1) != chosen
+    chosen, rows = logits.argmax(axis=1), np.arange(len(logits))
     biased = 0.0 if linear.bias is None else 1.0
-    norms = np.sqrt((flat.cpu().numpy() ** 2).sum(axis=1) + biased) * (1 + 1e-13)
-    norms = np.maximum(norms, np.finfo(np.float64).tiny)
-    reach = np.where(lost, 0.0, bounds.margin_radius(safe, norms))
+    norms = np.maximum(np.sqrt((flat.cpu().numpy() ** 2).sum(axis=1) + biased), np.finfo(np.float64).tiny)
+    # Rounded logits are the exact ones of parameters that lie this far away: radii are distances between parameters,
+    # so it comes off them. The bound is that of a dot product in any order of summation.
+    rounded = np.linalg.norm((flat.shape[1] + 2) * 2.0**-52 * size.cpu().numpy(), axis=1) / norms * (1 + 1e-9)
+    reach = np.asarray(bounds.margin_radius(logits, norms * (1 + 1e-13)))
     p_a, p_b = np.ones(len(rows)), np.zeros(len(rows))
     if sigma is not None:
-        lower, upper = bounds.linear_vote_bounds(safe, norms, sigma=sigma)
-        p_a = lower[rows, chosen]
+        lower, upper = bounds.linear_vote_bounds(logits, norms, sigma=sigma)
         upper[rows, chosen] = 0.0
-        p_b = upper.max(axis=1)
+        drift = 0.4 * rounded / sigma  # a probability changes by at most the density at 0 a unit of distance
+        p_a, p_b = np.maximum(lower[rows, chosen] - drift, 0.0), np.minimum(upper.max(axis=1) + drift, 1.0)
         # Both classifiers coincide, so the votes can never reach beyond the margin.
         reach = np.minimum(reach, bounds.parameter_radius(p_a, p_b, sigma=sigma))
-        reach = np.where(lost, 0.0, reach)
+    reach = np.maximum(reach - rounded, 0.0)
     device, none = x.device, torch.zeros(len(rows), dtype=torch.int64, device=x.device)
     return Certificate(
         label=torch.as_tensor(np.where(reach > 0, chosen, ABSTAIN), device=device),

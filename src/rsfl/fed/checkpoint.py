@@ -4,28 +4,20 @@ A directory holds one small file a round for the ledger and the last two states.
 of what follows, and tensors and text that ``torch.load(weights_only=True)`` reads: no arbitrary pickle is ever opened.
 """
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rsfl.fed.ledger import Entry
+from rsfl.train.checkpoint import CheckpointError, read, write
 
 __all__ = ["CheckpointError", "Directory", "State"]
 
-_MAGIC = b"rsfl checkpoint 1\n"
 _KEPT = 2  # states: the last one, and the one to fall back on
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be believed, or that belongs to another run."""
 
 
 @dataclass(frozen=True)
@@ -43,41 +35,6 @@ class State:
     clipped: Tensor
     broadcast: Tensor
     locals: Mapping[int, Tensor]
-
-
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file atomically: after a kill at any point the old file or the new one is there, whole."""
-    buffer = BytesIO()
-    torch.save(dict(content), buffer)
-    payload = buffer.getvalue()
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        file.write(_MAGIC + sha256(payload).digest() + payload)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a file back.
-
-    Raises:
-        CheckpointError: It is missing, truncated, corrupted, or no checkpoint at all.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    head = len(_MAGIC) + 32
-    if not raw.startswith(_MAGIC) or sha256(raw[head:]).digest() != raw[len(_MAGIC) : head]:
-        raise CheckpointError(f"{path} is truncated, corrupted or no checkpoint: its checksum does not match")
-    content: dict[str, Any] = torch.load(BytesIO(raw[head:]), weights_only=True)
-    return content
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rsfl._checks import Int64, count, counts, number
 from rsfl.fed import draws
 from rsfl.fed.layout import Layout
-from rsfl.noise import Law
+from rsfl.train import CrossEntropy, Loss
 
 __all__ = [
     "SGD",
     "Client",
-    "CrossEntropy",
-    "Loss",
     "Participant",
     "Poison",
     "Schedule",
@@ -32,9 +29,6 @@ __all__ = [
 
 Schedule: TypeAlias = float | Callable[[int], float]
 """A number, or a function of the round, which counts from 1."""
-
-Loss: TypeAlias = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-"""``loss(model, x, y, generator)``: the scalar to descend on a mini-batch; it draws from the generator alone."""
 
 Poison: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """What a simulated attacker does to each mini-batch before it trains on it."""
@@ -57,32 +51,6 @@ class Stackable(Protocol):
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss of each sample, shape (N,)."""
         ...
-
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """Softmax cross-entropy, on inputs perturbed by a law if one is given: noise or deformation augmentation.
-
-    Args:
-        law: Noise law or deformation; one draw a sample and step.
-    """
-
-    law: Law | None = None
-
-    def inputs(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """``x`` with a fresh perturbation of each sample."""
-        if self.law is None:
-            return x
-        shape = (len(x), *self.law.noise_shape(x.shape[1:]))
-        return self.law.perturb(x, self.law.sample(shape, generator=generator, device=x.device))
-
-    def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The loss of each sample, shape (N,)."""
-        return functional.cross_entropy(outputs, y, reduction="none")
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        """The mean over the batch."""
-        return self.losses(model(self.inputs(x, generator)), y).mean()
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rsfl._checks import Float64, choice, count, number
 from rsfl.bounds import ledger as records
 from rsfl.fed import draws
 from rsfl.fed.aggregate import Mean, Rule
 from rsfl.fed.checkpoint import Directory, State
-from rsfl.fed.client import SGD, Client, CrossEntropy, Participant, Schedule, Task, at_round
+from rsfl.fed.client import SGD, Client, Participant, Schedule, Task, at_round
 from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
 from rsfl.fed.poison import Attack
 from rsfl.fed.training import Failure, train
+from rsfl.train import CrossEntropy
 
 __all__ = ["Result", "RoundError", "Server"]
 

@@ -15,8 +15,9 @@ from torch.func import functional_call, vmap
 
 from rsfl._checks import Int64
 from rsfl.fed import draws
-from rsfl.fed.client import SGD, Client, CrossEntropy, Participant, Stackable, Task, at_round
+from rsfl.fed.client import SGD, Client, Participant, Stackable, Task, at_round
 from rsfl.fed.layout import Layout
+from rsfl.train import CrossEntropy
 
 __all__ = ["Failure", "train"]
 

@@ -183,7 +183,7 @@ class Certificate:
             low, high = floored(float(c.p_lower)), floored(-float(c.p_upper)).lstrip("-")
             rows.append([str(int(c.index)), label, floored(float(c.radius)), low, high, str(int(c.n))])
         more = f"... and {len(self) - _SHOWN} more. " if len(self) > _SHOWN else ""
-        return heading, rows, f"{more}Assumes {', '.join(map(str, self.assumptions))}."
+        return heading, rows, f"{more}Assumes {', '.join(dict.fromkeys(map(str, self.assumptions)))}."
 
     def __repr__(self) -> str:
         heading, rows, closing = self._table()

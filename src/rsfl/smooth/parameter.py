@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from typing_extensions import override
 
+from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import ParameterGaussian
 from rsfl.smooth.certificate import Certificate
@@ -138,7 +139,7 @@ class ParameterSmoother(Voter):
         bytes_a_copy = 8 * (self._dim(x) + (0 if way == "loop" else 2 * size * self.num_classes))
         chunk = 1 if way == "loop" else max(1, self.memory // bytes_a_copy)
         inputs = torch.arange(len(x), device=x.device)
-        with evaluating(self.model):
+        with evaluating(self.model), _heap.kept():
             for first in range(start, stop, chunk):
                 copies = self.noisy(first, min(first + chunk, stop), seed=seed, stage=stage)
                 if way == "loop":

@@ -83,11 +83,11 @@ def _pieces(first: int, last: int, start: int, per_input: int) -> Iterator[tuple
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients, each module's own mode restored afterwards; freed memory is kept meanwhile."""
+    """Evaluation mode and no gradients, each module's own mode restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), _heap.kept():
+        with torch.no_grad():
             yield
     finally:
         for module, mode in modes:
@@ -171,7 +171,7 @@ def count_votes(
     keys = index.tolist()
     noisy = torch.empty(0)
     done = 0
-    with evaluating(model):
+    with evaluating(model), _heap.kept():
         while done < rows:
             size = min(batch, rows - done)
             try:

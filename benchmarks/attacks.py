@@ -1,0 +1,113 @@
+"""One step of robust training: two gradient estimators side by side, and beside a plainly written step.
+
+The setting is that of the papers' small-budget runs: two draws of noise, two steps of the attack, then one step of SGD.
+Two networks: the demo's for 8 x 8 digits, and a convolutional one of the same kind for 32 x 32 colour images.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.row import Row
+from rsfl.attacks import OnePoint, SmoothAdvPGD
+from rsfl.demo import network
+from rsfl.noise import Gaussian
+from rsfl.train import Adversarial, CrossEntropy
+
+SIGMA, EPSILON, STEPS, SAMPLES = 0.25, 0.5, 2, 2
+
+
+def colour_network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * 64, 10),
+    )
+
+
+def plainly(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """SmoothAdv as one writes it down: repeated inputs, an optimizer for the offset, backward through everything."""
+    rows = x.repeat_interleave(SAMPLES, dim=0)
+    noise = torch.randn_like(rows) * SIGMA
+    delta = torch.zeros_like(x, requires_grad=True)
+    optimizer = torch.optim.SGD([delta], lr=2 * EPSILON / STEPS)
+    for _ in range(STEPS):
+        logits = model(rows + delta.repeat_interleave(SAMPLES, dim=0) + noise)
+        mean = logits.softmax(dim=1).view(len(x), SAMPLES, -1).mean(dim=1)
+        loss = -functional.nll_loss(mean.clamp(min=1e-20).log(), y, reduction="sum")
+        optimizer.zero_grad()
+        loss.backward()
+        size = delta.grad.flatten(1).norm(dim=1)
+        delta.grad.div_(size.view(-1, 1, 1, 1))
+        if (size == 0).any():
+            delta.grad[size == 0] = torch.randn_like(delta.grad[size == 0])
+        optimizer.step()
+        delta.data.add_(x).clamp_(0, 1).sub_(x)
+        delta.data.renorm_(p=2, dim=0, maxnorm=EPSILON)
+    model.zero_grad()
+    return functional.cross_entropy(
+        model(rows + delta.detach().repeat_interleave(SAMPLES, dim=0) + noise), y.repeat_interleave(SAMPLES)
+    )
+
+
+def medians(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call. They take turns, so that a busy machine slows all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            began = perf_counter()
+            call()
+            if repeat:  # the first round warms up
+                times[name].append(perf_counter() - began)
+    return {name: median(taken) for name, taken in times.items()}
+
+
+def rows() -> Iterator[Row]:
+    law = Gaussian(SIGMA)
+    pgd = SmoothAdvPGD(epsilon=EPSILON, steps=STEPS, samples=SAMPLES)
+    one_point = OnePoint(epsilon=EPSILON, steps=STEPS, samples=SAMPLES)
+    for name, make, shape, size, repeats in (
+        ("digits", network, (1, 8, 8), 100, 40),
+        ("colour", colour_network, (3, 32, 32), 64, 8),
+    ):
+        torch.manual_seed(0)
+        model = make()
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        x, y = torch.rand(size, *shape), torch.arange(size) % 10
+
+        def step(loss: Callable[..., Tensor], model=model, optimizer=optimizer, x=x, y=y) -> Callable[[], None]:
+            def call() -> None:
+                value = loss(model, x, y)
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+
+            return call
+
+        times = medians(
+            {
+                "noise": step(CrossEntropy(law)),
+                "stochastic": step(Adversarial(attack=pgd, law=law, num_classes=10)),
+                "one-point": step(Adversarial(attack=one_point, law=law, num_classes=10)),
+                "plainly": step(plainly),
+                "stochastic, 10 steps": step(Adversarial(attack=replace(pgd, steps=10), law=law, num_classes=10)),
+                "one-point, 10 steps": step(Adversarial(attack=replace(one_point, steps=10), law=law, num_classes=10)),
+            },
+            repeats,
+        )
+        detail = ", ".join(f"{kind} {1e3 * taken:.1f} ms" for kind, taken in times.items())
+        yield Row(f"{name}: SmoothAdv step, plainly written / ours", times["plainly"] / times["stochastic"], "times")
+        yield Row(f"{name}: SmoothAdv step, stochastic / one-point", times["stochastic"] / times["one-point"], "times")
+        with_ten = times["stochastic, 10 steps"] / times["one-point, 10 steps"]
+        yield Row(f"{name}: the same, 10 steps of the attack", with_ten, "times")
+        yield Row(f"{name}: SmoothAdv step / noise step", times["stochastic"] / times["noise"], "times", detail=detail)

@@ -1,0 +1,138 @@
+"""What an attack achieves, beside what no attack can."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsfl._checks import count
+from rsfl.attacks.attack import Attack
+from rsfl.attacks.region import size
+from rsfl.deform import Deformation
+from rsfl.smooth.certificate import ABSTAIN, Certificate, predicted
+from rsfl.smooth.input import DeformationSmoother, Smoother
+from rsfl.smooth.votes import Votes, draw_noise, evaluating
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an attack achieved on N inputs, beside what was certified for them.
+
+    Attributes:
+        y: (N,) int64, the labels.
+        certificate: For the unattacked inputs.
+        attacked: (N,) int64, what the smoothed classifier predicts at the attacked points, or ``ABSTAIN``.
+        distance: (N,) float64, how far the attack went.
+        epsilon: How far it might go.
+    """
+
+    y: Tensor
+    certificate: Certificate
+    attacked: Tensor
+    distance: Tensor
+    epsilon: float
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the unattacked inputs that are certified to be of their class, at any radius."""
+        return float((self.certificate.label == self.y).double().mean())
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of the attacked points that are predicted right, without abstaining: what *this* attack leaves."""
+        return float((self.attacked == self.y).double().mean())
+
+    @property
+    def certified_accuracy(self) -> float:
+        """Share of the inputs certified to be of their class at every point within epsilon: what *any* attack leaves,
+        save that at its point the prediction may lack votes and abstain."""
+        held = (self.certificate.label == self.y) & (self.certificate.radius > self.epsilon)
+        return float(held.double().mean())
+
+    @property
+    def refuted(self) -> Tensor:
+        """(N,) bool: predicted as another class within the certified radius. For each input, the certificate or the
+        prediction erred: that has a probability of at most 2 alpha."""
+        label, radius = self.certificate.label, self.certificate.radius
+        return (label != ABSTAIN) & (self.attacked != ABSTAIN) & (self.attacked != label) & (self.distance < radius)
+
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation of {len(self.y)} inputs at epsilon = {self.epsilon:g}: clean {self.clean_accuracy:.3f}, "
+            f"attacked {self.robust_accuracy:.3f}, certified {self.certified_accuracy:.3f}"
+        )
+
+
+def evaluate(
+    smoother: Smoother,
+    attack: Attack,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    n0: int = 100,
+    n: int = 1000,
+    alpha: float = 0.001,
+    seed: int = 0,
+) -> Evaluation:
+    """Attack batches of inputs in evaluation mode; predict at the points found, and certify the inputs themselves.
+
+    An attack with more ``samples`` sees more of the smoothed classifier: 128 are plenty, and so many copies of a batch
+    go through the model at once. Its noise is keyed by seed and input, apart from that of the votes.
+
+    Args:
+        smoother: What is attacked.
+        attack: How.
+        loader: Batches (x, y).
+        n0: Votes that select the class to certify.
+        n: Votes for each certificate and for each prediction at an attacked point.
+        alpha: Failure probability of each of these.
+        seed: Seed of all draws.
+
+    Returns:
+        Labels, certificates and predictions for all inputs.
+
+    Raises:
+        ValueError: There are no batches, or an argument is one that certify, predict or the attack refuse.
+    """
+    labels, certificates, attacked, distances = [], [], [], []
+    index = torch.arange(0)
+    for x, y in loader:
+        first = len(index) and int(index[-1]) + 1
+        index = torch.arange(first, first + len(x))
+        generators = [_generator(seed, i, x.device) for i in index.tolist()]
+        with evaluating(smoother.model):
+            noise = torch.cat([attack.draw(smoother, x[i : i + 1], draws) for i, draws in enumerate(generators)], dim=1)
+            point = attack(smoother, x, y, noise, generators[0]).point
+        moved = point.double() - (0.0 if isinstance(smoother.law, Deformation) else x.double())
+        labels.append(y)
+        certificates.append(smoother.certify(x, n0=n0, n=n, alpha=alpha, seed=seed, index=index))
+        attacked.append(_predicted(smoother, x, point, n=n, alpha=alpha, seed=seed, index=index))
+        distances.append(size(moved, smoother.law.norm))
+    if not labels:
+        raise ValueError("loader must yield at least one batch, got none")
+    return Evaluation(
+        torch.cat(labels), Certificate.cat(certificates), torch.cat(attacked), torch.cat(distances), attack.epsilon
+    )
+
+
+def _generator(seed: int, index: int, device: torch.device) -> torch.Generator:
+    """The attacker's own draws for one input."""
+    key = np.random.SeedSequence((count("seed", seed), index)).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(key[0]))
+
+
+def _predicted(
+    smoother: Smoother, x: Tensor, point: Tensor, *, n: int, alpha: float, seed: int, index: Tensor
+) -> Tensor:
+    """What the smoothed classifier predicts at the points."""
+    law = smoother.law
+    if not isinstance(law, Deformation):
+        return smoother.predict(point, n=n, alpha=alpha, seed=seed, index=index).label
+    # The original inputs and the draws that predict would take, under parameters moved by the offsets.
+    draws = [draw_noise(law, x.shape[1:], n, seed=seed, index=i, device=x.device) for i in index.tolist()]
+    shifted = DeformationSmoother(smoother.model, law, smoother.num_classes).shifted(x, torch.stack(draws, dim=1))
+    counts = shifted(point)
+    return predicted(law, Votes(counts, n - counts.sum(dim=1)), alpha=alpha, index=index, seed=seed).label

@@ -1,0 +1,53 @@
+"""Files that survive a kill: written whole or not at all, checked before they are believed, loaded without code."""
+
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["CheckpointError", "read", "write"]
+
+_MAGIC = b"rsfl checkpoint 1\n"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be believed, or that belongs to another run."""
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file atomically: after a kill at any point the old file or the new one is there, whole."""
+    buffer = BytesIO()
+    torch.save(dict(content), buffer)
+    payload = buffer.getvalue()
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(_MAGIC + sha256(payload).digest() + payload)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # or the rename itself might be lost
+    finally:
+        os.close(directory)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a file back; only tensors and plain values are ever unpickled.
+
+    Raises:
+        CheckpointError: It cannot be read, is truncated, corrupted, or no checkpoint at all.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    head = len(_MAGIC) + 32
+    if not raw.startswith(_MAGIC) or sha256(raw[head:]).digest() != raw[len(_MAGIC) : head]:
+        raise CheckpointError(f"{path} is truncated, corrupted or no checkpoint: its checksum does not match")
+    content: dict[str, Any] = torch.load(BytesIO(raw[head:]), weights_only=True)
+    return content
