@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-MODULES = ("imports", "sequential", "parameters")
+MODULES = ("imports", "votes", "pipeline", "sequential", "deform", "parameters", "attacks", "fed")
 
 
 def main() -> None:
