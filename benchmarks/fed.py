@@ -27,9 +27,7 @@ def rows() -> Iterator[Row]:
             ),
         ):
             servers = {flag: fed.Server(model, members, stacked=flag) for flag in (False, True)}
-            calls = {
-                str(flag): lambda server=server: server.run(1, progress=False) for flag, server in servers.items()
-            }
+            calls = {str(flag): lambda server=server: server.run(1, progress=False) for flag, server in servers.items()}
             times = turns(calls, repeats=3)
             detail = f"{min(times['True']):.3f} s a round, one by one {min(times['False']):.3f}"
             gain = ratio(times["False"], times["True"])

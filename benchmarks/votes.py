@@ -61,8 +61,8 @@ def forward_calls(model: nn.Module, x: Tensor, rows: int, batch: int, draw: Law 
 def rows() -> Iterator[Row]:
     bfloat16 = bfloat16_is_fast()
     for name, network, shape, n, batch, repeats in (
-        ("ResNet-20, 3 x 32 x 32", resnet(20), (3, 32, 32), 400, 100, 9),
-        ("small CNN, 1 x 28 x 28", small_cnn(), (1, 28, 28), 10_000, 400, 9),
+        ("ResNet-20, 3 x 32 x 32", resnet(20), (3, 32, 32), 400, 100, 5),
+        ("small CNN, 1 x 28 x 28", small_cnn(), (1, 28, 28), 10_000, 400, 5),
     ):
         model = network.eval()
         x = torch.rand(2, *shape)
