@@ -7,13 +7,12 @@ Two networks: the demo's for 8 x 8 digits, and a convolutional one of the same k
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from statistics import median
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.row import Row
+from benchmarks.row import Row, ratio, turns
 from rsfl.attacks import OnePoint, SmoothAdvPGD
 from rsfl.demo import network
 from rsfl.noise import Gaussian
@@ -60,18 +59,6 @@ def plainly(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     )
 
 
-def medians(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call. They take turns, so that a busy machine slows all of them alike."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            began = perf_counter()
-            call()
-            if repeat:  # the first round warms up
-                times[name].append(perf_counter() - began)
-    return {name: median(taken) for name, taken in times.items()}
-
-
 def rows() -> Iterator[Row]:
     law = Gaussian(SIGMA)
     pgd = SmoothAdvPGD(epsilon=EPSILON, steps=STEPS, samples=SAMPLES)
@@ -94,7 +81,7 @@ def rows() -> Iterator[Row]:
 
             return call
 
-        times = medians(
+        times = turns(
             {
                 "noise": step(CrossEntropy(law)),
                 "stochastic": step(Adversarial(attack=pgd, law=law, num_classes=10)),
@@ -103,11 +90,15 @@ def rows() -> Iterator[Row]:
                 "stochastic, 10 steps": step(Adversarial(attack=replace(pgd, steps=10), law=law, num_classes=10)),
                 "one-point, 10 steps": step(Adversarial(attack=replace(one_point, steps=10), law=law, num_classes=10)),
             },
-            repeats,
+            repeats=repeats,
         )
-        detail = ", ".join(f"{kind} {1e3 * taken:.1f} ms" for kind, taken in times.items())
-        yield Row(f"{name}: SmoothAdv step, plainly written / ours", times["plainly"] / times["stochastic"], "times")
-        yield Row(f"{name}: SmoothAdv step, stochastic / one-point", times["stochastic"] / times["one-point"], "times")
-        with_ten = times["stochastic, 10 steps"] / times["one-point, 10 steps"]
-        yield Row(f"{name}: the same, 10 steps of the attack", with_ten, "times")
-        yield Row(f"{name}: SmoothAdv step / noise step", times["stochastic"] / times["noise"], "times", detail=detail)
+        detail = ", ".join(f"{kind} {1e3 * median(taken):.1f} ms" for kind, taken in times.items())
+        for what, above, below, target in (
+            ("SmoothAdv step, plainly written / ours", "plainly", "stochastic", 1.3),
+            ("SmoothAdv step, stochastic / one-point", "stochastic", "one-point", None),
+            ("the same, 10 steps of the attack", "stochastic, 10 steps", "one-point, 10 steps", None),
+        ):
+            yield Row(f"{name}: {what}", ratio(times[above], times[below]), "times", target)
+        yield Row(
+            f"{name}: SmoothAdv step / noise step", ratio(times["stochastic"], times["noise"]), "times", detail=detail
+        )

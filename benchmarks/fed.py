@@ -1,74 +1,40 @@
-"""Stacked training beside one-by-one training: seconds a round, and their ratio, printed.
+"""A round of stacked training beside one of one-by-one training: 100 clients, 20 steps each in batches of 30."""
 
-Run ``python benchmarks/fed.py`` (about a minute); ``--large`` adds 150 rounds of 1000 devices, 10 % of them a round,
-20 batches of 30 each.
-"""
-
-import argparse
-from time import perf_counter
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
+from benchmarks.row import Row, ratio, seconds, turns
 from rsfl import fed
 
-
-def data(samples: int, features: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(samples, features, generator=generator), torch.randint(10, (samples,), generator=generator)
+CLIENTS, SAMPLES, HIDDEN = 100, 200, 32
 
 
-def logistic(features: int) -> nn.Module:
-    return nn.Linear(features, 10)
-
-
-def perceptron(features: int, hidden: int = 32) -> nn.Module:
-    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 10))
-
-
-def seconds(server: fed.Server, rounds: int, repeats: int = 3) -> float:
-    server.run(1, progress=False)
-    times = []
-    for _ in range(repeats):
-        begin = perf_counter()
-        server.run(rounds, progress=False)
-        times.append((perf_counter() - begin) / rounds)
-    return min(times)
-
-
-def compare(name: str, model: nn.Module, features: int, clients: int, samples: int, trainer: fed.SGD) -> None:
-    x, y = data(clients * samples, features)
-    members = fed.clients(x, y, fed.partition.equal(len(x), clients), trainer)
-    alone, stacked = (seconds(fed.Server(model, members, stacked=flag), 2) for flag in (False, True))
-    print(f"{name:42} one by one {alone:7.3f} s, stacked {stacked:7.3f} s a round: {alone / stacked:5.1f} times")
-
-
-def thousand(features: int, rounds: int) -> None:
-    x, y = data(50_000, features)
-    parts = fed.partition.major_class(y.numpy(), 1000, 500, 0.5)
-    trainer = fed.SGD(lr=0.01, batch_size=30, steps=20)
-    server = fed.Server(logistic(features), fed.clients(x, y, parts, trainer), fraction=0.1)
-    begin = perf_counter()
-    server.run(rounds, progress=False)
-    print(
-        f"1000 devices x 500 samples of {features}, 10 % a round, 20 batches of 30: {rounds} rounds in "
-        f"{perf_counter() - begin:.0f} s"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--large", action="store_true")
-    large = parser.parse_args().large
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+def rows() -> Iterator[Row]:
+    generator = torch.Generator().manual_seed(0)
     trainer = fed.SGD(lr=0.05, batch_size=30, steps=20)
+    size = CLIENTS * SAMPLES
     for features in (64, 784):
-        compare(f"logistic {features}-10, 100 clients, 20 steps", logistic(features), features, 100, 200, trainer)
-    for features in (64, 784):
-        compare(f"MLP {features}-32-10, 100 clients, 20 steps", perceptron(features), features, 100, 200, trainer)
-    if large:
-        thousand(784, 150)
+        x, y = torch.rand(size, features, generator=generator), torch.randint(10, (size,), generator=generator)
+        members = fed.clients(x, y, fed.partition.equal(size, CLIENTS), trainer)
+        for name, model, target in (
+            (f"logistic {features}-10", nn.Linear(features, 10), 5),
+            (
+                f"MLP {features}-{HIDDEN}-10",
+                nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10)),
+                2,
+            ),
+        ):
+            servers = {flag: fed.Server(model, members, stacked=flag) for flag in (False, True)}
+            calls = {str(flag): lambda server=server: server.run(1, progress=False) for flag, server in servers.items()}
+            times = turns(calls, repeats=3)
+            detail = f"{min(times['True']):.3f} s a round, one by one {min(times['False']):.3f}"
+            gain = ratio(times["False"], times["True"])
+            yield Row(f"{name}, 100 clients: stacked, times one by one", gain, "times", target, detail=detail)
 
-
-if __name__ == "__main__":
-    main()
+    x, y = torch.rand(50_000, 784, generator=generator), torch.randint(10, (50_000,), generator=generator)
+    parts = fed.partition.major_class(y.numpy(), 1000, 500, 0.5)
+    large = fed.Server(nn.Linear(784, 10), fed.clients(x, y, parts, trainer), fraction=0.1)
+    yield Row("logistic 784-10, 1000 clients of 500, a tenth a round", seconds(lambda: large.run(1, progress=False)),
+              "s a round")  # fmt: skip

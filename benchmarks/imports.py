@@ -3,13 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from statistics import median
 
-from benchmarks.row import Row, seconds
+from benchmarks.row import Row, turns
 
 
 def rows() -> Iterator[Row]:
-    def python(code: str) -> float:
-        return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True), repeats=5)
-
-    torch, both = python("import torch"), python("import torch, rsfl")
-    yield Row("import rsfl, beyond import torch", both - torch, "s", 0.3, at_least=False, detail=f"torch {torch:.2f} s")
+    commands = {code: [sys.executable, "-c", code] for code in ("import torch", "import torch, rsfl")}
+    times = turns({code: lambda line=line: subprocess.run(line, check=True) for code, line in commands.items()})
+    alone, both = times.values()
+    beyond = median(b - a for a, b in zip(alone, both, strict=True))
+    detail = f"torch {median(alone):.2f} s"
+    yield Row("import rsfl, beyond import torch", beyond, "s", 0.3, at_least=False, detail=detail)

@@ -1,7 +1,7 @@
 """One line of the table: what was measured, and what was aimed for."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -26,16 +26,26 @@ class Row:
     def __str__(self) -> str:
         aim = "" if self.target is None else f"{'>=' if self.at_least else '<='} {self.target:g}"
         verdict = {True: "met", False: "MISSED", None: ""}[self.met]
-        return f"{self.name:<58}{self.value:>10.3g} {self.unit:<12}{aim:>10} {verdict:<7}{self.detail}"
+        return f"{self.name:<62}{self.value:>10.3g} {self.unit:<12}{aim:>10} {verdict:<7}{self.detail}"
 
 
 def seconds(call: Callable[[], object], *, repeats: int = 3, warmup: int = 1) -> float:
     """Median wall time of a call."""
-    for _ in range(warmup):
-        call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return median(times)
+    return median(turns({"": call}, repeats=repeats, warmup=warmup)[""])
+
+
+def turns(calls: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1) -> dict[str, list[float]]:
+    """Wall times of several calls that take turns, so that a busy machine slows all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + repeats):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if turn >= warmup:
+                times[name].append(time.perf_counter() - began)
+    return times
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """The median, over the turns, of one time divided by the other of the same turn."""
+    return median(a / b for a, b in zip(above, below, strict=True))
