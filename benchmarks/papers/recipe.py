@@ -28,7 +28,7 @@ def options(doc: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def idx(path: Path) -> Tensor:
-    """An idx file of bytes, gzipped if there is only a ``.gz`` of that name: uint8 of the shape that its header names."""
+    """An idx file of bytes, or its ``.gz`` where there is only that: uint8 of the shape that its header names."""
     packed = path.with_name(path.name + ".gz")
     data = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
     if len(data) < 4 or data[:3] != b"\0\0\x08":
