@@ -184,6 +184,7 @@ def poisoned_digits(x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor) -> d
 def main(out: str = "demo-out") -> None:
     """Print what the bounds certify, train on noisy digits, certify the test set, draw the curve."""
     began = time.perf_counter()
+    torch.set_num_threads(1)  # the networks are so small that threads would wait more than work
     print("1. Radius in units of sigma from 1000 votes, at alpha = 0.001 (floored).")
     print("   CRFL: the published divergence bound as a distance. exact: were the observed shares the probabilities.\n")
     print(bounds_table())
