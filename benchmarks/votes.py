@@ -6,12 +6,14 @@ transfer a batch, counts kept in Python.
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.apart import apart
 from benchmarks.networks import resnet, small_cnn
 from benchmarks.row import Row, ratio, turns
 from rsfl import _heap
@@ -33,6 +35,11 @@ def plain_votes(model: nn.Module, x: Tensor, n: int, classes: int = 10) -> np.nd
             for label in labels:
                 counts[label] += 1
     return counts
+
+
+def plain_votes_of_all(model: nn.Module, x: Tensor, n: int) -> None:
+    for one in x:
+        plain_votes(model, one, n)
 
 
 def bfloat16_is_fast() -> bool:
@@ -66,9 +73,7 @@ def rows() -> Iterator[Row]:
     ):
         model = network.eval()
         x = torch.rand(2, *shape)
-        calls: dict[str, Callable[[], object]] = {
-            "plain": lambda model=model, x=x, n=n: [plain_votes(model, one, n) for one in x]
-        }
+        calls: dict[str, Callable[[], object]] = {}
         for dtype in (torch.float32, torch.bfloat16)[: 1 + bfloat16]:
             kind = str(dtype).removeprefix("torch.")
             cast = model
@@ -78,7 +83,8 @@ def rows() -> Iterator[Row]:
             calls[kind] = lambda smoother=smoother, inputs=inputs, n=n: smoother.votes(inputs, n)
             calls[f"{kind} forward"] = forward_calls(cast, inputs, 2 * n, batch, None)
             calls[f"{kind} noise"] = forward_calls(cast, inputs, 2 * n, batch, Gaussian(SIGMA))
-        times = turns(calls, repeats=repeats)
+        with apart(partial(plain_votes_of_all, model, x, n)) as plain:
+            times = turns({"plain": plain, **calls}, repeats=repeats)
         for kind in ("float32", "bfloat16")[: 1 + bfloat16]:
             target = 2.0 if kind == "float32" else 3.0
             detail = f"{2 * n / median(times[kind]):.0f} votes/s, plain {2 * n / median(times['plain']):.0f}"
