@@ -64,3 +64,64 @@ def small_cnn(channels: int = 1, size: int = 28, num_classes: int = 10) -> nn.Se
         nn.Flatten(),
         nn.Linear(32 * side * side, num_classes),
     )
+
+
+def alexnet(num_classes: int = 10) -> nn.Sequential:
+    """AlexNet's five convolutions at the widths that 3 x 32 x 32 images leave room for, and one linear layer."""
+    return nn.Sequential(
+        Normalise(CIFAR_MEAN, CIFAR_STD),
+        nn.Conv2d(3, 64, 11, stride=4, padding=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, num_classes),
+    )
+
+
+class Projected(nn.Module):
+    """Two 3 x 3 convolutions around a shortcut, which is a 1 x 1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and inputs == outputs
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.path(x) + self.shortcut(x))
+
+
+def resnet18(channels: int = 3, num_classes: int = 10) -> nn.Sequential:
+    """ResNet-18 with a 3 x 3 stem, for images of about 32 x 32 in [0, 1]; ``channels`` 1 for MNIST."""
+    mean, std = (CIFAR_MEAN, CIFAR_STD) if channels == 3 else ((0.1307,), (0.3081,))
+    layers: list[nn.Module] = [
+        Normalise(mean, std),
+        nn.Conv2d(channels, 64, 3, padding=1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+    ]
+    width = 64
+    for stage, outputs in enumerate((64, 128, 256, 512)):
+        for number in range(2):
+            layers.append(Projected(width, outputs, 2 if stage and not number else 1))
+            width = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))

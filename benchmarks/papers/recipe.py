@@ -1,9 +1,15 @@
-"""What the recipes share: options, official files, results that are computed once, and verdicts."""
+"""What the recipes share: options, official data files, results that are computed once, verdicts, and their report."""
 
 import argparse
 import gzip
 import json
-from collections.abc import Callable, Iterable
+import lzma
+import pickle
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["idx", "mnist", "once", "options", "verdict", "word"]
+import rsfl
+
+__all__ = ["cifar10", "idx", "mnist", "once", "options", "report", "verdict", "word"]
 
 SCALES = ("smoke", "small", "paper")
 
@@ -20,7 +28,7 @@ SCALES = ("smoke", "small", "paper")
 def options(doc: str | None, name: str) -> argparse.ArgumentParser:
     """The options of every recipe."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="holds mnist/ with the official idx files")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="holds the official files, a folder a data set")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scale", choices=SCALES, default="smoke")
     parser.add_argument("--out", type=Path, default=Path("build") / name)
@@ -28,15 +36,24 @@ def options(doc: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def idx(path: Path) -> Tensor:
-    """An idx file of bytes, or its ``.gz`` where there is only that: uint8 of the shape that its header names."""
-    packed = path.with_name(path.name + ".gz")
-    data = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+    """An idx file of bytes, or its ``.gz`` or ``.xz`` where there is only that: uint8 of the shape in its header."""
+    readers: dict[str, Callable[[Path], bytes]] = {
+        "": Path.read_bytes,
+        ".gz": lambda packed: gzip.decompress(packed.read_bytes()),
+        ".xz": lambda packed: lzma.decompress(packed.read_bytes()),
+    }
+    found = [(path.with_name(path.name + end), read) for end, read in readers.items()]
+    there = [(file, read) for file, read in found if file.exists()]
+    if not there:
+        raise FileNotFoundError(f"{path} must be there, or the same with .gz or .xz")
+    file, read = there[0]
+    data = read(file)
     if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} must be an idx file of bytes, got one that begins with {data[:4]!r}")
+        raise ValueError(f"{file} must be an idx file of bytes, got one that begins with {data[:4]!r}")
     rank = data[3]
     shape = np.frombuffer(data, ">u4", rank, 4).tolist()
     if len(data) != 4 + 4 * rank + prod(shape):
-        raise ValueError(f"{path} must hold {shape} bytes behind its header, got {len(data)} in all")
+        raise ValueError(f"{file} must hold {shape} bytes behind its header, got {len(data)} in all")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape).copy())
 
 
@@ -49,14 +66,47 @@ def mnist(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return parts[0], parts[1], parts[2], parts[3]
 
 
-def once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The numbers in ``path``; computed and written whole if they are not there yet."""
+class _Arrays(pickle.Unpickler):
+    """Unpickles what the CIFAR files hold, arrays of bytes, and runs nothing else."""
+
+    ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype"})
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in self.ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"a CIFAR-10 file must hold arrays alone, got {module}.{name}")
+
+
+def cifar10(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training and test images (N, 3, 32, 32) in [0, 1], float32, and their labels, from cifar-10-batches-py."""
+
+    def read(name: str) -> tuple[Tensor, Tensor]:
+        with open(data / "cifar-10-batches-py" / name, "rb") as file:
+            content = _Arrays(file, encoding="bytes").load()
+        images = torch.from_numpy(content[b"data"].copy()).view(-1, 3, 32, 32).float() / 255
+        return images, torch.tensor(content[b"labels"])
+
+    train = [read(f"data_batch_{number}") for number in range(1, 6)]
+    x, y = (torch.cat(parts) for parts in zip(*train, strict=True))
+    return x, y, *read("test_batch")
+
+
+def once(folder: Path, settings: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The numbers that ``compute`` gives for these settings; computed only if ``folder`` has none for the same ones.
+
+    Args:
+        folder: Where each set of numbers is a file of its own, next to its settings.
+        settings: A dataclass or mapping with all that the numbers depend on: case, scale, data, device.
+        compute: Gives the numbers, as JSON can hold them.
+    """
+    known = {"settings": settings if isinstance(settings, Mapping) else asdict(settings), "rsfl": rsfl.__version__}
+    path = folder / (sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12] + ".json")
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(compute(), indent=1))
+        part.write_text(json.dumps({**known, "numbers": compute()}, indent=1))
         part.replace(path)  # a run that is killed leaves no half a file
-    numbers: dict[str, Any] = json.loads(path.read_text())
+    numbers: dict[str, Any] = json.loads(path.read_text())["numbers"]
     return numbers
 
 
@@ -69,3 +119,21 @@ def verdict(values: Iterable[float], *, rising: bool) -> str:
     """``agrees`` if each value is strictly above (below) the one before it, else ``differs``."""
     steps = np.diff(list(values))
     return word(len(steps) > 0 and bool((steps > 0 if rising else steps < 0).all()))
+
+
+def report(out: Path, scale: str, differs: Sequence[str], verdicts: Mapping[str, str], seconds: float) -> None:
+    """Print what differs from the paper and each claim's verdict; the same to ``out/verdicts.json``."""
+    for line in differs:
+        print(f"other than in the paper: {line}")
+    for claim, said in verdicts.items():
+        print(f"{claim}: {said}")
+    machine = {
+        "date": date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    content = {"scale": scale, "seconds": seconds, "differs": list(differs), "verdicts": dict(verdicts), **machine}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "verdicts.json").write_text(json.dumps(content, indent=1))
