@@ -1,7 +1,7 @@
-"""Keep freed memory for the next batch while votes are counted on a CPU.
+"""Keep freed memory for the next batch while a CPU counts votes or trains.
 
-glibc gives large freed blocks back to the system at once, so each forward pass of a small network touches fresh pages
-again and spends as long in page faults as in arithmetic. Elsewhere than on glibc this does nothing.
+glibc gives large freed blocks back to the system at once, so each pass of a small network touches fresh pages again and
+spends as long in page faults as in arithmetic. Elsewhere than on glibc this does nothing.
 """
 
 import ctypes
@@ -9,11 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 
 __all__ = ["kept"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _DEFAULT, _LARGEST_MMAP = 128 * 1024, 32 * 2**20
+
+_lock = Lock()
+_blocks = 0
+"""How many blocks are open in this process; the heap is one for all of them."""
 
 
 @lru_cache(maxsize=1)
@@ -26,16 +31,33 @@ def _glibc() -> ctypes.CDLL | None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within the block, freed blocks of up to 32 MiB stay with the process; afterwards all that is free goes back."""
+    """Within the block, freed blocks of up to 32 MiB stay with the process; after the outermost one all that is free
+    goes back."""
     libc = _glibc()
     if libc is None:
         yield
         return
-    libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP)
-    libc.mallopt(_TRIM_THRESHOLD, 2**30)
+    _enter(libc)
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_THRESHOLD, _DEFAULT)
-        libc.mallopt(_TRIM_THRESHOLD, _DEFAULT)
-        libc.malloc_trim(0)
+        _leave(libc)
+
+
+def _enter(libc: ctypes.CDLL) -> None:
+    global _blocks
+    with _lock:
+        _blocks += 1
+        if _blocks == 1:
+            libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP)
+            libc.mallopt(_TRIM_THRESHOLD, 2**30)
+
+
+def _leave(libc: ctypes.CDLL) -> None:
+    global _blocks
+    with _lock:
+        _blocks -= 1
+        if _blocks == 0:
+            libc.mallopt(_MMAP_THRESHOLD, _DEFAULT)
+            libc.mallopt(_TRIM_THRESHOLD, _DEFAULT)
+            libc.malloc_trim(0)

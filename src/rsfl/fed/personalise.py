@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from rsfl import _heap
 from rsfl._checks import Float64, count
 from rsfl.fed.client import Client, Task, Trainer
 from rsfl.fed.layout import Layout
@@ -52,13 +53,14 @@ def personalise(
     rounds, after, layout = count("rounds", rounds), count("after", after), Layout.of(model)
     members = [client if trainer is None else replace(client, trainer=trainer) for client in clients]
     vectors = [layout.read(model)] * len(members)
-    for index in range(after + 1, after + rounds + 1):
-        tasks = [Task(index, client.id, count("seed", seed)) for client in members]
-        replies = train(model, members, vectors, tasks, stacked=stacked)
-        for client, reply in zip(members, replies, strict=True):
-            if isinstance(reply, Failure):
-                raise RuntimeError(f"client {client.id} {reply} in round {index}")
-        vectors = [layout.vector(reply) for reply in replies]
+    with _heap.kept():
+        for index in range(after + 1, after + rounds + 1):
+            tasks = [Task(index, client.id, count("seed", seed)) for client in members]
+            replies = train(model, members, vectors, tasks, stacked=stacked)
+            for client, reply in zip(members, replies, strict=True):
+                if isinstance(reply, Failure):
+                    raise RuntimeError(f"client {client.id} {reply} in round {index}")
+            vectors = [layout.vector(reply) for reply in replies]
     return {
         client.id: layout.write(deepcopy(model), vector).eval() for client, vector in zip(members, vectors, strict=True)
     }

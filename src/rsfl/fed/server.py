@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from rsfl import _heap
 from rsfl._checks import Float64, choice, count, number
 from rsfl.bounds import ledger as records
 from rsfl.fed import draws
@@ -168,7 +169,8 @@ class Server:
             CheckpointError: The directory belongs to another run, or nothing in it can be believed.
         """
         run = Run(self, rounds, exclude=exclude, attacks=attacks or {}, evaluate=evaluate, checkpoint=checkpoint)
-        with tqdm(total=run.rounds, initial=run.state.round, disable=not progress, desc="federated") as bar:
+        bar = tqdm(total=run.rounds, initial=run.state.round, disable=not progress, desc="federated")
+        with _heap.kept(), bar:
             while run.left:
                 participants, starts, tasks = run.invite()
                 replies = train(self.model, participants, starts, tasks, stacked=self.stacked, timeout=self.timeout)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from rsfl import _heap
 from rsfl._checks import count
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.losses import Adversarial, Loss
@@ -150,7 +151,8 @@ def fit(
         parts["scheduler"] = scheduler
     history = _resumed(path, run, parts, epochs) if path is not None and path.exists() else []
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    with tqdm(total=epochs * len(batches), initial=len(history) * len(batches), disable=not progress) as bar:
+    total, begun = epochs * len(batches), len(history) * len(batches)
+    with _heap.kept(), tqdm(total=total, initial=begun, disable=not progress) as bar:
         for epoch in range(len(history) + 1, epochs + 1):
             now = loss.warmed_up(epoch, warmup) if isinstance(loss, Adversarial) else loss
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
