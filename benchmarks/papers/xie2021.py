@@ -9,8 +9,9 @@ ways:
 - labels: the poisoned samples' labels change as well, as they do in the experiment;
 - honest: and the attackers' scaling is part of the attack: compared with a run in which there is none.
 
-Where the paper is silent, or its code says something else, ``Experiment.differs`` tells what was taken, and so does the
-output. Each case's numbers are a file of their own in ``--out``: what is there is not computed again.
+The last three hold for the trained model itself, the published one for the vote of its noisy copies. Where the paper is
+silent, or its code says something else, ``differs`` tells what was taken, and so does the output. Each case's numbers
+are a file of their own in ``--out``: what is there is not computed again.
 """
 
 from collections.abc import Iterator
@@ -80,12 +81,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything: training samples (None for all), certified samples, the common case, the factors."""
+    """How much of everything: the common case, how many samples are certified, which figures, and their factors."""
 
     base: Case
     certified: int
     figures: tuple[str, ...]
-    train: int | None = None
     sigma: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02)
     attackers: tuple[int, ...] = (1, 2, 4)
     clients: tuple[int, ...] = (10, 20, 40)
@@ -215,9 +215,9 @@ class Experiment:
 
     def __init__(self, scale: Scale, data: Data, device: str) -> None:
         self.scale, self.data, self.device = scale, data, device
-        train, test = slice(scale.train), slice(scale.certified)
-        self.x, self.y = data.x[train].to(device).double(), data.y[train].to(device)
-        self.labels, clean = data.test_y[test].to(device), data.test_x[test].to(device).double()
+        self.x, self.y = data.x.to(device).double(), data.y.to(device)
+        self.labels = data.test_y[: scale.certified].to(device)
+        clean = data.test_x[: scale.certified].to(device).double()
         self.pattern = data.pattern.to(self.x)
         self.tests = {"clean": clean, "backdoored": clean + self.pattern}
         self.classes = int(data.y.max()) + 1
@@ -425,9 +425,10 @@ def differs(experiment: Experiment) -> list[str]:
         f"clients, {base.rounds} rounds, attack in round {base.attacked} unless said; one seed",
         *DIFFERS[experiment.data.name],
         "taken from the paper, not from its code: t_adv, gamma, R; no cap on rho_t; L_Z from rho_t at t_adv",
-        "taken from its code: all clients weigh the same",
+        "taken from its code: all clients weigh the same; under RFA, a client's weight is what the aggregation gave it",
         "neither: 100 noisy models more select the label, so that votes do not bound what they have chosen; attackers "
-        "scale when they attack and at no other time; the values of the factors, of which the paper names few",
+        "scale when they attack and at no other time; RFA goes on until it has converged, where the code stops after "
+        "ten steps; the values of the factors, of which the paper names few",
     ]
 
 

@@ -151,7 +151,7 @@ def _curves(figure: str, cases: Sequence[Numbers]) -> Figure:
     """Certified accuracy (lines) and rate (dashes) by backdoor norm: a column a certificate, a row a test set."""
     ways = ["published"] if figure in SAMPLED else list(_ways(cases[-1]))
     picture = Figure(figsize=(max(5.0, 2.7 * len(ways)), 4.8))
-    grid = picture.subplots(2, len(ways), sharey=True, sharex="col", squeeze=False)
+    grid = picture.subplots(2, len(ways), sharex=True, sharey=True, squeeze=False)
     radii = np.array(cases[0]["radii"])
     for row, samples in zip(grid, ("clean", "backdoored"), strict=True):
         for axis, way in zip(row, ways, strict=True):
@@ -161,12 +161,13 @@ def _curves(figure: str, cases: Sequence[Numbers]) -> Figure:
                     axis.plot(radii[1:], curve["certified accuracy"][1:], color=f"C{number}", label=label)
                     axis.plot(radii[1:], curve["rate"][1:], "--", color=f"C{number}", linewidth=0.8)
         row[0].set_ylabel(f"{samples}\naccuracy, - - rate")
+    rates = np.array([_ways(case)[way]["rate"][1:] for case in cases for way in ways if way in _ways(case)])
+    falls = np.flatnonzero(((rates > 0) & (rates < 0.99 * rates[:, :1]) & (rates[:, :1] > 0.01)).any(axis=0))
+    if len(falls):
+        grid[0, 0].set_xlim(radii[max(1, falls[0] - 2)], radii[min(len(radii) - 1, falls[-1] + 4)])
+    grid[0, 0].set(xscale="log", ylim=(0, 1.02))
     for axis, way in zip(grid[0], ways, strict=True):
-        rates = np.array([_ways(case)[way]["rate"][1:] for case in cases if way in _ways(case)])
-        moving = np.flatnonzero(((rates > 0) & (rates < rates[:, :1])).any(axis=0))
-        if len(moving):
-            axis.set_xlim(radii[max(1, moving[0] - 4)], radii[min(len(radii) - 1, moving[-1] + 6)])
-        axis.set(title=way, xscale="log", ylim=(0, 1.02))
+        axis.set_title(way)
     grid[0, -1].legend(title=FACTORS[figure], fontsize=7, title_fontsize=7)
     for axis in grid[1]:
         axis.set_xlabel("backdoor norm")

@@ -74,16 +74,16 @@ def test_a_stronger_threat_certifies_less_and_no_certificate_beats_its_model() -
 
 def test_settings_tell_experiments_apart() -> None:
     data, base = xie2021.load("digits", Path()), xie2021.SMOKE.base
-    small = xie2021.Experiment(replace(xie2021.SMOKE, train=200), data, "cpu")
-    all_of_it = xie2021.Experiment(xie2021.SMOKE, data, "cpu")
+    some = xie2021.Experiment(replace(xie2021.SMOKE, certified=50), data, "cpu")
+    more = xie2021.Experiment(xie2021.SMOKE, data, "cpu")
     told = [
-        small.settings("measured", base),
-        all_of_it.settings("measured", base),
-        all_of_it.settings("closeness", base),
-        all_of_it.settings("measured", replace(base, alpha=0.01)),
+        some.settings("measured", base),
+        more.settings("measured", base),
+        more.settings("closeness", base),
+        more.settings("measured", replace(base, alpha=0.01)),
     ]
     assert len({repr(one) for one in told}) == 4
-    assert len(small.x) == 200
+    assert len(some.labels) == 50
 
 
 def test_loans(tmp_path: Path) -> None:
