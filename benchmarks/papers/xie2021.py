@@ -426,9 +426,10 @@ def differs(experiment: Experiment) -> list[str]:
         *DIFFERS[experiment.data.name],
         "taken from the paper, not from its code: t_adv, gamma, R; no cap on rho_t; L_Z from rho_t at t_adv",
         "taken from its code: all clients weigh the same; under RFA, a client's weight is what the aggregation gave it",
-        "neither: 100 noisy models more select the label, so that votes do not bound what they have chosen; attackers "
-        "scale when they attack and at no other time; RFA goes on until it has converged, where the code stops after "
-        "ten steps; the values of the factors, of which the paper names few",
+        "neither: 100 noisy models more select the label, so that votes do not bound what they have chosen; alpha is "
+        "shared by the bounds on two votes, where the paper spends it on each; attackers scale when they attack and at "
+        "no other time; RFA goes on until it has converged, where the code stops after ten steps; the values of the "
+        "factors, of which the paper names few",
     ]
 
 

@@ -126,7 +126,8 @@ def _general(cases: Sequence[Numbers]) -> dict[str, str]:
     means = [
         [_ways(case, samples)["published"]["mean radius"] for case in cases] for samples in ("clean", "backdoored")
     ]
-    apart = float(np.abs(np.subtract(*means)).max() / np.max(means))
+    pairs = [pair for pair in zip(*means, strict=True) if any(pair)]
+    apart = max((abs(one - other) / max(one, other) for one, other in pairs), default=0.0)
     norm, rho = cases[0]["input norm"], np.dot(cases[0]["case"]["clip"], [1, cases[0]["case"]["attacked"]])
     # ||dp|| <= ||W|| ||dx|| / 2 and ||p - y|| <= sqrt(2), for the gradient (p - y) (x, 1)'.
     ratio = (2**0.5 + norm * rho / 2) / float(bounds.logistic_lipschitz(rho))
