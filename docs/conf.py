@@ -26,6 +26,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_render_markdown_format = "myst"  # the default knows no tables
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["flwr"]  # an extra that the documentation is built without
 autodoc_typehints = "none"  # they are in the signature
