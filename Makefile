@@ -41,6 +41,7 @@ clean:
 
 # One stamp per extra of pyproject.toml: what is installed already is not asked for again.
 $(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing rsfl[$*] into $(VENV): minutes the first time"
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	touch $@
 

@@ -15,7 +15,7 @@ from rsfl import bounds, fed, noise, runs, train
 from rsfl.fed import poison
 from rsfl.smooth import Certificate, GaussianSmoother
 
-__all__ = ["digits", "main", "network"]
+__all__ = ["digits", "frozen_features", "main", "network", "trained"]
 
 SIGMAS = (0.12, 0.25, 0.5)
 RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
