@@ -26,7 +26,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -409,8 +409,8 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
             if figure != "time":
                 draw(figure, {case: found[case] for case in chosen[figure]}, out / f"{figure}.png")
     words = verdicts(found, times)
-    seconds = sum(sum(numbers["core seconds"].values()) for numbers in [*found.values(), *times])
-    report(out, asked.scale, DIFFERS[asked.scale] + ALWAYS, words, cast(float, seconds))
+    seconds: float = sum(sum(numbers["core seconds"].values()) for numbers in [*found.values(), *times])
+    report(out, asked.scale, DIFFERS[asked.scale] + ALWAYS, words, seconds)
     return words
 
 
