@@ -21,10 +21,10 @@ Each case's numbers are a file of their own in ``--out``, and each training goes
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from benchmarks import networks
-from benchmarks.papers.recipe import cifar10, once, options, report, word
+from benchmarks.papers.recipe import cifar10, once, options, report, verdict, word
 from benchmarks.row import ratio, turns
 from rsfl import attacks, demo, fed, runs, train
 from rsfl.noise import Gaussian
@@ -49,6 +49,7 @@ ATTACKS: dict[str, Callable[..., attacks.Attack]] = {
     "one-point": partial(attacks.OnePoint, samples=SAMPLES, estimator="plain"),
 }
 ESTIMATORS = ("stochastic", "one-point")
+GAMMAS = (0.1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ SCALES = {
     "small": Scale("small_cnn", images=8400, devices=30, rounds=14, lr=0.1, stride=25, n=300),
     "paper": Scale(),
 }
+TIMED = {"smoke": ["digits"], "small": ["small_cnn", "alexnet"], "paper": ["alexnet"]}
 DIFFERS = {
     "smoke": ["scikit-learn's digits, a network for them, a handful of steps: a test of the recipe, not evidence"],
     "small": [
@@ -147,7 +149,7 @@ def figures(scale: str) -> dict[str, list[Case]]:
         "epsilon": grid((0.25,), (64, 128) if short else (64, 128, 256), ESTIMATORS[: 1 if scale == "small" else 2]),
         "ablation": [
             Case(sigma=sigma, training=training, gamma=gamma)
-            for sigma, gamma in product((0.25,) if short else (0.25, 0.5), (0.1, 0.5))
+            for sigma, gamma in product((0.25,) if short else (0.25, 0.5), GAMMAS)
             for training in ("plain", "adversarial", "noise", "stochastic")
         ],
         "step": [Case(training=way, step=step) for way, step in product(ESTIMATORS, (None, LITERAL))],
@@ -159,7 +161,7 @@ def figures(scale: str) -> dict[str, list[Case]]:
 
 def grid(sigmas: Sequence[float], epsilons: Sequence[int], ways: Sequence[str] = ESTIMATORS) -> list[Case]:
     """In one place, on homogeneous and on heterogeneous devices, by each estimator."""
-    return [Case(*values) for values in product(sigmas, epsilons, ways, (None, 0.1, 0.5))]
+    return [Case(*values) for values in product(sigmas, epsilons, ways, (None, *GAMMAS))]
 
 
 def where(case: Case) -> str:
@@ -175,7 +177,7 @@ PANELS: dict[str, tuple[Callable[[Case], str], Callable[[Case], str]]] = {
     "sigma": (lambda case: f"sigma = {case.sigma:g}", where),
     "epsilon": (lambda case: f"epsilon = {case.epsilon} / 255", where),
     "corners": (lambda case: f"sigma = {case.sigma:g}, epsilon = {case.epsilon} / 255", where),
-    "ablation": (lambda case: f"sigma = {case.sigma:g}, gamma = {case.gamma:g}", how),
+    "ablation": (lambda case: f"sigma {case.sigma:g}, gamma {case.gamma:g}", how),
     "step": (
         lambda case: case.training,
         lambda case: "steps of epsilon" if case.step is None else f"steps of {case.step:g}",
@@ -233,46 +235,68 @@ class Experiment:
         }
 
     def timed(self, name: str) -> dict[str, Any]:
-        """How many times longer the stochastic estimator takes than the one-point one, in turns on one device's data.
+        """How many times longer the stochastic estimator takes than the one-point one, in turns on the same batch.
 
-        A training step, and of it the attack alone.
+        A training step of a device, and of it the attack alone.
         """
         began = time.process_time()
-        model, x, y = self.network(name), self.x[:30], self.y[:30]
+        x, y = self.x[:30], self.y[:30]
         calls: dict[str, Callable[[], object]] = {}
         for way in ESTIMATORS:
-            case = Case(training=way)
-            smoother = GaussianSmoother(model, case.sigma, CLASSES)
+            case, model = Case(training=way), self.network(name)
             trainer = fed.SGD(lr=self.scale.lr, batch_size=30, loss=case.loss)
-            server = fed.Server(model, [fed.Client(0, x, y, trainer)])
-            calls[f"training, {way}"] = partial(server.run, 1, progress=False)
-            calls[f"attack, {way}"] = partial(case.attack, smoother, x, y)
-        taken = turns(calls, repeats=9)
+            calls[f"training, {way}"] = partial(trainer, model, x, y, fed.Task(1, 0, SEED))
+            calls[f"attack, {way}"] = partial(case.attack, GaussianSmoother(model, case.sigma, CLASSES), x, y)
+        taken = turns(calls, repeats=31)
         numbers: dict[str, Any] = {"network": name}
         for what in ("training", "attack"):
             slow, fast = (taken[f"{what}, {way}"] for way in ESTIMATORS)
-            each = sorted(a / b for a, b in zip(slow, fast, strict=True))
+            each = [a / b for a, b in zip(slow, fast, strict=True)]
             numbers[what] = {"median": ratio(slow, fast), "quartiles": np.quantile(each, (0.25, 0.75)).tolist()}
         return {**numbers, "core seconds": {"timing": time.process_time() - began}}
+
+    def strength(self, case: Case) -> dict[str, Any]:
+        """How far the attacks of training lower the vote for the true class of the case's model.
+
+        The votes are means over the test images, by fresh noise. Beside the paper's estimators: antithetic draws, as
+        few and many.
+        """
+        began = time.process_time()
+        smoother = GaussianSmoother(self.model(case), case.sigma, CLASSES)
+        tried = {way: replace(case, training=way).attack for way in ESTIMATORS}
+        for m in (SAMPLES, 256):
+            tried[f"antithetic, {m} draws"] = attacks.OnePoint(epsilon=case.epsilon / 255, steps=STEPS, samples=m)
+        draws = torch.Generator(self.device).manual_seed(SEED)
+        votes: dict[str, list[torch.Tensor]] = {way: [] for way in ("none", *tried)}
+        for part in torch.split(torch.arange(len(self.index)), 50):
+            x, y = self.test_x[part], self.test_y[part].to(self.device)
+            found = {way: attack(smoother, x, y, generator=draws).point for way, attack in tried.items()}
+            for way, point in {"none": x, **found}.items():
+                with torch.no_grad():
+                    shares = smoother.probabilities(point, 100, generator=draws)
+                votes[way].append(shares.gather(1, y[:, None]).squeeze(1))
+        means = {way: float(torch.cat(parts).mean()) for way, parts in votes.items()}
+        return {"votes": means, "core seconds": {"strength": time.process_time() - began}}
 
 
 Found = Mapping[Case, Mapping[str, Any]]
 Pairs = Sequence[tuple[Case, Case]]
 
 
-def rivals(found: Found, taken: Callable[[Case], bool], **changes: Any) -> list[tuple[Case, Case]]:
-    """The cases that are taken, each with the one that has these values instead, where both were computed."""
-    pairs = [(case, replace(case, **changes)) for case in found if taken(case)]
+def rivals(found: Found, changes: Mapping[str, Any], **taken: Sequence[Any]) -> list[tuple[Case, Case]]:
+    """The cases that have one of the values taken of each attribute, each with its changed self, if both are there."""
+    chosen = [case for case in found if all(getattr(case, name) in values for name, values in taken.items())]
+    pairs = [(case, replace(case, **changes)) for case in chosen]
     return [(case, other) for case, other in pairs if other != case and other in found]
 
 
-def difference(found: Found, pairs: Pairs, radius: Callable[[Case], float]) -> tuple[float, float]:
-    """By how much the first of each pair certifies more at a radius: the mean, and its standard error.
+def difference(found: Found, pairs: Pairs, share: float) -> tuple[float, float]:
+    """By how much the first of each pair certifies more, at a share of its sigma: the mean, and its standard error.
 
     Test images are a sample, and so are trainings if there are several pairs. Images are the same in all cases, so
     each is its own control.
     """
-    at = [radius(case) for case, _ in pairs]
+    at = [share * case.sigma for case, _ in pairs]
     first, second = (np.array([found[pair[side]]["radius"] for pair in pairs]) for side in (0, 1))
     gains = (first >= np.c_[at]).astype(float) - (second >= np.c_[at])
     variance = gains.mean(axis=0).var(ddof=1) / gains.shape[1]
@@ -286,9 +310,14 @@ def more(gain: float, error: float, margin: float = 0.0) -> str:
     return "cannot tell" if abs(gain - margin) <= 2 * error else word(gain > margin)
 
 
-def less(gain: float, error: float) -> str:
-    """Whether a difference is below zero by more than two standard errors."""
-    return more(-gain, error)
+def much(gain: float, error: float) -> str:
+    """Whether a difference is above the margin by more than two standard errors."""
+    return more(gain, error, MARGIN)
+
+
+def hardly(gain: float, error: float) -> str:
+    """Whether a difference is above minus the margin by more than two standard errors."""
+    return more(gain, error, -MARGIN)
 
 
 def close(gain: float, error: float) -> str:
@@ -296,61 +325,67 @@ def close(gain: float, error: float) -> str:
     return "cannot tell" if abs(abs(gain) - MARGIN) <= 2 * error else word(abs(gain) < MARGIN)
 
 
-def verdicts(found: Found, times: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each claim, and the numbers that it rests on: differences in points of certified accuracy, two standard errors.
+def claims(found: Found) -> Iterator[tuple[str, Pairs, Callable[[float, float], str]]]:
+    """What is claimed of which pairs. The paper makes no claim on noise alone, nor on other steps than its own."""
+    full: dict[str, Sequence[Any]] = {"training": ESTIMATORS, "step": (None,)}
+    for gamma in GAMMAS:
+        pairs = rivals(found, {"gamma": gamma}, gamma=(None,), **full)
+        yield f"one place is above devices, gamma = {gamma}", pairs, more
+        yield f"devices are close to one place, gamma = {gamma}", pairs, close
+    yield "gamma does not matter (.1 - .5)", rivals(found, {"gamma": 0.5}, gamma=(0.1,), **full), close
+    pairs = rivals(found, {"training": "one-point"}, training=("stochastic",), step=(None,))
+    yield "the estimator does not matter (stochastic - one-point)", pairs, close
+    for sigma in (0.25, 0.5):
+        for claim, first, second, test in (
+            ("adversarial alone is hardly above plain (plain - adversarial)", "plain", "adversarial", hardly),
+            ("both are far above adversarial alone", "stochastic", "adversarial", much),
+            ("both are above noise alone", "stochastic", "noise", more),
+            ("both by the one-point estimator are above noise alone", "one-point", "noise", more),
+        ):
+            pairs = rivals(found, {"training": second}, training=(first,), sigma=(sigma,), gamma=GAMMAS)
+            yield f"sigma = {sigma}: {claim}", pairs, test
+    for way in ESTIMATORS:
+        pairs = rivals(found, {"step": LITERAL}, training=(way,))
+        yield f"{way}: steps that reach epsilon are above steps of {LITERAL}", pairs, more
 
-    "Close", "no matter" and "much" mean five points.
+
+def verdicts(found: Found, times: Sequence[Mapping[str, Any]], votes: Mapping[str, float]) -> dict[str, str]:
+    """Each claim at three radii, with the difference in points of certified accuracy, give or take two standard errors.
+
+    "Close", "no matter", "hardly" and "much" mean five points.
     """
 
-    def smoothed(case: Case) -> bool:
-        return case.training in ESTIMATORS and case.step is None
+    def said(test: Callable[[float, float], str], pairs: Pairs, share: float) -> str:
+        gain, error = difference(found, pairs, share)
+        return f"{test(gain, error)} ({100 * gain:+.1f} +- {200 * error:.1f}) at {share:g} sigma"
 
-    def ablation(training: str) -> Callable[[Case], bool]:
-        return lambda case: case.training == training and case.gamma is not None and case.step is None
-
-    at: dict[str, Callable[[Case], float]] = {"r = 0": lambda case: 0.0, "r = sigma": lambda case: case.sigma}
-    apart = rivals(found, lambda case: smoothed(case) and case.gamma is None, gamma=0.1)
-    apart += rivals(found, lambda case: smoothed(case) and case.gamma is None, gamma=0.5)
-    much, hardly = partial(more, margin=MARGIN), partial(more, margin=-MARGIN)
-    literal = rivals(found, lambda case: case.training in ESTIMATORS and case.step is None, step=LITERAL)
-    claims: list[tuple[str, Pairs, Callable[[float, float], str]]] = [
-        ("one place certifies more than devices", apart, more),
-        ("devices come close to one place", apart, close),
-        ("gamma does not matter (.1 - .5)", rivals(found, lambda c: smoothed(c) and c.gamma == 0.1, gamma=0.5), close),
-        (
-            "the estimator does not matter (stochastic - one-point)",
-            rivals(found, lambda c: smoothed(c) and c.training == "stochastic", training="one-point"),
-            close,
-        ),
-        (
-            "adversarial training alone hardly certifies more than plain (plain - adversarial)",
-            rivals(found, ablation("plain"), training="adversarial"),
-            hardly,
-        ),
-        ("smoothing as well certifies much more", rivals(found, ablation("stochastic"), training="adversarial"), much),
-        ("both certify more than noise alone", rivals(found, ablation("stochastic"), training="noise"), more),
-        ("steps that reach epsilon certify more than steps of .01", literal, more),
-    ]
-    tests = [(f"{claim}, at {name}", pairs, r, test) for claim, pairs, test in claims for name, r in at.items()]
-    for low, high in ((0.12, 0.25), (0.25, 0.5)):
-        noisier = [(case, other) for case, other in rivals(found, smoothed, sigma=high) if case.sigma == low]
-        tests.append((f"sigma = {low:g} is more accurate than {high:g}, at r = 0", noisier, lambda case: 0.0, more))
-        far = f"sigma = {low:g} certifies less than {high:g}, at r = {1.5 * low:g}"
-        tests.append((far, noisier, lambda case: 1.5 * case.sigma, less))
     words = {}
-    for claim, pairs, radius, test in tests:
+    for claim, pairs, test in claims(found):
         if pairs:
-            gain, error = difference(found, pairs, radius)
-            shown = f"{100 * gain:+.1f} +- {200 * error:.1f} points, {len(pairs)} pairs of runs"
-            words[claim] = f"{test(gain, error)} ({shown})"
+            words[f"{claim}, {len(pairs)} pairs"] = ", ".join(said(test, pairs, share) for share in (0, 1, 1.5))
+    for low, high in pairwise(sorted({case.sigma for case in found})):
+        pairs = rivals(found, {"sigma": high}, training=ESTIMATORS, sigma=(low,), step=(None,))
+        if pairs:
+            words[f"sigma = {low} is more accurate than {high}, {len(pairs)} pairs"] = said(more, pairs, 0)
+            reach = [max(max(found[case]["radius"]) for case in side) for side in zip(*pairs, strict=True)]
+            words[f"sigma = {high} certifies further than {low}"] = (
+                verdict(reach, rising=True) + f" (largest radius {reach[0]:.4g}, {reach[1]:.4g})"
+            )
     for timed in times:
         whole, attack = (
             "{median:.2f} times, quartiles {quartiles[0]:.2f} to {quartiles[1]:.2f}".format(**timed[part])
             for part in ("training", "attack")
         )
-        agrees = word(2 <= timed["training"]["median"] <= 3)
+        low, high = timed["training"]["quartiles"]
+        agrees = "cannot tell" if low < 2 <= high or low <= 3 < high else word(low >= 2 and high <= 3)
         words[f"one-point training is 2 to 3 times faster, {timed['network']}"] = (
             f"{agrees} ({whole}; the attack alone {attack})"
+        )
+    if votes:
+        falls = {way: votes["none"] - vote for way, vote in votes.items()}
+        shown = ", ".join(f"{way} {vote:.4f}" for way, vote in votes.items())
+        words["the one-point attack lowers the vote at least half as much as the stochastic one"] = (
+            f"{word(falls['one-point'] >= falls['stochastic'] / 2)} (true class by attack: {shown})"
         )
     return words
 
@@ -373,7 +408,8 @@ def draw(figure: str, found: Found, path: Path) -> None:
             label=None if dashed else line(case),
         )
     for title, axis in axes.items():
-        axis.set(title=title, xlabel="l2 radius", xlim=(0, None), ylim=(0, None))
+        axis.set(xlabel="l2 radius", xlim=(0, None), ylim=(0, None))
+        axis.set_title(title, fontsize=10)
     first = axes[titles[0]]
     ways = {case.training for case in found}
     first.set_ylabel("certified accuracy" + (", - - one-point" if "one-point" in ways and figure != "step" else ""))
@@ -384,33 +420,35 @@ def draw(figure: str, found: Found, path: Path) -> None:
 def main(arguments: list[str] | None = None) -> dict[str, str]:
     """Run what is asked for; the verdicts."""
     parser = options(__doc__, "chen2021")
-    parser.add_argument("--figures", nargs="*", help="only these: sigma epsilon corners ablation step time")
+    parser.add_argument("--figures", nargs="*", help="only these: sigma epsilon corners ablation step strength time")
     asked = parser.parse_args(arguments)
     out: Path = asked.out / asked.scale
     scale, chosen = SCALES[asked.scale], figures(asked.scale)
-    wanted = [*chosen, "time"] if asked.figures is None else asked.figures
-    if unknown := sorted(set(wanted) - {*chosen, "time"}):
-        parser.error(f"unknown figures {unknown} at this scale, there are {[*chosen, 'time']}")
+    tables = ("strength", "time")
+    wanted = [*chosen, *tables] if asked.figures is None else asked.figures
+    if unknown := sorted(set(wanted) - {*chosen, *tables}):
+        parser.error(f"unknown figures {unknown} at this scale, there are {[*chosen, *tables]}")
     experiment = Experiment(scale, asked.data, asked.device, out / "training")
     settings = {"scale": asdict(scale), "device": asked.device}
-    timings = list(dict.fromkeys([scale.network, "alexnet"])) if scale.network != "digits" else ["digits"]
-    times: list[dict[str, Any]] = []
     found: dict[Case, dict[str, Any]] = {}
-    with tqdm(total=sum(len(chosen.get(figure, timings)) for figure in wanted)) as bar:
+    with tqdm(total=sum(len(chosen.get(figure, [0])) for figure in wanted)) as bar:
         for figure in wanted:
             bar.set_description(figure)
-            for name in timings if figure == "time" else ():
-                times.append(once(out / "times", {**settings, "network": name}, partial(experiment.timed, name)))
-                bar.update()
             for case in chosen.get(figure, ()):
                 compute = partial(experiment.measured, case)
                 found[case] = once(out / "cases", {**settings, "case": asdict(case)}, compute)
                 bar.update()
-            if figure != "time":
+            if figure in chosen:
                 draw(figure, {case: found[case] for case in chosen[figure]}, out / f"{figure}.png")
-    words = verdicts(found, times)
-    seconds: float = sum(sum(numbers["core seconds"].values()) for numbers in [*found.values(), *times])
-    report(out, asked.scale, DIFFERS[asked.scale] + ALWAYS, words, seconds)
+    times, strength = list[dict[str, Any]](), dict[str, Any]()
+    if "strength" in wanted:
+        case = Case(training="noise")
+        strength = once(out / "strength", {**settings, "case": asdict(case)}, partial(experiment.strength, case))
+    for name in TIMED[asked.scale] if "time" in wanted else ():
+        times.append(once(out / "times", {**settings, "network": name}, partial(experiment.timed, name)))
+    words = verdicts(found, times, strength.get("votes", {}))
+    spent = [numbers["core seconds"] for numbers in (*found.values(), *times, strength) if numbers]
+    report(out, asked.scale, DIFFERS[asked.scale] + ALWAYS, words, sum(sum(parts.values()) for parts in spent))
     return words
 
 
