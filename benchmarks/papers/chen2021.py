@@ -176,7 +176,7 @@ def how(case: Case) -> str:
 PANELS: dict[str, tuple[Callable[[Case], str], Callable[[Case], str]]] = {
     "sigma": (lambda case: f"sigma = {case.sigma:g}", where),
     "epsilon": (lambda case: f"epsilon = {case.epsilon} / 255", where),
-    "corners": (lambda case: f"sigma = {case.sigma:g}, epsilon = {case.epsilon} / 255", where),
+    "corners": (lambda case: f"sigma {case.sigma:g}, epsilon {case.epsilon} / 255", where),
     "ablation": (lambda case: f"sigma {case.sigma:g}, gamma {case.gamma:g}", how),
     "step": (
         lambda case: case.training,
@@ -362,15 +362,15 @@ def verdicts(found: Found, times: Sequence[Mapping[str, Any]], votes: Mapping[st
     words = {}
     for claim, pairs, test in claims(found):
         if pairs:
-            words[f"{claim}, {len(pairs)} pairs"] = ", ".join(said(test, pairs, share) for share in (0, 1, 1.5))
+            words[f"{claim}, pairs: {len(pairs)}"] = ", ".join(said(test, pairs, share) for share in (0, 1, 1.5))
     for low, high in pairwise(sorted({case.sigma for case in found})):
         pairs = rivals(found, {"sigma": high}, training=ESTIMATORS, sigma=(low,), step=(None,))
         if pairs:
-            words[f"sigma = {low} is more accurate than {high}, {len(pairs)} pairs"] = said(more, pairs, 0)
+            words[f"sigma = {low} is more accurate than {high}, pairs: {len(pairs)}"] = said(more, pairs, 0)
             reach = [max(max(found[case]["radius"]) for case in side) for side in zip(*pairs, strict=True)]
-            words[f"sigma = {high} certifies further than {low}"] = (
-                verdict(reach, rising=True) + f" (largest radius {reach[0]:.4g}, {reach[1]:.4g})"
-            )
+            words[f"sigma = {high} certifies further than {low}"] = verdict(
+                reach, rising=True
+            ) + " (largest radius {:.3f}, {:.3f})".format(*np.floor(1e3 * np.array(reach)) / 1e3)
     for timed in times:
         whole, attack = (
             "{median:.2f} times, quartiles {quartiles[0]:.2f} to {quartiles[1]:.2f}".format(**timed[part])
@@ -431,21 +431,25 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     experiment = Experiment(scale, asked.data, asked.device, out / "training")
     settings = {"scale": asdict(scale), "device": asked.device}
     found: dict[Case, dict[str, Any]] = {}
+    times, strength = list[dict[str, Any]](), dict[str, Any]()
     with tqdm(total=sum(len(chosen.get(figure, [0])) for figure in wanted)) as bar:
         for figure in wanted:
             bar.set_description(figure)
-            for case in chosen.get(figure, ()):
-                compute = partial(experiment.measured, case)
-                found[case] = once(out / "cases", {**settings, "case": asdict(case)}, compute)
+            if figure == "strength":
+                case = Case(training="noise")
+                compute = partial(experiment.strength, case)
+                strength = once(out / "strength", {**settings, "case": asdict(case)}, compute)
                 bar.update()
-            if figure in chosen:
+            elif figure == "time":
+                for name in TIMED[asked.scale]:
+                    times.append(once(out / "times", {**settings, "network": name}, partial(experiment.timed, name)))
+                bar.update()
+            else:
+                for case in chosen[figure]:
+                    compute = partial(experiment.measured, case)
+                    found[case] = once(out / "cases", {**settings, "case": asdict(case)}, compute)
+                    bar.update()
                 draw(figure, {case: found[case] for case in chosen[figure]}, out / f"{figure}.png")
-    times, strength = list[dict[str, Any]](), dict[str, Any]()
-    if "strength" in wanted:
-        case = Case(training="noise")
-        strength = once(out / "strength", {**settings, "case": asdict(case)}, partial(experiment.strength, case))
-    for name in TIMED[asked.scale] if "time" in wanted else ():
-        times.append(once(out / "times", {**settings, "network": name}, partial(experiment.timed, name)))
     words = verdicts(found, times, strength.get("votes", {}))
     spent = [numbers["core seconds"] for numbers in (*found.values(), *times, strength) if numbers]
     report(out, asked.scale, DIFFERS[asked.scale] + ALWAYS, words, sum(sum(parts.values()) for parts in spent))
