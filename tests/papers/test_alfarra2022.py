@@ -40,7 +40,7 @@ def test_smoke_draws_everything_and_computes_once(tmp_path: Path) -> None:
 
     wanted = {case for cases in recipe.figures(recipe.SCALES["smoke"]).values() for case in cases}
     assert len(cases) == len(wanted)
-    drawn = {"affine", "clients", "each", "lambda", "mixture", "nominal"}
+    drawn = {"affine", "clients", "each", "longer", "mixture", "nominal"}
     assert {path.name.split("-")[0] for path in out.glob("*.png")} == drawn
     assert json.loads((out / "verdicts.json").read_text())["verdicts"] == words
 
@@ -105,6 +105,9 @@ def test_steps_shrink_as_in_the_scripts_of_the_paper(tmp_path: Path) -> None:
     )
     assert [together(index) for index in (1, 15, 16, 30)] == pytest.approx([first, first, first / 10, first / 10])
     assert last(1) == together(31) == pytest.approx(first / 100)
+    longer = lab.sgd(replace(TASK, longer=4), None).lr
+    assert callable(longer)
+    assert [longer(index) for index in (60, 61)] == pytest.approx([first, first / 10])
 
 
 def test_paper_scale_is_the_papers() -> None:
