@@ -72,9 +72,28 @@ import random, sys
 import numpy, torch
 before = torch.get_rng_state().clone(), repr(numpy.random.get_state()), random.getstate(), torch.get_default_device()
 import rsfl
+from rsfl import *
 after = torch.get_rng_state(), repr(numpy.random.get_state()), random.getstate(), torch.get_default_device()
 assert torch.equal(before[0], after[0]) and before[1:] == after[1:], "importing rsfl seeded something"
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_subpackages_come_when_asked_for():
+    code = """
+import sys
+import rsfl
+assert "rsfl.bounds" not in sys.modules and "scipy" not in sys.modules
+assert rsfl.bounds.cohen_radius(0.9, sigma=1.0) > 1
+assert "rsfl.fed" not in sys.modules
+assert set(rsfl.__all__) <= set(dir(rsfl))
+try:
+    rsfl.bound
+except AttributeError as error:
+    assert str(error) == "module 'rsfl' has no attribute 'bound'"
+else:
+    raise AssertionError
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
