@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.papers import salman2019
-from benchmarks.papers.salman2019 import PAPER, SCALES, SMOKE, Attacked, Case, Experiment, Gap, Moved, ThenNoise
+from benchmarks.papers import salman2019, salman2019_findings, salman2019_plan
+from benchmarks.papers.salman2019 import Experiment, Moved, ThenNoise
+from benchmarks.papers.salman2019_findings import Gap
+from benchmarks.papers.salman2019_plan import PAPER, SCALES, SMOKE, Attacked, Case
 from rsfl.attacks import PGD
 from rsfl.noise import Gaussian
 from rsfl.train import Adversarial, Batches
@@ -27,7 +29,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]
 
 def test_smoke_draws_every_figure_and_judges_every_claim(ran) -> None:
     out, verdicts = ran
-    assert {path.stem for path in out.glob("*.png")} == set(salman2019.figures(SCALE))
+    assert {path.stem for path in out.glob("*.png")} == set(salman2019_plan.figures(SCALE))
     assert all(said.startswith(("agrees", "differs", "cannot tell")) for said in verdicts.values())
     assert json.loads((out / "verdicts.json").read_text())["verdicts"] == verdicts
     assert verdicts["no attack refutes a certificate"].startswith("agrees")
@@ -52,7 +54,7 @@ def test_smoke_certifies_no_more_than_the_votes_can(ran) -> None:
     for content in certified:
         reach = np.array(content["numbers"]["reach"])
         assert len(reach) == SMOKE.images
-        assert reach.max() <= salman2019.largest(content["settings"]["item"]["sigma"], SMOKE.n)
+        assert reach.max() <= salman2019_plan.largest(content["settings"]["item"]["sigma"], SMOKE.n)
         assert bool(((reach == -1) | (reach > 0)).all())  # what abstains is not certified at radius 0
     for content in contents:
         if "right" in content["numbers"]:
@@ -88,7 +90,7 @@ def test_a_gap_and_its_error() -> None:
     ],
 )
 def test_what_is_said_of_gaps(gaps: list[Gap], heading: str) -> None:
-    assert salman2019.said({str(i): gap for i, gap in enumerate(gaps)}).startswith(heading)
+    assert salman2019_findings.said({str(i): gap for i, gap in enumerate(gaps)}).startswith(heading)
 
 
 def made_up(reaches: dict[Case, np.ndarray]) -> dict:
@@ -100,28 +102,28 @@ NEAR, FAR = np.repeat([0.05, -1.0], [30, 10]), np.repeat([0.3, -1.0], [20, 20])
 
 
 def test_epsilon_trades_accuracy_for_radius() -> None:
-    low, high = (salman2019.smooth_adv(SCALE, 0.25, epsilon=epsilon) for epsilon in (0.25, 0.5))
+    low, high = (salman2019_plan.smooth_adv(SCALE, 0.25, epsilon=epsilon) for epsilon in (0.25, 0.5))
     for reaches, heading in (({low: NEAR, high: FAR}, "agrees"), ({low: FAR, high: NEAR}, "differs")):
-        found = salman2019.judged_epsilon(SCALE, made_up(reaches))
+        found = salman2019_findings.judged_epsilon(SCALE, made_up(reaches))
         assert len(found) == 2
         assert all(said.startswith(heading) for said in found.values())
 
 
 def test_more_draws_and_more_data_are_judged_by_what_they_certify() -> None:
-    one, two = (salman2019.smooth_adv(SCALE, 0.25, samples=m) for m in (1, 2))
+    one, two = (salman2019_plan.smooth_adv(SCALE, 0.25, samples=m) for m in (1, 2))
     for reaches, heading in (({one: NEAR, two: FAR}, "agrees"), ({one: FAR, two: NEAR}, "differs")):
-        (said,) = salman2019.judged_samples(SCALE, made_up(reaches)).values()
+        (said,) = salman2019_findings.judged_samples(SCALE, made_up(reaches)).values()
         assert said.startswith(heading)
     kinds = ("few", "pre-training", "self-training", "both")
-    cases = [salman2019.smooth_adv(SCALE, 0.25, data=data) for data in kinds]
-    found = salman2019.judged_data(SCALE, made_up(dict(zip(cases, (NEAR, FAR, NEAR, FAR), strict=True))))
+    cases = [salman2019_plan.smooth_adv(SCALE, 0.25, data=data) for data in kinds]
+    found = salman2019_findings.judged_data(SCALE, made_up(dict(zip(cases, (NEAR, FAR, NEAR, FAR), strict=True))))
     assert [said.split(" (")[0] for said in found.values()] == ["agrees", "cannot tell", "agrees"]
 
 
 def test_envelopes_are_judged_by_the_best_and_read_in_linf() -> None:
-    found = {case: NEAR if case.way == "noise" else np.full(40, -1.0) for case in salman2019.grid(SCALE)}
-    best = salman2019.smooth_adv(SCALE, 0.25, epsilon=0.5)
-    verdicts = salman2019.judged_envelopes(SCALE, made_up(found | {best: FAR}))
+    found = {case: NEAR if case.way == "noise" else np.full(40, -1.0) for case in salman2019_plan.grid(SCALE)}
+    best = salman2019_plan.smooth_adv(SCALE, 0.25, epsilon=0.5)
+    verdicts = salman2019_findings.judged_envelopes(SCALE, made_up(found | {best: FAR}))
     assert verdicts["the best of SmoothAdv certifies more than the best of noise"].startswith("agrees (r = 0.25: +0.5")
     assert verdicts["so it does at sigma = 0.12"].startswith("differs")
     # 2/255 in linf is 0.063 in l2 for 64 pixels: FAR reaches it and NEAR does not.
@@ -131,12 +133,12 @@ def test_envelopes_are_judged_by_the_best_and_read_in_linf() -> None:
 
 
 def test_ways_are_judged_over_their_seeds() -> None:
-    cases = salman2019.ways(0.25, 0.5, ("noise", "SmoothAdv-PGD"), 2)
+    cases = salman2019_plan.ways(0.25, 0.5, ("noise", "SmoothAdv-PGD"), 2)
     reaches = {case: NEAR if case.way == "noise" else FAR for case in cases}
-    (said,) = salman2019.judged_training(made_up(reaches), 0.25, SMOKE.n).values()
+    (said,) = salman2019_findings.judged_training(made_up(reaches), 0.25, SMOKE.n).values()
     assert said.startswith("agrees")
     turned = {case: FAR if case.way == "noise" else NEAR for case in cases}
-    (said,) = salman2019.judged_training(made_up(turned), 0.25, SMOKE.n).values()
+    (said,) = salman2019_findings.judged_training(made_up(turned), 0.25, SMOKE.n).values()
     assert said.startswith("differs")
 
 
@@ -147,11 +149,11 @@ def test_attacks_are_judged_by_what_they_leave() -> None:
 
     found = {
         item: {"right": [True] * left(item) + [False] * (5 - left(item)), "abstained": 0.0, "refuted": 0}
-        for item in salman2019.under_attack(SCALE)
+        for item in salman2019_plan.under_attack(SCALE)
     }
-    ours = salman2019.smooth_adv(SCALE, 0.25, epsilon=0.25)
-    certified = made_up({case: np.full(5, 0.2 if case == ours else -1.0) for case in salman2019.grid(SCALE)})
-    verdicts = salman2019.judged_attack(SCALE, found | certified)
+    ours = salman2019_plan.smooth_adv(SCALE, 0.25, epsilon=0.25)
+    certified = made_up({case: np.full(5, 0.2 if case == ours else -1.0) for case in salman2019_plan.grid(SCALE)})
+    verdicts = salman2019_findings.judged_attack(SCALE, found | certified)
     numbers = {claim: said.split(": ", 1)[-1][:6] for claim, said in verdicts.items()}
     assert numbers["an attack of m = 1 is weaker than PGD on the network"] == "+0.200"
     assert numbers["an attack of m = 2 is stronger than one of m = 1"] == "+0.200"
@@ -160,7 +162,7 @@ def test_attacks_are_judged_by_what_they_leave() -> None:
     assert numbers["SmoothAdv certifies more than noise training has under attack"] == "+0.400"
     assert verdicts["no attack refutes a certificate"].startswith("agrees (0 of")
     item = next(iter(found))
-    refuted = salman2019.judged_attack(SCALE, found | certified | {item: found[item] | {"refuted": 1}})
+    refuted = salman2019_findings.judged_attack(SCALE, found | certified | {item: found[item] | {"refuted": 1}})
     assert refuted["no attack refutes a certificate"].startswith("differs (1 of")
 
 
@@ -228,7 +230,7 @@ def test_paper_scale_takes_a_step_of_each_kind(tmp_path: Path) -> None:
         (folder / name).write_bytes(pickle.dumps({b"data": images, b"labels": [0, 1, 2, 3]}, protocol=4))
     setting = replace(PAPER, train=4, few=4, more=4, epochs=1, tuning=1, batch=4, images=1, attacked=1, n=20)
     experiment = Experiment(setting, tmp_path, "cpu", tmp_path / "out")
-    case = salman2019.smooth_adv(SCALES["paper"], 0.25, data="both")
+    case = salman2019_plan.smooth_adv(SCALES["paper"], 0.25, data="both")
     numbers = experiment.numbers(case)
     assert len(numbers["reach"]) == 1
     model, _ = experiment.trained(case)
