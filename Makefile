@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow test-flower check bench docs clean
+.PHONY: demo test test-slow test-plain test-flower check bench docs clean
 
 demo: $(VENV)/.has-demo
 	$(RUN) -m rsfl.demo
@@ -13,6 +13,11 @@ test: $(VENV)/.has-test
 
 test-slow: $(VENV)/.has-test
 	$(RUN) -m pytest -m slow
+
+# Every fast path replaced by the plain way that it must agree with, where there is one.
+test-plain: $(VENV)/.has-test
+	$(RUN) -m pytest -m "not slow" --without all tests/smooth tests/test_deform.py tests/test_attacks.py \
+		tests/test_train.py tests/test_heap.py tests/fed
 
 # In an environment of its own: Flower and Ray bring a hundred packages, and pin some of them.
 test-flower:
@@ -36,6 +41,7 @@ clean:
 
 # One stamp per extra of pyproject.toml: what is installed already is not asked for again.
 $(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing rsfl[$*] into $(VENV): minutes the first time"
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	touch $@
 

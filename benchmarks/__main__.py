@@ -3,12 +3,12 @@
 import argparse
 import importlib
 import json
-import platform
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import torch
+
+from benchmarks.machine import machine
 
 MODULES = ("imports", "votes", "pipeline", "sequential", "deform", "parameters", "attacks", "fed")
 
@@ -28,15 +28,8 @@ def main() -> None:
         for row in importlib.import_module(f"benchmarks.{name}").rows():
             print(row, flush=True)
             results.append({"benchmark": name, **asdict(row), "met": row.met})
-    machine = {
-        "date": date.today().isoformat(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": machine, "rows": results}, indent=1))
+    options.out.write_text(json.dumps({"machine": machine(), "rows": results}, indent=1))
     print(f"written to {options.out}")
 
 

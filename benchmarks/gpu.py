@@ -11,13 +11,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.machine import machine
 from benchmarks.networks import resnet
 from benchmarks.row import Row, ratio, turns
 from benchmarks.votes import SIGMA, plain_votes
@@ -138,18 +138,13 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("python -m benchmarks.gpu needs a CUDA device, and PyTorch sees none here.")
-    machine = {
-        "date": date.today().isoformat(),
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-    }
-    print(f"{machine['gpu']}, torch {machine['torch']}, {machine['date']}, batches of {options.batch}")
+    here = machine()
+    print(f"{here['gpu']}, torch {here['torch']}, {here['date']}, batches of {options.batch}")
     found = measured(options.batch, options.n)
     for row in found:
         print(row, flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in found]}))
+    options.out.write_text(json.dumps({"machine": here, "rows": [asdict(row) | {"met": row.met} for row in found]}))
     print(f"written to {options.out}")
 
 

@@ -21,11 +21,12 @@ extensions = [
     "public_names",
 ]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_render_markdown_format = "myst"  # the default knows no tables
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["flwr"]  # an extra that the documentation is built without
 autodoc_typehints = "none"  # they are in the signature
@@ -36,4 +37,10 @@ nitpicky = False
 
 html_theme = "furo"
 html_title = f"rsfl {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["rsfl.css"]
+html_theme_options = {  # colours of the drawings, from the palette of the plots
+    "light_css_variables": {"rsfl-safe": "#0072B2", "rsfl-threat": "#D55E00"},
+    "dark_css_variables": {"rsfl-safe": "#56B4E9", "rsfl-threat": "#E69F00"},
+}
 copybutton_exclude = ".linenos, .gp, .go"

@@ -34,6 +34,7 @@ def heap(monkeypatch):
     return heap
 
 
+@pytest.mark.fast("heap")
 def test_only_the_outermost_block_asks(heap):
     with _heap.kept():
         first = list(heap.asked)
@@ -47,6 +48,7 @@ def test_only_the_outermost_block_asks(heap):
     assert {what for what, _ in heap.asked[2:4]} == {what for what, _ in first}
 
 
+@pytest.mark.fast("heap")
 def test_a_block_of_another_thread_keeps_the_heap(heap):
     with _heap.kept():
         other = _heap.kept()

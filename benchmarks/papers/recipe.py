@@ -5,10 +5,8 @@ import gzip
 import json
 import lzma
 import pickle
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import date
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 import rsfl
+from benchmarks.machine import machine
 
 __all__ = ["cifar10", "idx", "mnist", "once", "options", "report", "verdict", "word"]
 
@@ -127,13 +126,6 @@ def report(out: Path, scale: str, differs: Sequence[str], verdicts: Mapping[str,
         print(f"other than in the paper: {line}")
     for claim, said in verdicts.items():
         print(f"{claim}: {said}")
-    machine = {
-        "date": date.today().isoformat(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-    content = {"scale": scale, "seconds": seconds, "differs": list(differs), "verdicts": dict(verdicts), **machine}
+    content = {"scale": scale, "seconds": seconds, "differs": list(differs), "verdicts": dict(verdicts), **machine()}
     out.mkdir(parents=True, exist_ok=True)
     (out / "verdicts.json").write_text(json.dumps(content, indent=1))

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from rsfl import bounds, fed, runs
+from rsfl import bounds, fed, noise, runs, train
 from rsfl.fed import poison
 from rsfl.smooth import Certificate, GaussianSmoother
 
-__all__ = ["main"]
+__all__ = ["digits", "frozen_features", "main", "network", "trained"]
 
 SIGMAS = (0.12, 0.25, 0.5)
 RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -71,16 +71,12 @@ def network() -> nn.Module:
 
 def trained(sigma: float, x: Tensor, y: Tensor, *, epochs: int = 40) -> nn.Module:
     """A network that learned on noisy images: what is voted on later is what it saw."""
-    torch.manual_seed(0)
-    model = network()
-    smoother = GaussianSmoother(model, sigma, 10)
-    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in tqdm(range(epochs), desc=f"training, sigma = {sigma}", leave=False):
-        for batch in torch.split(torch.randperm(len(x)), 100):
-            loss = -smoother.probabilities(x[batch], 1).gather(1, y[batch, None]).log().mean()
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    loss = train.CrossEntropy(noise.Gaussian(sigma))
+    train.fit(model, train.Batches(x, y, 100), loss, optimizer, epochs=epochs, progress=True)
     return model
 
 

@@ -234,6 +234,14 @@ def test_the_short_last_batch_counts_with_its_own_share():
     np.testing.assert_array_equal(published(result).reach, published(result, share).reach)
 
 
+def test_the_published_formula_asks_for_the_lipschitz_constant_of_a_network():
+    network = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    result = problem(model=network, clip=2.0, noise=0.05).run(3, progress=False)
+    with pytest.raises(ValueError, match="lipschitz must be given for Sequential: Lemma 1 is of linear models"):
+        published(result)
+    assert published(result, lipschitz=5.0).reach.isfinite().all()
+
+
 def test_a_geometric_median_gets_the_published_formula_marked_as_unsound():
     server = problem(clip=3.0, aggregate=fed.GeometricMedian())
     result = server.run(3, progress=False)

@@ -93,6 +93,7 @@ TRAINERS = {
 }
 
 
+@pytest.mark.fast("stacked")
 @pytest.mark.parametrize("kind", ["linear", "mlp", "conv"])
 @pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
 def test_stacked_training_equals_one_by_one(monkeypatch, kind, trainer):

@@ -174,7 +174,7 @@ def test_inputs_come_in_batches():
         ),
         (lambda: ParameterSmoother(nn.Flatten(), 0.1, 3), ValueError, r"parameters must be some of \[\]"),
         (lambda: ParameterSmoother(torch.relu, 0.1, 3), TypeError, "model must be a torch.nn.Module"),
-        (lambda: ParameterSmoother(linear(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \(140, 3\)"),
+        (lambda: ParameterSmoother(linear(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \((140|7), 3\)"),
         (lambda: ParameterSmoother(mlp(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \(7, 3\)"),
         (lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=9), ValueError, "n must be at least 10 to certify"),
         (

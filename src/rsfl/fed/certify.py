@@ -134,7 +134,8 @@ def certify(
         n0: Noisy models that select the label.
         alpha: Probability, for each input, with which sampled votes may mislead.
         confidence: Bound for sampled votes, ``clopper-pearson`` or ``hoeffding``.
-        lipschitz: L_Z of the published formula; by default Lemma 1 at the clip radius of the attacked round.
+        lipschitz: L_Z of the published formula; by default, for linear models alone, Lemma 1 at the clip radius of the
+            attacked round.
         seed: Seed of the noisy models; not one of the training.
         index: (B,) which inputs these are; 0 ... B - 1 by default.
 
@@ -315,6 +316,8 @@ def _published(
         if one.client in threat.clients
     ]
     if lipschitz is None:
+        if record.model != "linear":
+            raise ValueError(f"lipschitz must be given for {record.model}: Lemma 1 is of linear models, got None")
         if record.clip == inf:
             raise ValueError(f"lipschitz must be given for a run without a clip in round {record.index}, got None")
         lipschitz = bounds.logistic_lipschitz(record.clip)

@@ -1,7 +1,7 @@
 """The server: a frozen description of a federated run, and the loop that carries it out."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -26,6 +26,7 @@ from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
 from rsfl.fed.poison import Attack
 from rsfl.fed.training import Failure, train
+from rsfl.smooth.parameter import affine_layer
 from rsfl.train import CrossEntropy
 
 __all__ = ["Result", "RoundError", "Run", "Server"]
@@ -214,7 +215,8 @@ class Run:
             if unknown := set(ids) - set(self.registry):
                 raise ValueError(f"{name} must name clients of the server, got {sorted(unknown)!r}")
         self.layout = Layout.of(self.server.model)
-        self.linear = _is_linear(self.server.model)
+        free = all(parameter.requires_grad for parameter in self.server.model.parameters())
+        self.linear = free and affine_layer(self.server.model) is not None
         self.norms: dict[int, float] = {}
         start = self.layout.read(self.server.model)
         self.state, self.entries = State(0, start, start, {}), list[Entry]()
@@ -503,21 +505,6 @@ def _mixes(one: Participant) -> bool:
 def _name(rule: Any) -> str:
     """``mean`` for the rule that certificates know, the class or function name of any other."""
     return "mean" if type(rule) is Mean else getattr(rule, "__name__", type(rule).__name__)
-
-
-def _is_linear(model: nn.Module) -> bool:
-    """Whether a model is one affine layer of the flattened input, and nothing else that could compute."""
-
-    def leaves(module: nn.Module) -> Iterator[nn.Module]:
-        if type(module) is nn.Sequential:
-            for child in module:
-                yield from leaves(child)
-        else:
-            yield module
-
-    kinds = [type(leaf) for leaf in leaves(model)]
-    free = all(p.requires_grad for p in model.parameters())
-    return free and kinds.count(nn.Linear) == 1 and set(kinds) <= {nn.Linear, nn.Flatten, nn.Identity}
 
 
 def _words(value: Any) -> str:

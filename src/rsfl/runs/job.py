@@ -213,7 +213,7 @@ def certify(
         seed=seed,
         num_classes=smoother.num_classes,
         input_shape=tuple(x.shape),
-        dim=smoother._dim(x[None]),
+        dim=smoother.dim(x[None]),
         dtype=str(x.dtype).removeprefix("torch."),
         device=x.device.type,
         model=fingerprint(smoother.model),

@@ -65,7 +65,7 @@ class Smoother(Voter):
         return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).mean(dim=0)
 
     @override
-    def _dim(self, x: Tensor) -> int:
+    def dim(self, x: Tensor) -> int:
         return math.prod(self.law.noise_shape(x.shape[1:]))
 
     @override

@@ -109,7 +109,7 @@ class ParameterSmoother(Voter):
         }
 
     @override
-    def _dim(self, x: Tensor) -> int:
+    def dim(self, x: Tensor) -> int:
         return sum(value.numel() for name, value in self.model.named_parameters() if name in self.parameters)
 
     def _way(self, x: Tensor) -> Literal["wide", "vmap", "loop"]:
@@ -136,7 +136,7 @@ class ParameterSmoother(Voter):
         size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
         counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
         # Elsewhere than in the loop the logits of all copies are held at once, for one batch of inputs.
-        bytes_a_copy = 8 * (self._dim(x) + (0 if way == "loop" else 2 * size * self.num_classes))
+        bytes_a_copy = 8 * (self.dim(x) + (0 if way == "loop" else 2 * size * self.num_classes))
         chunk = 1 if way == "loop" else max(1, self.memory // bytes_a_copy)
         inputs = torch.arange(len(x), device=x.device)
         with evaluating(self.model), _heap.kept():

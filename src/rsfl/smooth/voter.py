@@ -49,7 +49,7 @@ class Voter(ABC):
         """The votes of the samples start ... stop - 1 of every input."""
 
     @abstractmethod
-    def _dim(self, x: Tensor) -> int:
+    def dim(self, x: Tensor) -> int:
         """The number of coordinates of the noise that one vote sees."""
 
     def votes(
@@ -120,7 +120,7 @@ class Voter(ABC):
             alpha=alpha,
             index=index,
             seed=seed,
-            dim=self._dim(x),
+            dim=self.dim(x),
             runner_up=runner_up,
             method=method,
         )
@@ -199,7 +199,7 @@ class Voter(ABC):
         radius = number("radius", radius, 0, np.inf, open_high=True)
         n0, n_max = count("n0", n0, 1), count("n_max", n_max, 1)
         x, index = self._checked(x, index)
-        p0 = self.law.probability(radius, dim=self._dim(x))
+        p0 = self.law.probability(radius, dim=self.dim(x))
         least = bounds.sequential_minimum_trials(p0, alpha)
         if n_max < least:
             raise ValueError(
