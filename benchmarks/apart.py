@@ -1,8 +1,5 @@
-"""References in a process of their own.
-
-Counting votes keeps freed memory (``rsfl._heap``), and a heap that was once kept serves whatever runs later in the same
-process: a plain loop that would spend half of its time in page faults no longer does. So it is timed where the library
-never ran.
+"""Plain loops in processes of their own, where the library has set nothing up: counting votes and training change the
+process's heap (``rsfl._heap``), and what runs beside them would gain or lose by it.
 """
 
 from collections.abc import Callable, Iterator

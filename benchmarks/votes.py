@@ -6,6 +6,7 @@ transfer a batch, counts kept in Python.
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from statistics import median
 
@@ -37,9 +38,12 @@ def plain_votes(model: nn.Module, x: Tensor, n: int, classes: int = 10) -> np.nd
     return counts
 
 
-def plain_votes_of_all(model: nn.Module, x: Tensor, n: int) -> None:
-    for one in x:
-        plain_votes(model, one, n)
+def plain_votes_of_all(
+    model: nn.Module, x: Tensor, n: int, surroundings: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> None:
+    with surroundings():
+        for one in x:
+            plain_votes(model, one, n)
 
 
 def bfloat16_is_fast() -> bool:
@@ -76,21 +80,25 @@ def rows() -> Iterator[Row]:
         calls: dict[str, Callable[[], object]] = {}
         for dtype in (torch.float32, torch.bfloat16)[: 1 + bfloat16]:
             kind = str(dtype).removeprefix("torch.")
-            # The layout that is the faster one: channels last, but for a single channel in float32.
-            last = dtype == torch.bfloat16 or shape[0] > 1
-            layout = torch.channels_last if last else torch.preserve_format
-            cast = copy.deepcopy(model).to(dtype).to(memory_format=layout)
+            cast = model
+            if dtype == torch.bfloat16:
+                cast = copy.deepcopy(model).to(dtype).to(memory_format=torch.channels_last)
             smoother, inputs = GaussianSmoother(cast, SIGMA, 10), x.to(dtype)
             calls[kind] = lambda smoother=smoother, inputs=inputs, n=n: smoother.votes(inputs, n)
             calls[f"{kind} forward"] = forward_calls(cast, inputs, 2 * n, batch, None)
             calls[f"{kind} noise"] = forward_calls(cast, inputs, 2 * n, batch, Gaussian(SIGMA))
-        with apart(partial(plain_votes_of_all, model, x, n)) as plain:
-            times = turns({"plain": plain, **calls}, repeats=repeats)
+        with (
+            apart(partial(plain_votes_of_all, model, x, n)) as plain,
+            apart(partial(plain_votes_of_all, model, x, n, _heap.kept)) as kept,
+        ):
+            times = turns({"plain": plain, "kept": kept, **calls}, repeats=repeats)
+        gain = ratio(times["plain"], times["kept"])
+        yield Row(f"{name}: the plain loop, with the heap kept / as it is", gain, "times")
         for kind in ("float32", "bfloat16")[: 1 + bfloat16]:
             target = 2.0 if kind == "float32" else 3.0
             detail = f"{2 * n / median(times[kind]):.0f} votes/s, plain {2 * n / median(times['plain']):.0f}"
-            yield Row(f"{name}, {kind}: times the plain loop", ratio(times["plain"], times[kind]), "times", target,
-                      detail=detail)  # fmt: skip
+            gain = ratio(times["plain"], times[kind])
+            yield Row(f"{name}, {kind}: times the plain float32 loop", gain, "times", target, detail=detail)
             small = "CNN" in name
             for floor, aimed in (("forward", not small), ("noise", small)):
                 over = 100 * (ratio(times[kind], times[f"{kind} {floor}"]) - 1)

@@ -1,5 +1,8 @@
 """Freed memory is kept within a block, given back after the outermost one, and never changes a result."""
 
+import os
+import platform
+import subprocess
 import sys
 from contextlib import nullcontext
 from threading import Thread
@@ -45,7 +48,7 @@ def test_only_the_outermost_block_asks(heap):
             raise ValueError("inner")
         assert heap.asked == first
     assert heap.asked[-1] == "trim"
-    assert {what for what, _ in heap.asked[2:4]} == {what for what, _ in first}
+    assert heap.asked[2:] == [(_heap._TRIM_THRESHOLD, 2 * _heap._LARGEST), "trim"]
 
 
 @pytest.mark.fast("heap")
@@ -60,11 +63,44 @@ def test_a_block_of_another_thread_keeps_the_heap(heap):
     assert heap.asked[-1] == "trim"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is a Linux library")
+@pytest.mark.skipif(any(name in os.environ for name in _heap._SETTINGS), reason="the environment has set it up")
 def test_glibc_is_found_where_it_is():
-    pytest.importorskip("ctypes")
-    libc = _heap._glibc()
-    assert libc is None or libc.mallopt(_heap._TRIM_THRESHOLD, _heap._DEFAULT) == 1
+    assert (_heap._glibc() is not None) == (platform.libc_ver()[0] == "glibc")
+
+
+def test_what_the_environment_has_set_up_is_left_alone(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert _heap._glibc.__wrapped__() is None
+
+
+FAULTS = """
+import resource, sys, torch
+from rsfl import _heap
+
+def faults():
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin
+
+torch.set_num_threads(1)
+with _heap.kept():
+    faults()
+    inside = faults()
+after = faults()
+print(inside, after)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc")
+def test_pages_are_touched_once_within_a_block_and_the_process_is_no_slower_after_it():
+    environment = {name: value for name, value in os.environ.items() if name not in _heap._SETTINGS}
+    run = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    inside, after = map(int, run.stdout.split())
+    assert inside < 100  # 20 tensors of 1024 pages each
+    assert after < 2048  # those that were given back at the end of the block, touched once
 
 
 def trained():

@@ -93,6 +93,8 @@ def cifar10(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def once(folder: Path, settings: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The numbers that ``compute`` gives for these settings; computed only if ``folder`` has none for the same ones.
 
+    Code is no setting: after a change to what is computed, start with an empty folder.
+
     Args:
         folder: Where each set of numbers is a file of its own, next to its settings.
         settings: A dataclass or mapping with all that the numbers depend on: case, scale, data, device.

@@ -5,17 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsfl import assumptions, attacks, bounds, deform, fed, noise, runs, smooth, train
+else:
+
+    def __getattr__(name: str) -> Any:
+        """A subpackage, imported when it is first asked for."""
+        if name in __all__:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["__version__", "assumptions", "attacks", "bounds", "deform", "fed", "noise", "runs", "smooth", "train"]
 
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    """A subpackage, imported when it is first asked for."""
-    if name in __all__:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,12 @@
-"""Keep freed memory for the next batch while a CPU counts votes or trains.
+"""Keep freed memory for the next batch while votes are counted and models are trained.
 
-glibc gives large freed blocks back to the system at once, so each pass of a small network touches fresh pages again and
-spends as long in page faults as in arithmetic. Elsewhere than on glibc this does nothing.
+glibc gives large freed blocks back to the system at once, so each pass of a small network on a CPU touches fresh pages
+again and spends as long in page faults as in arithmetic. Elsewhere than on glibc, and where the environment sets its
+allocator up, this does nothing.
 """
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,11 @@ from threading import Lock
 __all__ = ["kept"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_DEFAULT, _LARGEST_MMAP = 128 * 1024, 32 * 2**20
+_LARGEST = 32 * 2**20
+"""Where glibc's own thresholds stop growing: a trim threshold of twice that. Setting them ends their growth, so this is
+what they are left at; the small values that a process begins with would slow down all that comes after."""
+
+_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 _lock = Lock()
 _blocks = 0
@@ -23,7 +29,7 @@ _blocks = 0
 
 @lru_cache(maxsize=1)
 def _glibc() -> ctypes.CDLL | None:
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _SETTINGS):
         return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") else None
@@ -49,7 +55,7 @@ def _enter(libc: ctypes.CDLL) -> None:
     with _lock:
         _blocks += 1
         if _blocks == 1:
-            libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP)
+            libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
             libc.mallopt(_TRIM_THRESHOLD, 2**30)
 
 
@@ -58,6 +64,5 @@ def _leave(libc: ctypes.CDLL) -> None:
     with _lock:
         _blocks -= 1
         if _blocks == 0:
-            libc.mallopt(_MMAP_THRESHOLD, _DEFAULT)
-            libc.mallopt(_TRIM_THRESHOLD, _DEFAULT)
+            libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
             libc.malloc_trim(0)

@@ -76,7 +76,7 @@ def trained(sigma: float, x: Tensor, y: Tensor, *, epochs: int = 40) -> nn.Modul
         model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     loss = train.CrossEntropy(noise.Gaussian(sigma))
-    train.fit(model, train.Batches(x, y, 100), loss, optimizer, epochs=epochs, progress=True)
+    train.fit(model, train.Batches(x, y, 100), loss, optimizer, epochs=epochs)
     return model
 
 

@@ -211,14 +211,21 @@ def test_the_ledger_tells_what_certificates_refuse(settings, field, value):
     assert getattr(record, field) == value
 
 
+def squared(module, args, output):
+    return output**2
+
+
 def test_a_model_is_called_linear_only_if_nothing_else_can_compute():
     class Squared(nn.Linear):
         def forward(self, x):
             return super().forward(x) ** 2
 
-    server = problem()
+    server, square, hooked = problem(), nn.Linear(5, 5), nn.Linear(5, 3)
+    hooked.register_forward_hook(squared)
     kinds = {
         nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(5, 3))): "linear",
+        nn.Sequential(square, square): "Sequential",
+        hooked: "Linear",
         nn.Sequential(nn.Linear(5, 3), nn.ReLU()): "Sequential",
         nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)): "Sequential",
         Squared(5, 3): "Squared",

@@ -15,6 +15,11 @@ def linear(dtype=torch.float64, features=6, classes=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(features, classes)).to(dtype)
 
 
+def twice():
+    layer = nn.Linear(5, 5)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
 def mlp(dtype=torch.float64):
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).to(dtype)
@@ -174,6 +179,7 @@ def test_inputs_come_in_batches():
         ),
         (lambda: ParameterSmoother(nn.Flatten(), 0.1, 3), ValueError, r"parameters must be some of \[\]"),
         (lambda: ParameterSmoother(torch.relu, 0.1, 3), TypeError, "model must be a torch.nn.Module"),
+        (lambda: ParameterSmoother(twice(), 0.1, 5), ValueError, "model must hold each of its modules once"),
         (lambda: ParameterSmoother(linear(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \((140|7), 3\)"),
         (lambda: ParameterSmoother(mlp(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \(7, 3\)"),
         (lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=9), ValueError, "n must be at least 10 to certify"),

@@ -55,6 +55,8 @@ class ParameterSmoother(Voter):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        if len(list(model.named_modules(remove_duplicate=False))) > len(list(model.named_modules())):
+            raise ValueError("model must hold each of its modules once, got one that stands in several places")
         names = [name for name, _ in model.named_parameters()]
         self.parameters = tuple(names if parameters is None else parameters)
         if not self.parameters or not set(self.parameters) <= set(names):
@@ -187,9 +189,13 @@ class _InBatches(nn.Module):
 def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
     """The name prefix and the layer of a model that is one affine map of the flattened input, else None.
 
-    That is an ``nn.Linear``, alone or at the end of ``nn.Sequential`` containers whose other modules only flatten.
+    That is an ``nn.Linear``, alone or at the end of ``nn.Sequential`` containers whose other modules only flatten, and
+    none of which runs hooks.
     """
-    leaves = [(name, m) for name, m in model.named_modules() if type(m) is not nn.Sequential]
+    modules = list(model.named_modules(remove_duplicate=False))  # one that stands twice computes twice
+    if any(module._forward_hooks or module._forward_pre_hooks for _, module in modules):
+        return None
+    leaves = [(name, module) for name, module in modules if type(module) is not nn.Sequential]
     if not leaves or type(leaves[-1][1]) is not nn.Linear:
         return None
     *before, (name, last) = leaves
