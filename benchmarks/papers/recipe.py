@@ -27,7 +27,9 @@ SCALES = ("smoke", "small", "paper")
 def options(doc: str | None, name: str) -> argparse.ArgumentParser:
     """The options of every recipe."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="holds the official files, a folder a data set")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="the official files, as benchmarks/README.md says"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scale", choices=SCALES, default="smoke")
     parser.add_argument("--out", type=Path, default=Path("build") / name)

@@ -184,9 +184,12 @@ class Data:
 
 
 def emnist(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """EMNIST by merge, (N, 1, 28, 28) in [0, 1] with rows and columns swapped as in its files, and its labels."""
+    """EMNIST by merge, (N, 1, 28, 28) in [0, 1] with rows and columns swapped as in its files, and its labels.
+
+    A part of the training images is taken where there is one.
+    """
     parts = []
-    for part in ("train-subset", "test"):
+    for part in ("train-subset" if [*(data / "emnist").glob("*-train-subset-*")] else "train", "test"):
         path = data / "emnist" / f"emnist-bymerge-{part}"
         parts.append(idx(path.with_name(f"{path.name}-images-idx3-ubyte"))[:, None].float() / 255)
         parts.append(idx(path.with_name(f"{path.name}-labels-idx1-ubyte")).long())

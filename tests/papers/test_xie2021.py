@@ -104,10 +104,11 @@ def test_loans(tmp_path: Path) -> None:
     assert numbers["backdoored"]["ways"]["pattern"]["largest radius"] > 0
 
 
-def test_emnist(tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", ["train", "train-subset"])
+def test_emnist(tmp_path: Path, train: str) -> None:
     (tmp_path / "emnist").mkdir()
     draw = np.random.default_rng(0)
-    for part, many in (("train-subset", 8), ("test", 3)):
+    for part, many in ((train, 8), ("test", 3)):
         name = tmp_path / "emnist" / f"emnist-bymerge-{part}"
         images, labels = draw.integers(256, size=(many, 28, 28)), np.arange(many)
         for end, values in (("images-idx3", images), ("labels-idx1", labels)):
