@@ -18,7 +18,7 @@ from benchmarks.apart import apart
 from benchmarks.networks import small_cnn
 from benchmarks.row import Row, ratio, turns
 from benchmarks.votes import bfloat16_is_fast, plain_votes
-from rsfl import bounds
+from rsfl import bounds, demo
 from rsfl.smooth import Certificate, GaussianSmoother
 
 SIGMA, ALPHA, N0, N = 0.25, 0.001, 100, 100_000
@@ -26,13 +26,9 @@ TEST, EPOCHS = 300, 15
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    small = torch.tensor(bunch.images / 16, dtype=torch.float32)[:, None]
-    order = torch.randperm(len(small), generator=torch.Generator().manual_seed(0))
-    images = functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    return images[order], torch.tensor(bunch.target)[order]
+    x, y, test_x, test_y = demo.digits()
+    small = torch.cat([test_x, x])
+    return functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False), torch.cat([test_y, y])
 
 
 def trained(x: Tensor, y: Tensor) -> nn.Module:

@@ -17,13 +17,11 @@ Every run of many rounds is kept in ``--out`` as it goes, and every case's numbe
 The last two states of a run are kept; one of 100 clients of ResNet-18, each with a model of its own, takes 4.6 GB.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from hashlib import sha256
 from io import BytesIO
 from itertools import combinations
 from pathlib import Path
@@ -37,6 +35,7 @@ from tqdm.auto import tqdm
 
 from benchmarks import networks
 from benchmarks.papers import recipe
+from benchmarks.papers.recipe import sure
 from rsfl import demo, fed, runs, train
 from rsfl.deform import Affine, Deformation, Rotation, Translation
 from rsfl.noise import Gaussian, Law
@@ -285,10 +284,10 @@ class Experiment:
 
     def together(self, case: Case) -> fed.Result:
         """The rounds in common; those that are there already are read."""
-        key = sha256(json.dumps(self.settings(case), sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.out / "rounds" / recipe.key(self.settings(case))
         members = self.members(case, self.sgd(case, case.mixture))
         server = fed.Server(self.network(case.data), members, seed=SEED)
-        return server.run(self.scale.rounds * case.longer, checkpoint=self.out / "rounds" / key, progress=False)
+        return server.run(self.scale.rounds * case.longer, checkpoint=folder, progress=False)
 
     def models(self, case: Case) -> tuple[Mapping[int, nn.Module], int]:
         """Each client's model, and how many updates were thrown away on the way to them."""
@@ -349,11 +348,6 @@ def distance(models: Mapping[int, nn.Module]) -> float:
     return math.sqrt(np.mean(squares)) / float(mean.double().norm())
 
 
-def sure(value: float, error: float) -> str:
-    """``agrees`` or ``differs`` if the value is above or below 0 by two standard errors, else ``cannot tell``."""
-    return "cannot tell" if abs(value) <= 2 * error else recipe.word(value > 0)
-
-
 def tally(words: Iterable[str]) -> str:
     """``agrees`` if most do and none differs, or the reverse; ``mixed`` if some do and some differ."""
     said = list(words)
@@ -383,8 +377,7 @@ class Verdicts:
     def gain(self, task: Case, better: str, worse: str) -> tuple[float, float]:
         """By how much one way certifies further than another, a mean over the same test images; its standard error."""
         here = self.by_task[task]
-        more = np.concatenate(here[better]["scores"]) - np.concatenate(here[worse]["scores"])
-        return float(more.mean()), float(more.std(ddof=1) / math.sqrt(len(more)))
+        return recipe.difference([np.concatenate(here[better]["scores"])], [np.concatenate(here[worse]["scores"])])
 
     def tasks(self, *ways: str) -> list[Case]:
         """The tasks on which all these ways have been tried."""
@@ -426,8 +419,9 @@ class Verdicts:
         for task in self.tasks(one, other):
             value, error = self.gain(task, one, other)
             room = within * self.radius(task, other)
-            word = recipe.word(abs(value) < room) if abs(abs(value) - room) > 2 * error else "cannot tell"
-            words[str(task)] = f"{word} ({self.radius(task, other):.3g} to {self.radius(task, one):.3g})"
+            words[str(task)] = (
+                f"{sure(room - abs(value), error)} ({self.radius(task, other):.3g} to {self.radius(task, one):.3g})"
+            )
         self.say(claim, words)
 
     def wider(self, claim: str, wide: str, narrow: str) -> None:
@@ -622,9 +616,7 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     out: Path = asked.out / asked.scale
     experiment = Experiment(asked.scale, asked.data, asked.device, out)
     chosen = figures(experiment.scale)
-    wanted = list(chosen) if asked.figures is None else asked.figures
-    if unknown := sorted(set(wanted) - set(chosen)):
-        parser.error(f"unknown figures {unknown}, there are {list(chosen)}")
+    wanted = recipe.chosen(parser, asked.figures, chosen)
     found: dict[Case, Numbers] = {}
     with tqdm(dict.fromkeys(case for figure in wanted for case in chosen[figure])) as bar:
         for case in bar:

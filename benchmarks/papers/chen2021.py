@@ -34,7 +34,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from benchmarks import networks
-from benchmarks.papers.recipe import cifar10, once, options, report, verdict, word
+from benchmarks.papers import recipe
+from benchmarks.papers.recipe import cifar10, once, options, report, sure, verdict, word
 from benchmarks.row import ratio, turns
 from rsfl import attacks, demo, fed, runs, train
 from rsfl.noise import Gaussian
@@ -291,38 +292,25 @@ def rivals(found: Found, changes: Mapping[str, Any], **taken: Sequence[Any]) -> 
 
 
 def difference(found: Found, pairs: Pairs, share: float) -> tuple[float, float]:
-    """By how much the first of each pair certifies more, at a share of its sigma: the mean, and its standard error.
-
-    Test images are a sample, and so are trainings if there are several pairs. Images are the same in all cases, so
-    each is its own control.
-    """
-    at = [share * case.sigma for case, _ in pairs]
-    first, second = (np.array([found[pair[side]]["radius"] for pair in pairs]) for side in (0, 1))
-    gains = (first >= np.c_[at]).astype(float) - (second >= np.c_[at])
-    variance = gains.mean(axis=0).var(ddof=1) / gains.shape[1]
-    if len(gains) > 1:
-        variance += gains.mean(axis=1).var(ddof=1) / len(gains)
-    return float(gains.mean()), float(variance**0.5)
-
-
-def more(gain: float, error: float, margin: float = 0.0) -> str:
-    """Whether a difference is above a margin by more than two standard errors."""
-    return "cannot tell" if abs(gain - margin) <= 2 * error else word(gain > margin)
+    """By how much the first of each pair certifies more, at a share of its sigma: the mean, and its standard error."""
+    at = np.c_[[share * case.sigma for case, _ in pairs]]
+    first, second = (np.array([found[pair[side]]["radius"] for pair in pairs]) >= at for side in (0, 1))
+    return recipe.difference(first, second)
 
 
 def much(gain: float, error: float) -> str:
     """Whether a difference is above the margin by more than two standard errors."""
-    return more(gain, error, MARGIN)
+    return sure(gain - MARGIN, error)
 
 
 def hardly(gain: float, error: float) -> str:
     """Whether a difference is above minus the margin by more than two standard errors."""
-    return more(gain, error, -MARGIN)
+    return sure(gain + MARGIN, error)
 
 
 def close(gain: float, error: float) -> str:
     """Whether a difference is within the margin of zero, give or take two standard errors."""
-    return "cannot tell" if abs(abs(gain) - MARGIN) <= 2 * error else word(abs(gain) < MARGIN)
+    return sure(MARGIN - abs(gain), error)
 
 
 def claims(found: Found) -> Iterator[tuple[str, Pairs, Callable[[float, float], str]]]:
@@ -330,7 +318,7 @@ def claims(found: Found) -> Iterator[tuple[str, Pairs, Callable[[float, float], 
     full: dict[str, Sequence[Any]] = {"training": ESTIMATORS, "step": (None,)}
     for gamma in GAMMAS:
         pairs = rivals(found, {"gamma": gamma}, gamma=(None,), **full)
-        yield f"one place is above devices, gamma = {gamma}", pairs, more
+        yield f"one place is above devices, gamma = {gamma}", pairs, sure
         yield f"devices are close to one place, gamma = {gamma}", pairs, close
     yield "gamma does not matter (.1 - .5)", rivals(found, {"gamma": 0.5}, gamma=(0.1,), **full), close
     pairs = rivals(found, {"training": "one-point"}, training=("stochastic",), step=(None,))
@@ -339,14 +327,14 @@ def claims(found: Found) -> Iterator[tuple[str, Pairs, Callable[[float, float], 
         for claim, first, second, test in (
             ("adversarial alone is hardly above plain (plain - adversarial)", "plain", "adversarial", hardly),
             ("both are far above adversarial alone", "stochastic", "adversarial", much),
-            ("both are above noise alone", "stochastic", "noise", more),
-            ("both by the one-point estimator are above noise alone", "one-point", "noise", more),
+            ("both are above noise alone", "stochastic", "noise", sure),
+            ("both by the one-point estimator are above noise alone", "one-point", "noise", sure),
         ):
             pairs = rivals(found, {"training": second}, training=(first,), sigma=(sigma,), gamma=GAMMAS)
             yield f"sigma = {sigma}: {claim}", pairs, test
     for way in ESTIMATORS:
         pairs = rivals(found, {"step": LITERAL}, training=(way,))
-        yield f"{way}: steps that reach epsilon are above steps of {LITERAL}", pairs, more
+        yield f"{way}: steps that reach epsilon are above steps of {LITERAL}", pairs, sure
 
 
 def verdicts(found: Found, times: Sequence[Mapping[str, Any]], votes: Mapping[str, float]) -> dict[str, str]:
@@ -366,7 +354,7 @@ def verdicts(found: Found, times: Sequence[Mapping[str, Any]], votes: Mapping[st
     for low, high in pairwise(sorted({case.sigma for case in found})):
         pairs = rivals(found, {"sigma": high}, training=ESTIMATORS, sigma=(low,), step=(None,))
         if pairs:
-            words[f"sigma = {low} is more accurate than {high}, pairs: {len(pairs)}"] = said(more, pairs, 0)
+            words[f"sigma = {low} is more accurate than {high}, pairs: {len(pairs)}"] = said(sure, pairs, 0)
             reach = [max(max(found[case]["radius"]) for case in side) for side in zip(*pairs, strict=True)]
             words[f"sigma = {high} certifies further than {low}"] = verdict(
                 reach, rising=True
@@ -425,9 +413,7 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     out: Path = asked.out / asked.scale
     scale, chosen = SCALES[asked.scale], figures(asked.scale)
     tables = ("strength", "time")
-    wanted = [*chosen, *tables] if asked.figures is None else asked.figures
-    if unknown := sorted(set(wanted) - {*chosen, *tables}):
-        parser.error(f"unknown figures {unknown} at this scale, there are {[*chosen, *tables]}")
+    wanted = recipe.chosen(parser, asked.figures, [*chosen, *tables])
     experiment = Experiment(scale, asked.data, asked.device, out / "training")
     settings = {"scale": asdict(scale), "device": asked.device}
     found: dict[Case, dict[str, Any]] = {}

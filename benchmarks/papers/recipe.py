@@ -1,4 +1,5 @@
-"""What the recipes share: options, official data files, results that are computed once, verdicts, and their report."""
+"""What the recipes share: options, official data files, results that are computed once, differences
+between them, verdicts, and their report."""
 
 import argparse
 import gzip
@@ -14,12 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 import rsfl
 from benchmarks.machine import machine
 
-__all__ = ["cifar10", "idx", "mnist", "once", "options", "report", "verdict", "word"]
+__all__ = [
+    "chosen",
+    "cifar10",
+    "difference",
+    "idx",
+    "key",
+    "mnist",
+    "once",
+    "options",
+    "report",
+    "sure",
+    "verdict",
+    "word",
+]
 
 SCALES = ("smoke", "small", "paper")
 
@@ -34,6 +49,15 @@ def options(doc: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--scale", choices=SCALES, default="smoke")
     parser.add_argument("--out", type=Path, default=Path("build") / name)
     return parser
+
+
+def chosen(parser: argparse.ArgumentParser, asked: Sequence[str] | None, there: Iterable[str]) -> list[str]:
+    """The figures that were asked for, all that are there if none was; those that are not are an error."""
+    known = list(there)
+    wanted = known if asked is None else list(asked)
+    if unknown := sorted(set(wanted) - set(known)):
+        parser.error(f"unknown figures {unknown} at this scale, there are {known}")
+    return wanted
 
 
 def idx(path: Path) -> Tensor:
@@ -92,6 +116,11 @@ def cifar10(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, y, *read("test_batch")
 
 
+def key(settings: Mapping[str, Any]) -> str:
+    """A name for a file that depends on these settings and on nothing else."""
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def once(folder: Path, settings: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The numbers that ``compute`` gives for these settings; computed only if ``folder`` has none for the same ones.
 
@@ -103,7 +132,7 @@ def once(folder: Path, settings: Any, compute: Callable[[], dict[str, Any]]) -> 
         compute: Gives the numbers, as JSON can hold them.
     """
     known = {"settings": settings if isinstance(settings, Mapping) else asdict(settings), "rsfl": rsfl.__version__}
-    path = folder / (sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12] + ".json")
+    path = folder / f"{key(known)}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -111,6 +140,24 @@ def once(folder: Path, settings: Any, compute: Callable[[], dict[str, Any]]) -> 
         part.replace(path)  # a run that is killed leaves no half a file
     numbers: dict[str, Any] = json.loads(path.read_text())["numbers"]
     return numbers
+
+
+def difference(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> tuple[float, float]:
+    """By how much one way scores more than another on the same test images: the mean, and its standard error.
+
+    Both hold a row of scores for each training. Images are a sample, each its own control, and so are trainings where
+    there are several.
+    """
+    gains = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    variance = gains.mean(axis=0).var(ddof=1) / gains.shape[1]
+    if len(gains) > 1:
+        variance += gains.mean(axis=1).var(ddof=1) / len(gains)
+    return float(gains.mean()), float(variance**0.5)
+
+
+def sure(value: float, error: float) -> str:
+    """``agrees`` or ``differs`` if a value is above or below 0 by two standard errors, else ``cannot tell``."""
+    return "cannot tell" if abs(value) <= 2 * error else word(value > 0)
 
 
 def word(agrees: bool) -> str:

@@ -26,11 +26,10 @@ same test images; a difference is called a finding where chance, over the images
 seeds of training, explains it with a probability below 5 % (jointly for all radii of a claim, by the normal law).
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from benchmarks.networks import resnet, small_cnn
-from benchmarks.papers.recipe import cifar10, once, options, report
+from benchmarks.papers.recipe import chosen, cifar10, key, once, options, report
 from benchmarks.papers.salman2019_findings import draw, judged, name, table
 from benchmarks.papers.salman2019_plan import (
     ALPHA,
@@ -133,7 +132,7 @@ class Experiment:
     def file(self, folder: str, item: Case | Attacked) -> Path:
         """Where weights or votes of an item are kept."""
         (self.out / folder).mkdir(parents=True, exist_ok=True)
-        return self.out / folder / sha256(json.dumps(self.settings(item)).encode()).hexdigest()[:12]
+        return self.out / folder / key(self.settings(item))
 
     def examples(self, case: Case) -> tuple[Tensor, Tensor]:
         """What a case trains on, fine-tuning included."""
@@ -231,15 +230,14 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     asked = parser.parse_args(arguments)
     scale, out = SCALES[asked.scale], asked.out / asked.scale
     plan = figures(scale)
-    wanted = list(plan) if asked.figures is None else asked.figures
-    if unknown := sorted(set(wanted) - set(plan)):
-        parser.error(f"unknown figures {unknown}, known are {list(plan)}")
+    wanted = chosen(parser, asked.figures, plan)
+    experiment_of = cache(partial(Experiment, data=asked.data, device=asked.device, out=out))  # reads data once
     verdicts: dict[str, str] = {}
     lines: list[str] = []
     with tqdm(total=sum(len(plan[figure]) for figure in wanted)) as bar:
         for figure in wanted:
             setting = scale.digits if figure == "digits" else scale.setting
-            experiment = Experiment(setting, asked.data, asked.device, out)
+            experiment = experiment_of(setting)
             found: dict[Case | Attacked, Mapping[str, Any]] = {}
             for item in plan[figure]:
                 bar.set_description(f"{figure}: {name(item)}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.papers.recipe import word
+from benchmarks.papers.recipe import difference, word
 from benchmarks.papers.salman2019_plan import (
     Attacked,
     Case,
@@ -43,12 +43,7 @@ class Gap:
     @classmethod
     def between(cls, first: Sequence[Hits], second: Sequence[Hits]) -> "Gap":
         """From the hits of each seed."""
-        gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-        images = gaps.mean(axis=0)
-        variance = images.var(ddof=1) / len(images)
-        if len(gaps) > 1:
-            variance += gaps.mean(axis=1).var(ddof=1) / len(gaps)
-        return cls(float(images.mean()), float(np.sqrt(variance)))
+        return cls(*difference(first, second))
 
     def told(self, looks: int = 1) -> bool:
         """Whether chance explains it, or any other of as many looks, with a probability below 5 %."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.papers import chen2021
+from benchmarks.papers import chen2021, recipe
 from benchmarks.papers.chen2021 import Case
 from rsfl.noise import Gaussian
 
@@ -108,5 +108,5 @@ def test_difference_is_paired_by_image_and_counts_both_samples() -> None:
     ],
 )
 def test_words_need_two_standard_errors(gain: float, error: float, said: tuple[str, ...]) -> None:
-    tests = (chen2021.more, chen2021.hardly, chen2021.close, chen2021.much)
+    tests = (recipe.sure, chen2021.hardly, chen2021.close, chen2021.much)
     assert tuple(test(gain, error) for test in tests) == said
