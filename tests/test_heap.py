@@ -74,19 +74,26 @@ def test_what_the_environment_has_set_up_is_left_alone(monkeypatch):
 
 
 FAULTS = """
-import resource, sys, torch
+import resource
+import torch
+from torch import nn
 from rsfl import _heap
 
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU())
+x = torch.ones(400, 1, 28, 28)
+
+@torch.inference_mode()
 def faults():
     begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(2**20)
+    for batch in 3 * (100, 200, 400, 300):
+        model(x[:batch])
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin
 
-torch.set_num_threads(1)
 with _heap.kept():
     faults()
     inside = faults()
+faults()  # what was given back at the end of the block is touched again, once
 after = faults()
 print(inside, after)
 """
@@ -99,8 +106,9 @@ def test_pages_are_touched_once_within_a_block_and_the_process_is_no_slower_afte
         [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
     inside, after = map(int, run.stdout.split())
-    assert inside < 100  # 20 tensors of 1024 pages each
-    assert after < 2048  # those that were given back at the end of the block, touched once
+    # 0 to 2 each. Without the block it was 27 000 and more; with glibc's first thresholds left behind, 80 000 after it.
+    assert inside < 1000
+    assert after < 1000
 
 
 def trained():
