@@ -313,7 +313,7 @@ def test_other_checkpoints_are_refused(tmp_path):
             run(network(), path)
     with pytest.raises(train.CheckpointError, match="cannot be read"):
         run(network(), tmp_path)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert [file.name for file in tmp_path.iterdir()] == ["run.rsfl"]
 
 
 def test_a_loss_without_settings_can_resume_too(tmp_path):

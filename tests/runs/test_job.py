@@ -154,7 +154,7 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
     def full(descriptor, rest):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("rsfl.runs.files.os.write", full)
+    monkeypatch.setattr("rsfl._files.os.write", full)
     with pytest.raises(OSError, match=r"No space left on device.*run\.json"):
         certified(tmp_path)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rsfl import bounds
 from rsfl._checks import Int64, number
-from rsfl.runs.files import appended, locked
+from rsfl._files import appended, locked
 from rsfl.runs.settings import Settings
 from rsfl.smooth import Certificate
 from rsfl.smooth.certificate import certified_by_count, certified_by_test

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import count, number
+from rsfl._files import locked, replaced
 from rsfl.noise import Law
-from rsfl.runs.files import locked, replaced
 
 __all__ = ["Settings", "fingerprint", "laws"]
 
@@ -120,7 +120,7 @@ class Settings:
             if (out / FILE).exists():
                 self.agree(out)
             else:
-                replaced(out / FILE, json.dumps(self._document(), indent=2) + "\n")
+                replaced(out / FILE, (json.dumps(self._document(), indent=2) + "\n").encode())
 
     def _document(self) -> dict[str, Any]:
         import rsfl  # which imports this room

@@ -1,6 +1,5 @@
-"""Files that survive a kill: written whole or not at all, checked before they are believed, loaded without code."""
+"""Checkpoints: written whole or not at all, checked before they are believed, loaded without running code."""
 
-import os
 from collections.abc import Mapping
 from hashlib import sha256
 from io import BytesIO
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from rsfl._files import replaced
 
 __all__ = ["CheckpointError", "read", "write"]
 
@@ -19,21 +20,11 @@ class CheckpointError(RuntimeError):
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file atomically: after a kill at any point the old file or the new one is there, whole."""
+    """Write a file that a kill at any point leaves whole, the old one or the new one."""
     buffer = BytesIO()
     torch.save(dict(content), buffer)
     payload = buffer.getvalue()
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(_MAGIC + sha256(payload).digest() + payload)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # or the rename itself might be lost
-    finally:
-        os.close(directory)
+    replaced(path, _MAGIC + sha256(payload).digest() + payload)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -46,12 +46,13 @@ def appended(descriptor: int, data: bytes, path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def replaced(path: Path, text: str) -> None:
-    """Write the file beside its place, then put it there: a reader sees all of it or none."""
+def replaced(path: Path, data: bytes) -> None:
+    """Write a file beside its place, then put it there: after a kill at any point the old one or the new one is there,
+    whole."""
     draft = path.with_name(path.name + ".draft")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        appended(descriptor, text.encode(), draft)
+        appended(descriptor, data, draft)
     finally:
         os.close(descriptor)
     os.replace(draft, path)
