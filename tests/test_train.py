@@ -212,6 +212,26 @@ def test_fit_leaves_the_global_random_state_and_the_modes():
     assert isinstance(first[0].metrics["norm"], float)
 
 
+def test_metrics_measure_the_model_in_evaluation_mode_and_leave_training_alone():
+    x, y = blobs()
+    modes = []
+
+    def metrics(model):
+        modes.append([module.training for module in model.modules()])
+        assert not torch.is_grad_enabled()
+        return {"accuracy": (model(x + torch.rand_like(x)).argmax(1) == y).double().mean()}
+
+    plain, measured = network(dropout=0.5), network(dropout=0.5)
+    measured[2].eval()  # a mode of its own
+    plain[2].eval()
+    run(plain, epochs=3)
+    history = run(measured, epochs=3, metrics=metrics)
+    assert modes == [[False] * 6] * 3
+    assert [module.training for module in measured.modules()] == [True, True, True, False, True, True]
+    assert all(torch.equal(value, measured.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert len({entry.metrics["accuracy"] for entry in history}) > 1
+
+
 def weights(model):
     return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import count
+from rsfl.smooth.votes import evaluating
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.losses import Adversarial, Loss
 
@@ -129,7 +130,8 @@ def fit(
         warmup: Epochs over which the budget of an :class:`Adversarial` loss grows to its own.
         seed: Seed of the loss's draws.
         scheduler: Stepped after each epoch.
-        metrics: Measures the model after each epoch, without gradients.
+        metrics: Measures the model after each epoch. Called with the model in evaluation mode and without gradients;
+            it does not influence training.
         checkpoint: File to write after each epoch, and to resume from if it is there.
         progress: Whether to show a progress bar.
 
@@ -160,7 +162,7 @@ def fit(
                 begin = perf_counter()
                 mean = _epoch(model, batches, now, optimizer, epoch, _generator(seed, epoch, _LOSS, device), bar)
                 seconds = perf_counter() - begin
-                with torch.no_grad():
+                with evaluating(model):
                     measured = {} if metrics is None else {k: float(v) for k, v in metrics(model).items()}
             if scheduler is not None:
                 scheduler.step()
