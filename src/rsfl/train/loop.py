@@ -1,6 +1,7 @@
 """A plain training loop that can be killed and resumed. Loops of one's own call the losses directly."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from rsfl import _heap
@@ -20,7 +22,7 @@ from rsfl.smooth.votes import evaluating
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.losses import Adversarial, Loss
 
-__all__ = ["Batches", "Epoch", "Source", "fit"]
+__all__ = ["Batches", "DatasetBatches", "Epoch", "Source", "fit"]
 
 
 def _generator(seed: int, epoch: int, purpose: int, device: torch.device | None = None) -> torch.Generator:
@@ -83,6 +85,53 @@ class Batches:
             yield self.x[part], self.y[part]
 
 
+@dataclass(frozen=True, eq=False)
+class DatasetBatches:
+    """Mini-batches of a map-style data set, in the order that :class:`Batches` gives to tensors.
+
+    They come through a ``DataLoader`` made anew for each epoch, in an order that depends on the seed and the epoch
+    alone. So do the draws of items that take theirs from PyTorch's global state: worker processes are seeded for the
+    epoch, and without any :func:`fit` seeds the state.
+
+    Args:
+        dataset: Gives pairs (x, y) by index 0 ... len(dataset) - 1.
+        size: Items a batch; the last one of an epoch is as short as it comes.
+        seed: Seed of the order.
+        workers: Processes that load items; 0 loads them in this one. Random items differ with their number.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> batches = DatasetBatches(TensorDataset(torch.arange(5.0)[:, None], torch.arange(5)), size=2)
+        >>> [len(x) for x, _ in batches(1)]
+        [2, 2, 1]
+    """
+
+    dataset: Dataset[Any]
+    size: int = 128
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        count("size", self.size, 1)
+        count("workers", self.workers)
+        if not (hasattr(self.dataset, "__getitem__") and hasattr(self.dataset, "__len__")):
+            raise TypeError(f"dataset must have a length and items by index, got {self.dataset!r}")
+        if self._items() == 0:
+            raise ValueError("dataset must hold at least one item, got 0")
+
+    def _items(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # PyTorch's own class does not declare it
+
+    def __len__(self) -> int:
+        return -(-self._items() // self.size)
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, which counts from 1."""
+        generator = _generator(self.seed, epoch, _ORDER)
+        order = torch.randperm(self._items(), generator=generator).tolist()
+        return iter(DataLoader(self.dataset, self.size, sampler=order, num_workers=self.workers, generator=generator))
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch came to.
@@ -118,12 +167,15 @@ def fit(
 
     Every draw is keyed by seed and epoch: the order of the data, the loss's draws, and what modules such as dropout
     take from the global state, which is given back as it was found. So a run that was killed and is called again with
-    the same arguments and ``checkpoint`` ends, on a CPU, in the same weights bit for bit. The model trains in the mode
-    that it is in.
+    the same arguments and ``checkpoint`` ends, on a CPU, in the same weights bit for bit.
+
+    Every module trains in the mode that it is in, so that a batch normalisation set to evaluation mode stays frozen. A
+    model that is in evaluation mode itself is trained with a warning.
 
     Args:
         model: Maps a batch of inputs to logits.
-        batches: Gives the batches of each epoch, such as :class:`Batches`.
+        batches: Gives the batches of each epoch, such as :class:`Batches` or :class:`DatasetBatches`; they are moved
+            to the model's device. A ``DataLoader`` would not repeat an epoch's order when a run is resumed.
         loss: ``loss(model, x, y, generator)``, a scalar.
         optimizer: Steps the parameters; the ones that it does not hold stay, as in fine-tuning a head.
         epochs: Number of epochs in all, those before a resumption included.
@@ -143,6 +195,11 @@ def fit(
         CheckpointError: The file is broken or belongs to another run.
         ValueError, TypeError: An argument is out of its range.
     """
+    if not callable(batches):
+        raise TypeError(
+            "batches must give the batches of an epoch by its number, as train.Batches(x, y) and "
+            f"train.DatasetBatches(dataset) do, got {type(batches).__name__}"
+        )
     epochs, warmup, _ = count("epochs", epochs, 1), count("warmup", warmup), count("seed", seed)
     if warmup and not isinstance(loss, Adversarial):
         raise TypeError(f"loss must be Adversarial for a warmup, got {loss!r}")
@@ -152,6 +209,8 @@ def fit(
     if scheduler is not None:
         parts["scheduler"] = scheduler
     history = _resumed(path, run, parts, epochs) if path is not None and path.exists() else []
+    if not model.training:
+        warnings.warn("model trains in evaluation mode; model.train() switches it back", stacklevel=2)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     total, begun = epochs * len(batches), len(history) * len(batches)
     with _heap.kept(), tqdm(total=total, initial=begun, disable=not progress) as bar:
@@ -186,7 +245,7 @@ def _epoch(
     total = 0.0
     for number, (x, y) in enumerate(batches(epoch), start=1):
         optimizer.zero_grad(set_to_none=True)
-        value = loss(model, x, y, generator)
+        value = loss(model, x.to(generator.device), y.to(generator.device), generator)
         if not math.isfinite(current := value.item()):
             raise FloatingPointError(f"loss is {current} in epoch {epoch}, batch {number} of {len(batches)}")
         torch.autograd.backward(value)
