@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (kind, names) in _law_parameters().items():
         certify.add_argument(f"--{_dashed(name)}", type=kind, help=f"parameter of {', '.join(names)}")
     certify.add_argument(
-        "-n", "--n", type=int, default=100_000, help="votes that bound the probability (default: 100000)"
+        "-n", "--n", type=int, help=f"votes that bound the probability (default: {Smoother.default_n})"
     )
     certify.add_argument("--n0", type=int, default=100, help="votes that select the class (default: 100)")
     certify.add_argument("--alpha", type=float, default=0.001, help="failure probability per input (default: 0.001)")

@@ -3,6 +3,7 @@
 from rsfl.smooth.certificate import ABSTAIN, Certificate
 from rsfl.smooth.input import DeformationSmoother, GaussianSmoother, LaplaceSmoother, Smoother, UniformSmoother
 from rsfl.smooth.parameter import ParameterSmoother
+from rsfl.smooth.voter import Voter
 
 __all__ = [
     "ABSTAIN",
@@ -13,4 +14,5 @@ __all__ = [
     "ParameterSmoother",
     "Smoother",
     "UniformSmoother",
+    "Voter",
 ]

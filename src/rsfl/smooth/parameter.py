@@ -11,7 +11,6 @@ from typing_extensions import override
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import ParameterGaussian
-from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, evaluating, tally
 
@@ -43,6 +42,7 @@ class ParameterSmoother(Voter):
     """
 
     law: ParameterGaussian
+    default_n = 1000
 
     def __init__(
         self,
@@ -63,36 +63,6 @@ class ParameterSmoother(Voter):
             raise ValueError(f"parameters must be some of {names}, got {list(self.parameters)}")
         super().__init__(model, ParameterGaussian(sigma, partial=set(self.parameters) < set(names)), num_classes)
         self.memory = count("memory", memory, 1)
-
-    @override
-    def certify(
-        self,
-        x: Tensor,
-        *,
-        n0: int = 100,
-        n: int = 1000,
-        alpha: float = 0.001,
-        batch_size: int | None = None,
-        seed: int = 0,
-        index: Tensor | Sequence[int] | None = None,
-        runner_up: str = "complement",
-        method: str = "clopper-pearson",
-    ) -> Certificate:
-        """As :meth:`Smoother.certify`, with n0 noisy models for selection and n others for estimation.
-
-        ``batch_size`` is the number of inputs per forward call.
-        """
-        return super().certify(
-            x,
-            n0=n0,
-            n=n,
-            alpha=alpha,
-            batch_size=batch_size,
-            seed=seed,
-            index=index,
-            runner_up=runner_up,
-            method=method,
-        )
 
     def noisy(self, first: int, last: int, *, seed: int, stage: int = ESTIMATION) -> dict[str, Tensor]:
         """The noisy parameters of the copies ``first`` ... ``last - 1``, stacked along a new first dimension."""
