@@ -18,8 +18,7 @@ from rsfl.noise import Law
 from rsfl.runs.job import example, peeked
 from rsfl.runs.report import as_json, as_text, read_runs
 from rsfl.runs.settings import laws
-from rsfl.smooth import Smoother
-from rsfl.smooth.votes import evaluating
+from rsfl.smooth import Smoother, evaluating
 
 __all__ = ["main"]
 

@@ -13,7 +13,8 @@ from rsfl.attacks.region import size
 from rsfl.deform import Deformation
 from rsfl.smooth.certificate import ABSTAIN, Certificate, predicted
 from rsfl.smooth.input import DeformationSmoother, Smoother
-from rsfl.smooth.votes import Votes, draw_noise, evaluating
+from rsfl.smooth.modes import evaluating
+from rsfl.smooth.votes import Votes, draw_noise
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -1,7 +1,8 @@
 """From a model to certificates: votes under noise, and what they promise."""
 
-from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.certificate import ABSTAIN, Certificate, floored, raised
 from rsfl.smooth.input import DeformationSmoother, GaussianSmoother, LaplaceSmoother, Smoother, UniformSmoother
+from rsfl.smooth.modes import evaluating
 from rsfl.smooth.parameter import ParameterSmoother
 from rsfl.smooth.voter import Voter
 
@@ -15,4 +16,7 @@ __all__ = [
     "Smoother",
     "UniformSmoother",
     "Voter",
+    "evaluating",
+    "floored",
+    "raised",
 ]

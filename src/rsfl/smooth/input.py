@@ -10,8 +10,9 @@ from typing_extensions import override
 from rsfl._checks import count
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Uniform
+from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, evaluating, tally
+from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
 
 __all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smoother", "UniformSmoother"]
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import count
-from rsfl.smooth.votes import evaluating
+from rsfl.smooth.modes import evaluating
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.losses import Adversarial, Loss
 
