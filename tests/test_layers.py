@@ -12,6 +12,7 @@ import rsfl
 SOURCE = Path(rsfl.__file__).parent
 ORDER = [
     "_checks",
+    "_draws",
     "_files",
     "_heap",
     "assumptions",

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from rsfl import train
+from rsfl import _draws, train
 from rsfl.attacks import PGD, OnePoint, SmoothAdvDDN, SmoothAdvPGD
 from rsfl.noise import Gaussian, Uniform
 from rsfl.smooth import Smoother
@@ -264,9 +264,9 @@ def test_fit_is_the_loop_that_one_would_write():
     )
     optimizer = torch.optim.SGD(own.parameters(), 0.5)
     for epoch in (1, 2, 3):
-        generator = train.loop._generator(4, epoch, train.loop._LOSS)
+        draws = _draws.generator(4, epoch, train.loop._LOSS)
         for images, labels in Batches(x, y, size=32)(epoch):
-            loss = CrossEntropy(LAW)(own, images, labels, generator)
+            loss = CrossEntropy(LAW)(own, images, labels, draws)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

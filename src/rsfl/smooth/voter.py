@@ -14,7 +14,7 @@ from rsfl.noise import Law
 from rsfl.smooth.certificate import METHODS, Certificate, certified_by_count, certified_by_test, predicted
 from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
 
-__all__ = ["Voter", "looks"]
+__all__ = ["Voter", "checked_batch", "looks"]
 
 
 class Voter(ABC):
@@ -240,26 +240,37 @@ class Voter(ABC):
 
     def _checked(self, x: Tensor, index: Tensor | Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """The inputs and their indices, if certificates for them would mean something."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
-        if x.ndim < 2 or len(x) == 0:
-            raise ValueError(f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}")
+        x = checked_batch(x)
         device = next((tensor.device for tensor in self.model.parameters()), x.device)
         if device != x.device:
             raise ValueError(f"x must be on the model's device {device}, got {x.device}")
-        finite = x.isfinite()
-        if not bool(finite.all()):
-            where = tuple((~finite).nonzero()[0].tolist())
-            raise ValueError(f"x must be finite, got {x[where].item()!r} at index {where}")
         self.law.check(x)
         if index is None:
-            return x.detach(), torch.arange(len(x))
+            return x, torch.arange(len(x))
         index = torch.as_tensor(index).cpu()
         if index.dtype != torch.int64 or index.shape != (len(x),) or bool((index < 0).any()):
             raise ValueError(f"index must hold {len(x)} whole numbers of at least 0, got {index.tolist()}")
-        return x.detach(), index
+        return x, index
+
+
+def checked_batch(x: Tensor) -> Tensor:
+    """``x``, detached, if it is a batch (B, ...) of finite inputs.
+
+    Raises:
+        ValueError: It holds no input, or an infinity or NaN.
+        TypeError: It is no tensor of floating point numbers.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}")
+    finite = x.isfinite()
+    if not bool(finite.all()):
+        where = tuple((~finite).nonzero()[0].tolist())
+        raise ValueError(f"x must be finite, got {x[where].item()!r} at index {where}")
+    return x.detach()
 
 
 def looks(n_max: int) -> list[tuple[int, int]]:

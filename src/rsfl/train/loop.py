@@ -8,7 +8,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,20 +17,12 @@ from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import count
+from rsfl._draws import generator, subseed
 from rsfl.smooth.modes import evaluating
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.losses import Adversarial, Loss
 
 __all__ = ["Batches", "DatasetBatches", "Epoch", "Source", "fit"]
-
-
-def _generator(seed: int, epoch: int, purpose: int, device: torch.device | None = None) -> torch.Generator:
-    """A generator for this key alone."""
-    return torch.Generator(device or "cpu").manual_seed(_key(seed, epoch, purpose))
-
-
-def _key(seed: int, epoch: int, purpose: int) -> int:
-    return int(np.random.SeedSequence((count("seed", seed), epoch, purpose)).generate_state(1, np.uint64)[0])
 
 
 _ORDER, _LOSS, _GLOBAL = range(3)
@@ -80,7 +71,7 @@ class Batches:
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, which counts from 1."""
-        order = torch.randperm(len(self.x), generator=_generator(self.seed, epoch, _ORDER)).to(self.x.device)
+        order = torch.randperm(len(self.x), generator=generator(self.seed, epoch, _ORDER)).to(self.x.device)
         for part in torch.split(order, self.size):
             yield self.x[part], self.y[part]
 
@@ -127,9 +118,9 @@ class DatasetBatches:
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, which counts from 1."""
-        generator = _generator(self.seed, epoch, _ORDER)
-        order = torch.randperm(self._items(), generator=generator).tolist()
-        return iter(DataLoader(self.dataset, self.size, sampler=order, num_workers=self.workers, generator=generator))
+        draws = generator(self.seed, epoch, _ORDER)
+        order = torch.randperm(self._items(), generator=draws).tolist()
+        return iter(DataLoader(self.dataset, self.size, sampler=order, num_workers=self.workers, generator=draws))
 
 
 @dataclass(frozen=True)
@@ -217,9 +208,9 @@ def fit(
         for epoch in range(len(history) + 1, epochs + 1):
             now = loss.warmed_up(epoch, warmup) if isinstance(loss, Adversarial) else loss
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(_key(seed, epoch, _GLOBAL))
+                torch.manual_seed(subseed(seed, epoch, _GLOBAL))
                 begin = perf_counter()
-                mean = _epoch(model, batches, now, optimizer, epoch, _generator(seed, epoch, _LOSS, device), bar)
+                mean = _epoch(model, batches, now, optimizer, epoch, generator(seed, epoch, _LOSS, device=device), bar)
                 seconds = perf_counter() - begin
                 with evaluating(model):
                     measured = {} if metrics is None else {k: float(v) for k, v in metrics(model).items()}
@@ -239,13 +230,13 @@ def _epoch(
     loss: Loss,
     optimizer: Optimizer,
     epoch: int,
-    generator: torch.Generator,
+    draws: torch.Generator,
     bar: "tqdm[Any]",
 ) -> float:
     total = 0.0
     for number, (x, y) in enumerate(batches(epoch), start=1):
         optimizer.zero_grad(set_to_none=True)
-        value = loss(model, x.to(generator.device), y.to(generator.device), generator)
+        value = loss(model, x.to(draws.device), y.to(draws.device), draws)
         if not math.isfinite(current := value.item()):
             raise FloatingPointError(f"loss is {current} in epoch {epoch}, batch {number} of {len(batches)}")
         torch.autograd.backward(value)
