@@ -151,7 +151,7 @@ class DeformationSmoother(Smoother):
     def shifted(self, x: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
         """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the parameters.
 
-        This is what :func:`rsfl.deform.grid_attack` searches: the noise stays the same for all shifts.
+        This is what :func:`rsfl.attacks.grid_attack` searches: the noise stays the same for all shifts.
         """
         x, _ = self._checked(x, None)
         rows = torch.arange(len(x), device=x.device)
