@@ -32,14 +32,15 @@ def votes(out):
 def test_certify_is_what_the_function_does(tmp_path):
     assert certify(tmp_path / "cli") == 0
     smoother = GaussianSmoother(model(), 0.5, 4)
-    runs.certify(smoother, data(), out=tmp_path / "function", n=150, n0=20, progress=False)
+    runs.certify(smoother, data(), out=tmp_path / "function", n=150, n0=20)
     assert (tmp_path / "cli/run.json").read_text() == (tmp_path / "function/run.json").read_text()
     assert votes(tmp_path / "cli") == votes(tmp_path / "function")
     assert certify(tmp_path / "cli") == 0
 
 
 def test_certify_options_reach_the_run(tmp_path, capsys):
-    given = ["--seed", "3", "--alpha", "0.01", "--skip", "2", "--max", "4", "--at-radius", "0.1", "--batch-size", "64"]
+    given = ["--seed", "3", "--alpha", "0.01", "--skip", "2", "--limit", "4"]
+    given += ["--at-radius", "0.1", "--batch-size", "64"]
     what = ["--model", "callables:linear", "--data", "callables:stream", "--dtype", "bfloat16"]
     assert certify(tmp_path, *given, what=what, law=("--law", "laplace", "--scale", "0.5")) == 0
     settings = Settings.read(tmp_path)
@@ -80,7 +81,7 @@ def test_a_signal_stops_between_chunks_and_says_how_to_go_on(tmp_path, capsys):
     what = ["--model", "callables:model", "--data", "callables:interrupted"]
     assert certify(tmp_path, "-n", "2000", what=what) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == (
-        f"rsfl certify: SIGTERM: stopped, all votes are safe in {tmp_path}; the same command goes on from there\n"
+        f"rsfl certify: SIGTERM: stopped, all votes are safe in {tmp_path}; run the same command again to resume\n"
     )
     assert len(votes(tmp_path)) == 10  # two groups of five
     assert certify(tmp_path, "-n", "2000", what=["--model", "callables:model", "--data", "callables:stream"]) == 0

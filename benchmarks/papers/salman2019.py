@@ -194,7 +194,6 @@ class Experiment:
             n=self.setting.n,
             alpha=ALPHA,
             seed=case.seed,
-            progress=False,
         )
         label, radius = certificate.label.cpu(), certificate.radius.cpu()
         return {"reach": torch.where(label == y.cpu(), radius, -1.0).tolist(), "seconds": seconds}

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from rsfl import demo, runs
 from rsfl.noise import Law
-from rsfl.runs.job import example, peeked
+from rsfl.runs.inputs import example, peeked
 from rsfl.runs.report import as_json, as_text, read_runs
 from rsfl.runs.settings import laws
 from rsfl.smooth import Smoother, evaluating
@@ -133,7 +133,7 @@ def _certify(args: argparse.Namespace) -> None:
         radius=args.at_radius,
         seed=args.seed,
         skip=args.skip,
-        limit=args.max,
+        limit=args.limit,
         batch_size=args.batch_size,
         rank=rank,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
@@ -172,8 +172,8 @@ def _parser() -> argparse.ArgumentParser:
 
     certify = commands.add_parser(
         "certify",
-        help="certify a data set; run again to go on where it stopped",
-        description="Certify a data set and log the votes. Run the same command again to go on where it stopped. Under "
+        help="certify a data set; run again to resume",
+        description="Certify a data set and log the votes. Run the same command again to resume. Under "
         "torchrun (torchrun --nproc-per-node K -m rsfl certify ...) the ranks share the work; write -n there, torchrun "
         "takes --n for an option of its own.",
     )
@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         "--at-radius", type=float, metavar="R", help="ask only whether the radius is at least R, with at most n votes"
     )
     certify.add_argument("--skip", type=int, default=1, metavar="K", help="certify every K-th input (default: 1)")
-    certify.add_argument("--max", type=int, metavar="N", help="certify at most N inputs, counted after skipping")
+    certify.add_argument("--limit", type=int, metavar="N", help="certify at most N inputs, counted after skipping")
     certify.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     certify.add_argument(
         "--dtype", choices=DTYPES, help="convert model and inputs; the classifier in this type is what is certified"
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", 2)
-        print(f"rsfl {args.command}: {stop or 'interrupted'}; the same command goes on from there", file=sys.stderr)
+        print(f"rsfl {args.command}: {stop or 'interrupted'}; run the same command again to resume", file=sys.stderr)
         return 128 + int(number)
     except Exception as error:
         if args.debug:

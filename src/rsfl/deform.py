@@ -1,4 +1,4 @@
-r"""Deformations: laws of noise over the parameters of a warp. Their certificates hold for rotations, shifts and similar.
+r"""Deformations: laws of noise over a warp's parameters, so that certificates hold for rotations, shifts and similar.
 
 A deformation moves the point that each output pixel reads: with parameters :math:`\phi`, the pixel at :math:`p` shows
 the input at :math:`p + \nu_\phi(p)`, by one bilinear interpolation. Coordinates are *half images*: the centres of the

@@ -295,7 +295,7 @@ class RoundedGaussian(Law):
         paid = self.total_variation * count("dim", dim, 1)
         a = np.maximum(probabilities("p_a", p_a) - paid, 0.0)
         if p_b is None:
-            return bounds.cohen_radius(*_two(a, 0.5 + paid), sigma=2 * self.sigma)
+            return bounds.cohen_radius(a, min(0.5 + paid, 1.0), sigma=2 * self.sigma)
         a, b = np.broadcast_arrays(a, np.minimum(numbers("p_b", p_b, 0, 1) + paid, 1.0))
         lost = a <= b
         a_, b_ = np.where(lost, 0.75, a), np.where(lost, 0.25, b)
@@ -303,10 +303,6 @@ class RoundedGaussian(Law):
         first = bounds.cohen_radius(a_, np.minimum(c + paid, 1.0), sigma=2 * self.sigma)
         second = bounds.cohen_radius(np.maximum(c - paid, 0.0), b_, sigma=2 * self.sigma)
         return unwrapped(np.where(lost, 0.0, np.minimum(first, second)))
-
-
-def _two(a: Float64, b: float) -> tuple[Float64, Float64]:
-    return a, np.full_like(a, min(b, 1.0))
 
 
 def _middle(a: Float64, b: Float64) -> Float64:

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from tqdm import tqdm
 
 from rsfl import runs
-from rsfl.runs.job import _owner
 from rsfl.runs.log import read_log, read_shard, recording
+from rsfl.runs.schedule import owner
 from rsfl.runs.settings import Settings
 from rsfl.smooth import GaussianSmoother
 
@@ -53,7 +53,7 @@ class Slow:
 
 
 def certified(out, dataset=None, smoother=SMOOTHER, **changes):
-    given = {"n0": 20, "n": 150, "progress": False, **changes}
+    given = {"n0": 20, "n": 150, **changes}
     return runs.certify(smoother, data() if dataset is None else dataset, out=out, **given)
 
 
@@ -311,11 +311,11 @@ def test_a_lost_rank_is_finished_by_any_number(tmp_path, ranks):
 
 def test_ranks_share_evenly_and_so_they_do_with_what_one_has_left():
     def shares(positions, world):
-        return [sum(_owner(p, world) == rank for p in positions) for rank in range(world)]
+        return [sum(owner(p, world) == rank for p in positions) for rank in range(world)]
 
     for before in range(1, 17):
         assert set(shares(range(before * 50), before)) == {50}
-        left = [p for p in range(2000) if _owner(p, before) == 0]
+        left = [p for p in range(2000) if owner(p, before) == 0]
         for now in set(range(2, 9)) - {before}:
             assert max(shares(left, now)) <= 2 * len(left) / now
     with pytest.raises(ValueError, match=r"rank must lie in \[0, 2\), got 2"):
@@ -380,3 +380,5 @@ def test_progress_says_how_far_and_how_good(tmp_path, capsys):
     assert "input/s" in shown
     assert f"certified accuracy={runs.certified_accuracy(certificate, labels, 0.0):.3f}" in shown
     assert sys.stderr.isatty() or "\n" not in shown.strip()
+    certified(tmp_path / "unasked")
+    assert capsys.readouterr().err == ""

@@ -85,7 +85,7 @@ def test_garbage_lines_are_named(tmp_path, garbage):
 
 
 def certified(out, **changes):
-    given_ = {"n0": 20, "n": 200, "progress": False, **changes}
+    given_ = {"n0": 20, "n": 200, **changes}
     return runs.certify(SMOOTHER, data(), out=out, **given_)
 
 
@@ -101,7 +101,7 @@ def test_a_log_gives_the_certificate_that_the_smoother_gives(tmp_path):
 
 def test_other_bounds_of_the_same_votes(tmp_path):
     certified(tmp_path)
-    for changes in ({"alpha": 0.05}, {"runner_up": "bounded"}, {"method": "hoeffding"}):
+    for changes in ({"alpha": 0.05}, {"runner_up": "bounded"}, {"confidence": "hoeffding"}):
         certificate, _ = runs.load(tmp_path, **changes)
         assert torch.equal(certificate.radius, SMOOTHER.certify(X, n0=20, n=200, **changes).radius)
     with pytest.raises(ValueError, match=r"alpha must lie in \(0, 1\), got 1.5"):
@@ -119,7 +119,7 @@ def test_sequential_votes_are_read_by_their_own_test_only(tmp_path):
     assert certificate.assumptions == direct.assumptions
     assert 0 < int(certificate.abstained.sum()) < len(X)
     assert runs.load(tmp_path, alpha=0.001)[0].alpha == 0.001
-    for changes in ({"alpha": 0.01}, {"runner_up": "bounded"}, {"method": "hoeffding"}):
+    for changes in ({"alpha": 0.01}, {"runner_up": "bounded"}, {"confidence": "hoeffding"}):
         with pytest.raises(ValueError, match=r"a sequential test stopped these votes at radius 0\.1 and"):
             runs.load(tmp_path, **changes)
     settings = json.loads((tmp_path / "run.json").read_text())
@@ -166,7 +166,7 @@ def test_every_law_survives_the_round_trip(tmp_path, law):
     law = law(**given_, **({"bases": 2} if law.__name__ == "DCT" else {}))
     images = [(torch.full((1, 4, 4), 0.2), 1)]
     smoother = Smoother(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)), law, 3)
-    certificate, _ = runs.certify(smoother, images, out=tmp_path, n0=5, n=20, alpha=0.5, progress=False)
+    certificate, _ = runs.certify(smoother, images, out=tmp_path, n0=5, n=20, alpha=0.5)
     assert certificate.law == runs.load(tmp_path)[0].law == law
     assert Settings.read(tmp_path).law == law
 
@@ -174,7 +174,7 @@ def test_every_law_survives_the_round_trip(tmp_path, law):
 def test_the_radius_reads_the_dimension_of_the_noise(tmp_path):
     smoother = Smoother(MODEL, noise.RoundedGaussian(0.25), 4)
     grid = (torch.arange(4)[:, None] / 255).float()
-    certificate, _ = runs.certify(smoother, list(zip(grid, [0] * 4, strict=True)), out=tmp_path, n=200, progress=False)
+    certificate, _ = runs.certify(smoother, list(zip(grid, [0] * 4, strict=True)), out=tmp_path, n=200)
     assert torch.equal(certificate.radius, smoother.certify(grid, n=200).radius)
 
 
@@ -182,7 +182,7 @@ def test_noise_on_parameters(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Linear(1, 3)
     smoother = ParameterSmoother(model, 0.3, 3, parameters=["bias"])
-    certificate, labels = runs.certify(smoother, data(), out=tmp_path, n=500, progress=False)
+    certificate, labels = runs.certify(smoother, data(), out=tmp_path, n=500)
     direct = smoother.certify(X, n=500)
     assert torch.equal(certificate.counts, direct.counts)
     assert torch.equal(runs.load(tmp_path)[0].radius, direct.radius)
@@ -191,7 +191,7 @@ def test_noise_on_parameters(tmp_path):
     assert unsaid.n.tolist() == smoother.certify(X).n.tolist() == [1000] * len(X)
     other = ParameterSmoother(model, 0.3, 3, parameters=["weight"])
     with pytest.raises(ValueError, match=r"parameters is \('bias',\) there, got \('weight',\)"):
-        runs.certify(other, data(), out=tmp_path, n=500, progress=False)
+        runs.certify(other, data(), out=tmp_path, n=500)
     with pytest.raises(ValueError, match="noise of their own"):
         runs.accuracy_interval(certificate, labels, 0.0)
     (run,) = read_runs([str(tmp_path)])

@@ -19,9 +19,9 @@ def paths(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for sigma in (0.25, 0.5):
         smoother = GaussianSmoother(MODELS["staircase"], sigma, 4)
-        runs.certify(smoother, data(), out=folder / f"sigma-{sigma}", n=500, progress=False)
+        runs.certify(smoother, data(), out=folder / f"sigma-{sigma}", n=500)
     at = GaussianSmoother(MODELS["staircase"], 0.5, 4)
-    runs.certify(at, data(), out=folder / "at", n=2000, radius=0.1, progress=False)
+    runs.certify(at, data(), out=folder / "at", n=2000, radius=0.1)
     runs.write_tsv(folder / "old.tsv", *runs.load(folder / "sigma-0.25"))
     return [str(folder / name) for name in ("sigma-0.25", "sigma-0.5", "at", "old.tsv")]
 
@@ -83,7 +83,7 @@ def test_votes_are_read_at_another_alpha(paths):
 
 def test_an_unfinished_run_is_called_so(tmp_path):
     smoother = GaussianSmoother(MODELS["staircase"], 0.5, 4)
-    runs.certify(smoother, data(), out=tmp_path, n=5000, progress=False, world_size=2)
+    runs.certify(smoother, data(), out=tmp_path, n=5000, world_size=2)
     assert f"{tmp_path.name}: 6 inputs of 12: the run is not finished" in as_text(read_runs([str(tmp_path)]), ["0"])
     (tmp_path / "votes-00000.jsonl").write_bytes(b"")
     with pytest.raises(ValueError, match="holds no input yet"):

@@ -87,9 +87,13 @@ def test_certificates_of_a_linear_model_stay_within_its_margin_but_for_alpha():
     exact = float(bounds.margin_radius(logits, np.sqrt((x.numpy() ** 2).sum(keepdims=True)[0, 0] + 1))[0])
     assert exact > 0
     smoother = ParameterSmoother(model, exact / 0.8, 2)
-    for method, runner_up in (("clopper-pearson", "complement"), ("hoeffding", "bounded")):
+    for confidence, runner_up in (("clopper-pearson", "complement"), ("hoeffding", "bounded")):
         radii = [
-            float(smoother.certify(x, n0=10, n=60, alpha=alpha, seed=seed, method=method, runner_up=runner_up).radius)
+            float(
+                smoother.certify(
+                    x, n0=10, n=60, alpha=alpha, seed=seed, confidence=confidence, runner_up=runner_up
+                ).radius
+            )
             for seed in range(runs)
         ]
         false = sum(radius > exact for radius in radii)
@@ -106,7 +110,7 @@ def test_the_certificate_says_what_space_it_is_in():
     assert "same-rest" not in {a.id for a in certificate.assumptions}
     part = ParameterSmoother(linear(), 0.01, 3, parameters=["1.weight"]).certify(X, seed=3)
     assert "same-rest" in {a.id for a in part.assumptions}
-    hoeffding = ParameterSmoother(linear(), 0.01, 3).certify(X, seed=3, method="hoeffding")
+    hoeffding = ParameterSmoother(linear(), 0.01, 3).certify(X, seed=3, confidence="hoeffding")
     assert torch.equal(hoeffding.counts, certificate.counts)
     assert bool((hoeffding.radius < certificate.radius).all())
 
@@ -179,16 +183,24 @@ def test_inputs_come_in_batches():
         ),
         (lambda: ParameterSmoother(nn.Flatten(), 0.1, 3), ValueError, r"parameters must be some of \[\]"),
         (lambda: ParameterSmoother(torch.relu, 0.1, 3), TypeError, "model must be a torch.nn.Module"),
-        (lambda: ParameterSmoother(twice(), 0.1, 5), ValueError, "model must hold each of its modules once"),
+        (
+            lambda: ParameterSmoother(twice(), 0.1, 5),
+            ValueError,
+            "model must not use the same module twice, got '0' and '2' sharing one",
+        ),
         (lambda: ParameterSmoother(linear(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \((140|7), 3\)"),
         (lambda: ParameterSmoother(mlp(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \(7, 3\)"),
         (lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=9), ValueError, "n must be at least 10 to certify"),
         (
-            lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=13, method="hoeffding"),
+            lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=13, confidence="hoeffding"),
             ValueError,
             "n must be at least 14 to certify",
         ),
-        (lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, method="bayes"), ValueError, "method must be one of"),
+        (
+            lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, confidence="bayes"),
+            ValueError,
+            "confidence must be one of",
+        ),
     ],
 )
 def test_bad_arguments_are_named_and_quoted(call, error, words):

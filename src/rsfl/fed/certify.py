@@ -172,7 +172,7 @@ def certify(
     if n is not None and method == "votes":
         smoother = ParameterSmoother(model, number("sigma", sigma), _classes(model))
         base = smoother.certify(
-            x, n0=n0, n=n, alpha=alpha, seed=seed, index=index, runner_up="bounded", method=confidence
+            x, n0=n0, n=n, alpha=alpha, seed=seed, index=index, runner_up="bounded", confidence=confidence
         )
     else:
         if n is not None:
@@ -327,7 +327,7 @@ def _published(
         later.append((last.clip, sigma))  # the last factor is that of the smoothing noise
     smoother = ParameterSmoother(model, sigma, _outputs(model, x))
     base = smoother.certify(
-        x, n0=n0, n=count("n", n, 1), alpha=alpha, seed=seed, index=index, runner_up="bounded", method=confidence
+        x, n0=n0, n=count("n", n, 1), alpha=alpha, seed=seed, index=index, runner_up="bounded", confidence=confidence
     )
     noise = record.noise_std if record is not last else sigma
     p_a, p_b = base.p_lower.cpu().numpy(), base.p_upper.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Certifying whole test sets: runs that survive, and what they come to."""
+"""Certifying whole test sets: runs that can be interrupted and resumed, and their summaries."""
 
 from rsfl.runs.curves import (
     Certified,

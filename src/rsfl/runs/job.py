@@ -1,31 +1,27 @@
 """Certifying a data set, in pieces that are on the disk before the next begins."""
 
-import itertools
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
 from rsfl._checks import Int64, count
+from rsfl.runs.inputs import example, indexable, peeked
 from rsfl.runs.log import certified, read_log, recording, records, true_labels
+from rsfl.runs.schedule import groups, owner, remaining
 from rsfl.runs.settings import FILE, Settings, fingerprint
 from rsfl.smooth import Certificate, ParameterSmoother, Voter
 
-__all__ = ["Interrupted", "certify", "example", "peeked"]
-
-_VOTES, _INPUTS = 10_000, 16  # of a group, at most, as far as one input does not take more
-_SHARING = 256  # inputs of a group whose noisy models are drawn once for all of them
+__all__ = ["Interrupted", "certify"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -62,72 +58,6 @@ def _signals() -> Iterator[Callable[[], int]]:
         restore()
 
 
-def _indexable(dataset: Any) -> bool:
-    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
-
-
-def peeked(dataset: Any) -> tuple[Any, Any]:
-    """The first item of a data set, and a data set that still has it."""
-    if _indexable(dataset):
-        if len(dataset) == 0:
-            raise ValueError("dataset must hold at least one input, got 0")
-        return dataset[0], dataset
-    try:
-        rest = iter(dataset)
-    except TypeError:
-        raise TypeError(f"dataset must yield pairs (x, y), got {dataset!r}") from None
-    first = list(itertools.islice(rest, 1))
-    if not first:
-        raise ValueError("dataset must hold at least one input, got 0")
-    return first[0], itertools.chain(first, rest)
-
-
-def example(item: Any, model: nn.Module) -> tuple[Tensor, int]:
-    """One input, in the type and on the device of the model's first parameter, and its label."""
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        raise TypeError(f"dataset must yield pairs (x, y), got {type(item).__name__}")
-    x, y = torch.as_tensor(item[0]), count("y", item[1])
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if weight is not None:
-        x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
-    return x, y
-
-
-def _owner(group: int, world_size: int) -> int:
-    """The rank that certifies a group. It depends on nothing else, so ranks that start at different times agree.
-
-    Of as many consecutive groups as there are ranks, each rank has one. Its place among them jumps about (by multiples
-    of the golden ratio), so that another number of ranks shares what a lost one has left.
-    """
-    turn = group // world_size * 0x9E3779B97F4A7C15 % 2**64 >> 32
-    return (group + turn) % world_size
-
-
-def _groups(dataset: Any, settings: Settings) -> Iterator[list[tuple[int, Callable[[], Any]]]]:
-    """The inputs to certify, a few at a time: their indices, and functions that load them.
-
-    Inputs that share a batch may share its rounding errors. Who shares one is therefore a function of the settings
-    alone: not of the clock, of the number of ranks, or of what has been done.
-    """
-    items: Iterator[tuple[int, Callable[[], Any]]]
-    if _indexable(dataset):
-        chosen = range(0, len(dataset), settings.skip)[: settings.limit]
-        items = ((index, partial(dataset.__getitem__, index)) for index in chosen)
-    else:
-        stop = None if settings.limit is None else (settings.limit - 1) * settings.skip + 1
-        walk = itertools.islice(enumerate(dataset), 0, stop, settings.skip)
-        items = ((index, partial(lambda item: item, item)) for index, item in walk)
-    while group := list(itertools.islice(items, _group_size(settings))):
-        yield group
-
-
-def _group_size(settings: Settings) -> int:
-    """Enough to fill a device, few enough to do again after a kill; a sequential test begins with few votes each."""
-    if settings.parameters is not None:
-        return _SHARING
-    return _INPUTS if settings.radius is not None else min(max(_VOTES // settings.n, 1), _INPUTS)
-
-
 def _certified(
     group: list[tuple[int, Callable[[], Any]]], settings: Settings, smoother: Voter, batch_size: int | None
 ) -> tuple[Certificate, list[int]]:
@@ -148,7 +78,7 @@ def certify(
     smoother: Voter,
     dataset: Any,
     *,
-    out: str | Path,
+    out: str | os.PathLike[str],
     n0: int = 100,
     n: int | None = None,
     alpha: float = 0.001,
@@ -159,12 +89,12 @@ def certify(
     batch_size: int | None = None,
     rank: int = 0,
     world_size: int = 1,
-    progress: bool = True,
+    progress: bool = False,
 ) -> tuple[Certificate, Int64]:
     """Certify a data set and log the votes; do nothing twice.
 
-    Called again with the same arguments it goes on where it was stopped, however it was stopped, and the votes are
-    those of an undisturbed run, bit for bit (on hardware and software that repeat themselves). Several processes may
+    Called again with the same arguments it resumes, however it was stopped, and the votes are those of an undisturbed
+    run, bit for bit (on hardware and software that repeat themselves). Several processes may
     share the work: each passes its ``rank``. What a lost one has left is done by calling again with any number of
     them; another number than before shares it evenly.
 
@@ -179,8 +109,8 @@ def certify(
         alpha: Probability, for each input, with which the certificate may be wrong.
         radius: Ask only whether each input is certified at this radius, by a sequential test.
         seed: Seed of the draws.
-        skip: Certify every how many inputs one.
-        limit: Certify at most so many, counted after skipping; None for all.
+        skip: Certify every ``skip``-th input.
+        limit: Certify at most this many, counted after skipping; None for all.
         batch_size: Noisy inputs per forward call; None chooses one that fits.
         rank: Which process this is, in [0, world_size).
         world_size: How many share the work.
@@ -220,7 +150,7 @@ def certify(
         data=fingerprint((x, y)),
         skip=skip,
         limit=limit,
-        inputs=len(range(0, len(dataset), skip)[:limit]) if _indexable(dataset) else None,
+        inputs=len(range(0, len(dataset), skip)[:limit]) if indexable(dataset) else None,
     )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -229,10 +159,7 @@ def certify(
             settings.agree(out)
         done = read_log(out, settings)
 
-        size, total = _group_size(settings), None
-        if settings.inputs is not None:
-            mine = (p for p in range(settings.inputs) if _owner(p // size, world_size) == rank)
-            total = sum(p * skip not in done for p in mine)
+        total = remaining(settings, done, rank, world_size)
         bar = tqdm(
             total=total,
             unit="input",
@@ -242,8 +169,8 @@ def certify(
         )
         seen = right = 0
         with bar:
-            for number, group in enumerate(_groups(dataset, settings)):
-                if _owner(number, world_size) != rank or all(index in done for index, _ in group):
+            for number, group in enumerate(groups(dataset, settings)):
+                if owner(number, world_size) != rank or all(index in done for index, _ in group):
                     continue
                 began = time.perf_counter()
                 certificate, labels = _certified(group, settings, smoother, batch_size)

@@ -185,7 +185,7 @@ def certified(
     *,
     alpha: float | None = None,
     runner_up: str = "complement",
-    method: str = "clopper-pearson",
+    confidence: str = "clopper-pearson",
 ) -> Certificate:
     """The certificate that recorded votes make."""
     width = settings.num_classes
@@ -196,10 +196,18 @@ def certified(
     if settings.radius is None:
         alpha = number("alpha", settings.alpha if alpha is None else alpha, 0, 1, open_low=True, open_high=True)
         return certified_by_count(
-            law, selection, votes, alpha=alpha, index=index, seed=seed, dim=dim, runner_up=runner_up, method=method
+            law,
+            selection,
+            votes,
+            alpha=alpha,
+            index=index,
+            seed=seed,
+            dim=dim,
+            runner_up=runner_up,
+            confidence=confidence,
         )
-    asked = {"alpha": settings.alpha if alpha is None else alpha, "runner_up": runner_up, "method": method}
-    allowed = {"alpha": settings.alpha, "runner_up": "complement", "method": "clopper-pearson"}
+    asked = {"alpha": settings.alpha if alpha is None else alpha, "runner_up": runner_up, "confidence": confidence}
+    allowed = {"alpha": settings.alpha, "runner_up": "complement", "confidence": "clopper-pearson"}
     for name, value in asked.items():
         if value != allowed[name]:
             raise ValueError(
@@ -225,11 +233,11 @@ def certified(
 
 
 def load(
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     alpha: float | None = None,
     runner_up: str = "complement",
-    method: str = "clopper-pearson",
+    confidence: str = "clopper-pearson",
 ) -> tuple[Certificate, Int64]:
     """Read what a run has certified so far.
 
@@ -242,7 +250,7 @@ def load(
         alpha: Failure probability for each input; that of the run by default. Sequential votes have no other.
         runner_up: ``complement`` or ``bounded``, as in :meth:`rsfl.smooth.Smoother.certify`; for a fixed number of
             votes only.
-        method: ``clopper-pearson`` or ``hoeffding``, likewise.
+        confidence: ``clopper-pearson`` or ``hoeffding``, likewise.
 
     Returns:
         The certificate of the inputs done, by index, and their true labels.
@@ -253,7 +261,7 @@ def load(
     out = Path(out)
     settings = Settings.read(out)
     found = list(read_log(out, settings).values())
-    return certified(settings, found, alpha=alpha, runner_up=runner_up, method=method), true_labels(found)
+    return certified(settings, found, alpha=alpha, runner_up=runner_up, confidence=confidence), true_labels(found)
 
 
 def true_labels(found: Sequence[Record]) -> Int64:

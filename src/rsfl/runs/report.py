@@ -1,4 +1,4 @@
-"""What several runs come to: figures, text and JSON."""
+"""Summaries of several runs: figures, text and JSON."""
 
 import json
 from collections import Counter

@@ -33,7 +33,7 @@ class Settings:
         law: The noise.
         radius: The radius of the sequential test, or None where the number of votes was fixed.
         n0: Votes for selection.
-        n: Votes for estimation; at most so many in a sequential run.
+        n: Votes for estimation; at most this many in a sequential run.
         alpha: Failure probability for each input. A fixed number of votes may be read at another one.
         seed: Seed of the draws.
         num_classes: Width of the logits.
@@ -44,7 +44,7 @@ class Settings:
         model: Fingerprint of the model's structure, weights and buffers.
         parameters: Names of the parameters that carry noise, None where the input does.
         data: Fingerprint of the first input and its label.
-        skip: Every how many inputs one is certified.
+        skip: Every ``skip``-th input is certified.
         limit: How many are certified at most.
         inputs: How many that makes, None where the data have no length.
     """

@@ -3,6 +3,7 @@
 The classic file has the columns ``idx label predict radius correct time``, one input a line.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _row(line: str) -> tuple[int, int, int, float, float]:
     return index, label, predict, radius, _time(cells[5])
 
 
-def read_tsv(path: str | Path, *, norm: str = "l2", unit: str = "input units") -> tuple[Published, Int64]:
+def read_tsv(path: str | os.PathLike[str], *, norm: str = "l2", unit: str = "input units") -> tuple[Published, Int64]:
     """Read a classic file.
 
     Args:
@@ -132,7 +133,10 @@ def read_tsv(path: str | Path, *, norm: str = "l2", unit: str = "input units") -
 
 
 def write_tsv(
-    path: str | Path, certificate: Certificate | Published, labels: Sequence[int] | Int64, seconds: ArrayLike = 0.0
+    path: str | os.PathLike[str],
+    certificate: Certificate | Published,
+    labels: Sequence[int] | Int64,
+    seconds: ArrayLike = 0.0,
 ) -> None:
     """Write a classic file, radii floored to 4 decimals.
 

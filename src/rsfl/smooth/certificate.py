@@ -20,7 +20,7 @@ from rsfl.smooth.votes import Votes
 
 __all__ = [
     "ABSTAIN",
-    "METHODS",
+    "CONFIDENCE",
     "Certificate",
     "Measure",
     "certified_by_count",
@@ -36,7 +36,7 @@ ABSTAIN = -1
 _SHOWN = 10
 
 Bound = Callable[[Any, Any, float], Any]
-METHODS: dict[str, tuple[Bound, Bound]] = {
+CONFIDENCE: dict[str, tuple[Bound, Bound]] = {
     "clopper-pearson": (bounds.clopper_pearson_lower, bounds.clopper_pearson_upper),
     "hoeffding": (
         lambda k, n, alpha: bounds.hoeffding_lower(k / n, n, alpha),
@@ -280,7 +280,7 @@ def certified_by_count(
     seed: int,
     dim: int = 1,
     runner_up: str = "complement",
-    method: str = "clopper-pearson",
+    confidence: str = "clopper-pearson",
 ) -> Certificate:
     """A certificate from votes whose number was fixed beforehand.
 
@@ -297,13 +297,13 @@ def certified_by_count(
         seed: Seed of the run.
         dim: Number of coordinates of one input's noise.
         runner_up: ``complement`` or ``bounded``.
-        method: ``clopper-pearson`` or ``hoeffding``, which is never tighter.
+        confidence: ``clopper-pearson`` or ``hoeffding``, which is never tighter.
 
     Returns:
         The certificate; it abstains where the radius is 0.
     """
     choice("runner_up", runner_up, ("complement", "bounded"))
-    lower, upper = METHODS[choice("method", method, tuple(METHODS))]
+    lower, upper = CONFIDENCE[choice("confidence", confidence, tuple(CONFIDENCE))]
     chosen = _numpy(selection.counts.argmax(dim=1))
     counts = _numpy(votes.counts)
     n = counts.sum(axis=1) + _numpy(votes.invalid)

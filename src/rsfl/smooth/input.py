@@ -20,7 +20,7 @@ __all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smooth
 class Smoother(Voter):
     r"""The smoothed classifier of a model: the class that the model votes for most under noise.
 
-    Smoothing acts on the tensors given to it; a normalisation belongs into the model.
+    Smoothing acts on the tensors given to it; put any normalisation inside the model.
 
     Args:
         model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any dtype.

@@ -57,8 +57,10 @@ class ParameterSmoother(Voter):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
-        if len(list(model.named_modules(remove_duplicate=False))) > len(list(model.named_modules())):
-            raise ValueError("model must hold each of its modules once, got one that stands in several places")
+        places: dict[nn.Module, str] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            if (first := places.setdefault(module, name)) != name:
+                raise ValueError(f"model must not use the same module twice, got {first!r} and {name!r} sharing one")
         names = [name for name, _ in model.named_parameters()]
         self.parameters = tuple(names if parameters is None else parameters)
         if not self.parameters or not set(self.parameters) <= set(names):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rsfl import bounds
 from rsfl._checks import choice, count, number
 from rsfl.noise import Law
-from rsfl.smooth.certificate import METHODS, Certificate, certified_by_count, certified_by_test, predicted
+from rsfl.smooth.certificate import CONFIDENCE, Certificate, certified_by_count, certified_by_test, predicted
 from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
 
 __all__ = ["Voter", "checked_batch", "looks"]
@@ -84,7 +84,7 @@ class Voter(ABC):
         seed: int = 0,
         index: Tensor | Sequence[int] | None = None,
         runner_up: str = "complement",
-        method: str = "clopper-pearson",
+        confidence: str = "clopper-pearson",
     ) -> Certificate:
         """Select a class with n0 votes, bound its probability with n others, return its radius.
 
@@ -99,7 +99,7 @@ class Voter(ABC):
             index: (B,) which inputs these are; 0 ... B - 1 by default.
             runner_up: ``complement`` takes 1 - p_A for the strongest rival (Cohen et al.); ``bounded`` bounds it by
                 its own votes, which certifies more where many classes share the rest.
-            method: ``clopper-pearson``, or ``hoeffding``, which is never tighter.
+            confidence: ``clopper-pearson``, or ``hoeffding``, which is never tighter.
 
         Returns:
             The certificate; it abstains where no radius is certified.
@@ -110,7 +110,7 @@ class Voter(ABC):
         """
         alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
         choice("runner_up", runner_up, ("complement", "bounded"))
-        lower, _ = METHODS[choice("method", method, tuple(METHODS))]
+        lower, _ = CONFIDENCE[choice("confidence", confidence, tuple(CONFIDENCE))]
         n0, n = count("n0", n0, 1), count("n", self.default_n if n is None else n, 1)
         least = bounds.minimum_trials(alpha if runner_up == "complement" else alpha / 2, lower=lower)
         if n < least:
@@ -127,7 +127,7 @@ class Voter(ABC):
             seed=seed,
             dim=self.dim(x),
             runner_up=runner_up,
-            method=method,
+            confidence=confidence,
         )
 
     def predict(

@@ -1,6 +1,7 @@
 """A plain training loop that can be killed and resumed. Loops of one's own call the losses directly."""
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -125,7 +126,7 @@ class DatasetBatches:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to.
+    """The result of one epoch.
 
     Attributes:
         epoch: Its number, from 1.
@@ -151,7 +152,7 @@ def fit(
     seed: int = 0,
     scheduler: LRScheduler | None = None,
     metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
-    checkpoint: Path | str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> tuple[Epoch, ...]:
     """Train a model in place.
@@ -179,7 +180,7 @@ def fit(
         progress: Whether to show a progress bar.
 
     Returns:
-        What each epoch came to.
+        The result of each epoch.
 
     Raises:
         FloatingPointError: The loss was not finite; the message names the batch, and the step was not taken.
@@ -247,12 +248,12 @@ def _epoch(
 
 
 def _resumed(path: Path, run: str, parts: Mapping[str, Any], epochs: int) -> list[Epoch]:
-    """Load what a checkpoint holds; the epochs that it has behind it."""
+    """Load what a checkpoint holds; the epochs that it contains."""
     content = read(path)
     if content.get("run") != run or set(parts) != set(content) - {"run", "history"}:
         raise CheckpointError(f"{path} belongs to another run: {content.get('run')!r}, this one is {run!r}")
     if len(content["history"]) > epochs:
-        raise CheckpointError(f"{path} has {len(content['history'])} epochs behind it, more than epochs={epochs}")
+        raise CheckpointError(f"{path} already contains {len(content['history'])} epochs, more than epochs={epochs}")
     for name, part in parts.items():
         part.load_state_dict(content[name])
     return [Epoch(**entry) for entry in content["history"]]
