@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from rsfl import _draws, train
 from rsfl.attacks import PGD, OnePoint, SmoothAdvDDN, SmoothAdvPGD
@@ -216,10 +216,21 @@ def test_random_items_are_keyed_too_and_so_a_run_over_them_resumes(tmp_path, wor
         assert not torch.equal(torch.cat(first).sort(0).values, torch.cat(other).sort(0).values)
 
 
+class Stream(IterableDataset):
+    """It has a length, and inherits a method for items by index that it does not have."""
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        return iter([])
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
         (lambda: DatasetBatches(iter([])), TypeError, "dataset must have a length and items by index, got <list_it"),
+        (lambda: DatasetBatches(Stream()), TypeError, "dataset must have a length and items by index, got <.*Stream"),
         (lambda: DatasetBatches([]), ValueError, "dataset must hold at least one item, got 0"),
         (lambda: DatasetBatches([1], size=0), ValueError, "size must be a count of at least 1.*got 0"),
         (lambda: DatasetBatches([1], workers=-1), ValueError, "workers must be a count of at least 0.*got -1"),
@@ -264,7 +275,7 @@ def test_fit_is_the_loop_that_one_would_write():
     )
     optimizer = torch.optim.SGD(own.parameters(), 0.5)
     for epoch in (1, 2, 3):
-        draws = _draws.generator(4, epoch, train.loop._LOSS)
+        draws = _draws.generator(4, epoch, train.batches.LOSS)
         for images, labels in Batches(x, y, size=32)(epoch):
             loss = CrossEntropy(LAW)(own, images, labels, draws)
             optimizer.zero_grad()

@@ -5,16 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from rsfl._checks import count
+from rsfl.train.batches import indexable
 
-__all__ = ["example", "indexable", "peeked"]
-
-
-def indexable(dataset: Any) -> bool:
-    """Whether a data set gives its items by index, and says how many there are."""
-    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+__all__ = ["example", "peeked"]
 
 
 def peeked(dataset: Any) -> tuple[Any, Any]:

@@ -15,11 +15,12 @@ import torch
 from tqdm import tqdm
 
 from rsfl._checks import Int64, count
-from rsfl.runs.inputs import example, indexable, peeked
+from rsfl.runs.inputs import example, peeked
 from rsfl.runs.log import certified, read_log, recording, records, true_labels
 from rsfl.runs.schedule import groups, owner, remaining
 from rsfl.runs.settings import FILE, Settings, fingerprint
 from rsfl.smooth import Certificate, ParameterSmoother, Voter
+from rsfl.train.batches import indexable
 
 __all__ = ["Interrupted", "certify"]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any
 
-from rsfl.runs.inputs import indexable
 from rsfl.runs.settings import Settings
+from rsfl.train.batches import indexable
 
 __all__ = ["groups", "owner", "remaining"]
 

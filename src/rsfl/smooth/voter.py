@@ -24,7 +24,7 @@ class Voter(ABC):
     """
 
     default_n: ClassVar[int] = 100_000
-    """Votes for estimation where the caller names no number; less where a vote costs a model."""
+    """Votes for estimation where the caller names no number; fewer where each costs a model."""
 
     def __init__(self, model: nn.Module, law: Law, num_classes: int) -> None:
         if not isinstance(model, nn.Module):
@@ -93,8 +93,8 @@ class Voter(ABC):
             n0: Votes for selection, at least 1.
             n: Votes for estimation, enough to certify something at alpha; ``default_n`` if None.
             alpha: Probability, for each input, with which the certificate may be wrong.
-            batch_size: Inputs per forward call, counted with their noisy copies where it is inputs that carry noise;
-                None chooses one that fits.
+            batch_size: Noisy inputs per forward call, or inputs where the parameters carry noise; None chooses one
+                that fits.
             seed: Seed of the draws. They depend on it, on ``index`` and on nothing else.
             index: (B,) which inputs these are; 0 ... B - 1 by default.
             runner_up: ``complement`` takes 1 - p_A for the strongest rival (Cohen et al.); ``bounded`` bounds it by
