@@ -452,7 +452,7 @@ def test_the_projection_on_the_l1_ball_is_the_nearest_point(values, radius):
     assert (got * delta >= 0).all()
 
 
-def test_infinite_gradients_and_a_spare_direction_of_zero():
+def test_infinite_gradients_and_a_fallback_of_zero():
     smoother, attack = Smoother(Steep(), Gaussian(0.25), 3), PGD(epsilon=0.25, steps=2)
     assert attack(smoother, torch.zeros(2, 4), torch.tensor([0, 1])).point.isfinite().all()
     for norm in ("l1", "l2"):
