@@ -42,8 +42,8 @@ FIXED_NUMBER = Assumption(
     "configured",
     "n is an argument",
 )
-FIXED_SCHEDULE = Assumption(
-    "any-stop",
+OPTIONAL_STOPPING = Assumption(
+    "optional-stopping",
     "Votes were looked at while they came in, through a test that stays valid under optional stopping.",
     "configured",
     "certify_at decides by the sequential test only",
@@ -73,7 +73,7 @@ IDEAL_NOISE = Assumption(
     "trusted",
     "the caller; noise.RoundedGaussian does without it",
 )
-EIGHT_BIT_INPUT = Assumption(
+GRID_INPUT = Assumption(
     "grid-input",
     "Every coordinate is k / (levels - 1) for a whole k, for the input and for every perturbed input meant.",
     "checked",
