@@ -1,9 +1,11 @@
 """Dependencies run one way, and importing rsfl does nothing but define names."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -62,6 +64,18 @@ def test_no_arrow_runs_back(path):
 
 def test_the_order_names_every_room():
     assert {room(path) for path in FILES} - {"__init__", "__main__"} <= set(ORDER)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.name == "__init__.py"], ids=lambda path: path.parent.name
+)
+def test_no_public_name_hides_a_module(path):
+    modules = {other.stem for other in path.parent.glob("*.py")} | {
+        other.parent.name for other in path.parent.glob("*/__init__.py")
+    }
+    package = importlib.import_module(".".join(path.parent.relative_to(SOURCE.parent).parts))
+    for name in modules & set(package.__all__):
+        assert isinstance(getattr(package, name), ModuleType), f"{path}: {name} is a module and something else"
 
 
 HEAVY = ["matplotlib", "statsmodels", "sklearn", "flwr", "ray", "pandas"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from rsfl import bounds
 from rsfl._checks import Float64, choice, count, number
 from rsfl.assumptions import IDEAL_NOISE, INDEPENDENT_DRAWS, ONE_FUNCTION, PER_INPUT, Assumption
-from rsfl.bounds.ledger import Participant, Round
-from rsfl.bounds.poisoning import CONDITIONS
+from rsfl.bounds.condition import CONDITIONS
+from rsfl.bounds.records import Participant, Round
 from rsfl.fed.ledger import Ledger
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
 from rsfl.smooth.parameter import affine_layer
@@ -53,7 +53,7 @@ class PoisoningCertificate(Certificate):
 
     Where ``label`` is not ``ABSTAIN``, the model of the other run (honest, or without the removed clients) gives the
     same label. ``reach`` is per input and does not depend on the threat: give it to
-    :func:`rsfl.bounds.largest_norm`, :func:`rsfl.bounds.largest_number` or :func:`rsfl.bounds.latest_round`.
+    :func:`rsfl.bounds.largest_norm`, :func:`rsfl.bounds.most_attackers` or :func:`rsfl.bounds.latest_round`.
 
     Attributes:
         method: ``margin``, ``votes`` or ``published``.
@@ -264,7 +264,7 @@ def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Seq
         drift = 0.4 * rounded / sigma  # a probability changes by at most the density at 0 a unit of distance
         p_a, p_b = np.maximum(lower[rows, chosen] - drift, 0.0), np.minimum(upper.max(axis=1) + drift, 1.0)
         # Both classifiers coincide, so the votes can never reach beyond the margin.
-        reach = np.minimum(reach, bounds.parameter_radius(p_a, p_b, sigma=sigma))
+        reach = np.minimum(reach, bounds.cohen_radius(p_a, p_b, sigma=sigma))
     reach = np.maximum(reach - rounded, 0.0)
     device, none = x.device, torch.zeros(len(rows), dtype=torch.int64, device=x.device)
     return Certificate(
