@@ -97,6 +97,6 @@ def value(rounds, threat):
     try:
         return deviation(rounds, threat).value
     except ConditionError as error:
-        if error.condition != "honest updates intact":
+        if error.condition != "honest-updates-intact":
             raise
         return np.inf

@@ -297,7 +297,7 @@ def ratios(rng, s, attack, level):
             bounds[r] = deviation(ledger(s, observed, r), threat).trace
         except ConditionError as error:
             # Only for an unknown set so large that it may be everyone, or a client level clip that leaves no room.
-            assert error.condition in ("someone left", "honest updates intact")  # noqa: PT017
+            assert error.condition in ("someone-left", "honest-updates-intact")  # noqa: PT017
     # The bound is for exact arithmetic: 1e-12 is what float64 may add to these runs.
     return (measured - 1e-12) / np.maximum(bounds * (1 + 1e-12), 1e-300)
 

@@ -1,4 +1,4 @@
-"""What a run has to meet before a threat against it is bounded."""
+"""What a bound on a threat rests on: conditions that are checked in the ledger, and what no ledger can show."""
 
 from collections.abc import Sequence
 from math import inf
@@ -7,28 +7,53 @@ from rsfl.bounds._safe import ULP
 from rsfl.bounds.records import Participant, Round
 from rsfl.bounds.threat import Threat
 
-__all__ = ["CONDITIONS", "ConditionError", "conditions"]
+__all__ = ["CONDITIONS", "TRUSTED", "ConditionError", "conditions", "trusted"]
 
 CONDITIONS = {
-    "consecutive rounds": "the ledger holds every round, in order",
-    "plain averaging": "the aggregator is the weighted mean: medians, Krum and RFA are not Lipschitz with constant 1",
-    "linear model": "one affine layer with softmax cross-entropy, no buffers: the loss is convex",
-    "plain loss": "local steps follow the gradient of the softmax cross-entropy: a convex loss with smoothness B^2/2",
-    "plain SGD": "no momentum, no adaptive steps: either makes a convex step expand",
-    "one decay": "every parameter has the same L2 decay: an undecayed bias would stop the contraction",
-    "known inputs": "a finite bound B on the norm of (x, 1) over each client's clean inputs",
-    "step size": "learning rate at most 2 / (decay + B^2/2), so that a local step does not expand",
-    "server weights": "the server sets the weights, and they sum to 1",
-    "server step": "the server applies a fraction of the average in (0, 1]",
-    "fixed clip": "clip radii are set in advance, not from what clients send",
-    "zero for rejected": "a rejected or absent update counts as zero and keeps its weight",
-    "honest updates intact": "no honest update is clipped or rejected, in either run: that would not be a contraction",
+    "consecutive-rounds": "the ledger holds every round, in order",
+    "plain-averaging": "the aggregator is the weighted mean: medians, Krum and RFA are not Lipschitz with constant 1",
+    "linear-model": "one affine layer with softmax cross-entropy, no buffers: the loss is convex",
+    "plain-loss": "local steps follow the gradient of the softmax cross-entropy: a convex loss with smoothness B^2/2",
+    "plain-sgd": "no momentum, no adaptive steps: either makes a convex step expand",
+    "one-decay": "every parameter has the same L2 decay: an undecayed bias would stop the contraction",
+    "known-inputs": "a finite bound B on the norm of (x, 1) over each client's clean inputs",
+    "step-size": "learning rate at most 2 / (decay + B^2/2), so that a local step does not expand",
+    "server-weights": "the server sets the weights, and they sum to 1",
+    "server-step": "the server applies a fraction of the average in (0, 1]",
+    "fixed-clip": "clip radii are set in advance, not from what clients send",
+    "zero-for-rejected": "a rejected or absent update counts as zero and keeps its weight",
+    "honest-updates-intact": "no honest update is clipped or rejected, in either run: that would not be a contraction",
     "float64": "training and averaging in float64, so that rounding stays far below the deviations bounded here",
-    "update clip": "at the client level, the server clips each update at a finite norm",
-    "recorded samples": "the indices of the samples drawn are in the ledger",
-    "someone left": "after the removal, each round keeps a participant of positive weight",
+    "update-clip": "at the client level, the server clips each update at a finite norm",
+    "recorded-samples": "the indices of the samples drawn are in the ledger",
+    "someone-left": "after the removal, each round keeps a participant of positive weight",
 }
 """Every condition that is checked in the ledger, by name."""
+
+TRUSTED = {
+    "coupled-runs": "both runs share their initial weights, participants, mini-batches, server noise and absences",
+    "fixed-settings": "learning rates, decays, schedules and the number of rounds do not depend on what clients send",
+    "clean-input-bound": "the recorded bound holds for the clean inputs of every client that trains honestly in either "
+    "run",
+    "exact-training": "exact arithmetic: float64 rounding in training is not added to the bound",
+    "threat-respected": "poisoned samples, and how many there are, keep to the threat; attackers otherwise follow the "
+    "protocol",
+    "working-clip": "the server clips every update at update_clip and counts a non-finite one as zero",
+    "recorded-settings": "the attackers' recorded settings are those they would have trained with",
+    "others-honest": "everyone but the removed clients follows the protocol, in both runs",
+    "drawn-before-removal": "the comparison run draws its participants before the clients are left out, and "
+    "renormalises the weights",
+}
+"""Everything that no ledger can show and that a bound rests on nevertheless, by name."""
+
+_AT_EVERY_LEVEL = ("coupled-runs", "fixed-settings", "clean-input-bound", "exact-training")
+_AT_LEVEL = {
+    "feature": ("threat-respected",),
+    "sample": ("threat-respected",),
+    "client": ("working-clip",),
+    "forensic": ("recorded-settings",),
+    "removal": ("others-honest", "drawn-before-removal"),
+}
 
 
 class ConditionError(ValueError):
@@ -47,16 +72,16 @@ def _of_round(record: Round) -> list[tuple[str, bool, str]]:
     """The conditions on a round: name, whether it holds, and the value to quote."""
     total = sum(one.weight for one in record.participants)
     return [
-        ("plain averaging", record.aggregator == "mean", f"aggregator={record.aggregator!r}"),
-        ("linear model", record.model == "linear", f"model={record.model!r}"),
-        ("plain loss", record.loss == "softmax cross-entropy", f"loss={record.loss!r}"),
-        ("plain SGD", record.optimiser == "sgd", f"optimiser={record.optimiser!r}"),
-        ("plain SGD", record.momentum == 0.0, f"momentum={record.momentum!r}"),
-        ("server weights", record.weights_from == "server", f"weights_from={record.weights_from!r}"),
-        ("server weights", abs(total - 1.0) <= 1e-12, f"weights that sum to {total!r}"),
-        ("server step", 0.0 < record.server_step <= 1.0, f"server_step={record.server_step!r}"),
-        ("fixed clip", record.clip_fixed, f"clip_fixed={record.clip_fixed!r}"),
-        ("zero for rejected", record.reject == "zero", f"reject={record.reject!r}"),
+        ("plain-averaging", record.aggregator == "mean", f"aggregator={record.aggregator!r}"),
+        ("linear-model", record.model == "linear", f"model={record.model!r}"),
+        ("plain-loss", record.loss == "softmax cross-entropy", f"loss={record.loss!r}"),
+        ("plain-sgd", record.optimiser == "sgd", f"optimiser={record.optimiser!r}"),
+        ("plain-sgd", record.momentum == 0.0, f"momentum={record.momentum!r}"),
+        ("server-weights", record.weights_from == "server", f"weights_from={record.weights_from!r}"),
+        ("server-weights", abs(total - 1.0) <= 1e-12, f"weights that sum to {total!r}"),
+        ("server-step", 0.0 < record.server_step <= 1.0, f"server_step={record.server_step!r}"),
+        ("fixed-clip", record.clip_fixed, f"clip_fixed={record.clip_fixed!r}"),
+        ("zero-for-rejected", record.reject == "zero", f"reject={record.reject!r}"),
         ("float64", record.dtype == "float64", f"dtype={record.dtype!r}"),
     ]
 
@@ -71,10 +96,10 @@ def _of_participant(one: Participant) -> list[tuple[str, bool, str]]:
     low, high = one.decay
     limit = 2.0 / (high + smoothness(one))
     return [
-        ("one decay", low == high, f"decay={one.decay!r}"),
-        ("known inputs", one.input_norm < inf, f"input_norm={one.input_norm!r}"),
+        ("one-decay", low == high, f"decay={one.decay!r}"),
+        ("known-inputs", one.input_norm < inf, f"input_norm={one.input_norm!r}"),
         # The slack is rounding: contraction factors are not capped at 1, so that it costs nothing but itself.
-        ("step size", one.learning_rate <= limit * (1 + ULP), f"learning_rate={one.learning_rate!r} > {limit!r}"),
+        ("step-size", one.learning_rate <= limit * (1 + ULP), f"learning_rate={one.learning_rate!r} > {limit!r}"),
     ]
 
 
@@ -104,10 +129,10 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
         ...     loss="softmax cross-entropy", optimiser="sgd", momentum=0.0, dtype="float64", weights_from="server",
         ...     seed=0)
         >>> conditions([record], Threat("client", clients=[0]))[:3]
-        ('consecutive rounds', 'plain averaging', 'linear model')
+        ('consecutive-rounds', 'plain-averaging', 'linear-model')
         >>> conditions([record, record], Threat("client", clients=[0]))
         Traceback (most recent call last):
-        rsfl.bounds.condition.ConditionError: the ledger: condition 'consecutive rounds' fails ...
+        rsfl.bounds.condition.ConditionError: the ledger: condition 'consecutive-rounds' fails ...
     """
     if not rounds:
         raise ValueError("rounds must hold at least one round, got none")
@@ -116,9 +141,9 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
     if missing:
         raise ValueError(f"threat.rounds must lie in the ledger's rounds {indices[0]} to {indices[-1]}, got {missing}")
     if indices != list(range(indices[0], indices[0] + len(indices))):
-        raise ConditionError("consecutive rounds", "the ledger", f"rounds {indices!r}")
+        raise ConditionError("consecutive-rounds", "the ledger", f"rounds {indices!r}")
     outside = set(threat.clients or ()) if threat.level == "removal" else set()
-    names = ["consecutive rounds"]
+    names = ["consecutive-rounds"]
     for record in rounds:
         found = [(f"round {record.index}", *rest) for rest in _of_round(record)]
         for one in record.participants:
@@ -129,3 +154,8 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
                 raise ConditionError(name, where, value)
             names.append(name)
     return tuple(dict.fromkeys(names))
+
+
+def trusted(threat: Threat) -> tuple[str, ...]:
+    """Names, out of ``TRUSTED``, of what the bound on a threat takes on trust."""
+    return _AT_EVERY_LEVEL + _AT_LEVEL[threat.level]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rsfl._checks import Float64
 from rsfl.bounds._safe import ULP, up
-from rsfl.bounds.condition import ConditionError, conditions, smoothness
+from rsfl.bounds.condition import ConditionError, conditions, smoothness, trusted
 from rsfl.bounds.records import Participant, Round
 from rsfl.bounds.threat import Threat
 
@@ -104,7 +104,7 @@ def _shares(one: Participant, threat: Threat, where: str) -> tuple[Float64, int]
     if threat.samples is None:
         return np.ones((1, sizes.size)), 1
     if one.samples is None:
-        raise ConditionError("recorded samples", where, "samples=None")
+        raise ConditionError("recorded-samples", where, "samples=None")
     drawn, row = np.unique(one.samples, return_inverse=True)
     step = np.repeat(np.arange(sizes.size), one.batch_sizes)
     shares = np.zeros((drawn.size, sizes.size))
@@ -159,7 +159,7 @@ def _errors(
     where = f"round {record.index}"
     if threat.level == "client":
         if record.update_clip == inf:
-            raise ConditionError("update clip", where, f"update_clip={record.update_clip!r}")
+            raise ConditionError("update-clip", where, f"update_clip={record.update_clip!r}")
         errors[attackers] = (record.update_clip + honest)[attackers]
     elif threat.level == "forensic":
         errors[attackers] = (frame.update[:, None] + frame.honest(np.array([record.broadcast_norm])))[attackers]
@@ -196,7 +196,7 @@ def _removed(frame: Frame, outside: NDArray[np.bool_], most: int) -> tuple[float
     candidates = np.sort(weight[outside])
     left = weight[~outside].sum() + candidates[: max(candidates.size - most, 0)].sum()
     if left <= 0:
-        raise ConditionError("someone left", f"round {frame.record.index}", f"weights={weight.tolist()!r}")
+        raise ConditionError("someone-left", f"round {frame.record.index}", f"weights={weight.tolist()!r}")
     mean = (weight * kappa).sum() / weight.sum()
     if candidates.size <= most:
         others = (weight * kappa)[~outside].sum() / left
@@ -233,7 +233,7 @@ def _effect(
     if altered.any():
         one = record.participants[int(np.argmax(altered))]
         where = f"round {record.index}, client {one.client}"
-        raise ConditionError("honest updates intact", where, f"outcome={one.outcome!r}")
+        raise ConditionError("honest-updates-intact", where, f"outcome={one.outcome!r}")
     longest = np.zeros_like(norm)
     if frame.room < inf:
         # An honest update moves with the weights by at most (1 + kappa) D from one run to the other.
@@ -271,7 +271,7 @@ def propagate(frames: Sequence[Frame], threat: Threat, norm: Float64) -> tuple[F
         lipschitz, added, longest = _effect(frame, threat, norm, distance, reach, attackers)
         if reason is None and (longest > frame.room).any():
             found = f"updates of norm up to {float(longest.max())!r} where only {frame.room!r} pass untouched"
-            reason = ConditionError("honest updates intact", f"round {record.index}", found)
+            reason = ConditionError("honest-updates-intact", f"round {record.index}", found)
         touched |= longest > frame.room
         base, totals = base * lipschitz, totals * lipschitz
         totals[[row[frame.ids[at]] for at in np.flatnonzero(attackers)]] += added[attackers]
@@ -285,28 +285,6 @@ def propagate(frames: Sequence[Frame], threat: Threat, norm: Float64) -> tuple[F
     return np.array(trace), np.array(contractions), reason
 
 
-_BELIEVED = (
-    "both runs share their initial weights, participants, mini-batches, server noise and absences",
-    "learning rates, decays, schedules and the number of rounds do not depend on what clients send",
-    "input_norm bounds the clean inputs of every client that trains honestly in either run",
-    "exact arithmetic: float64 rounding in training is not added to the bound",
-)
-_BELIEVED_OF = {
-    "feature": (
-        "poisoned inputs, and how many there are, keep to the threat; attackers otherwise follow the protocol",
-    ),
-    "sample": (
-        "poisoned samples, and how many there are, keep to the threat; attackers otherwise follow the protocol",
-    ),
-    "client": ("the server clips every update at update_clip and counts a non-finite one as zero",),
-    "forensic": ("the attackers' recorded settings are those they would have trained with",),
-    "removal": (
-        "everyone but the removed clients follows the protocol, in both runs",
-        "the comparison run draws its participants before the clients are left out, and renormalises the weights",
-    ),
-}
-
-
 @dataclass(frozen=True, eq=False)
 class Deviation:
     """How far apart the final models of the honest and the attacked run can be.
@@ -317,8 +295,8 @@ class Deviation:
         trace: The bound after each round, shape (rounds,).
         contraction: Factor by which each round shrinks an earlier distance, shape (rounds,).
         threat: What was bounded.
-        checked: Names of the conditions that were checked in the ledger, all of them met.
-        believed: What no ledger can show and the caller answers for.
+        checked: Names of the conditions that were checked in the ledger, all of them met, out of ``CONDITIONS``.
+        trusted: Names of what no ledger can show and the caller answers for, out of ``TRUSTED``.
     """
 
     value: float
@@ -326,7 +304,7 @@ class Deviation:
     contraction: Float64
     threat: Threat
     checked: tuple[str, ...]
-    believed: tuple[str, ...]
+    trusted: tuple[str, ...]
 
 
 def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
@@ -340,7 +318,7 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
     where :math:`e_{i,t}` bounds the distance between the submitted update and the honest one from the same weights.
 
     Assumes:
-        The conditions in ``CONDITIONS``, which are checked, and those in ``Deviation.believed``.
+        The conditions in ``CONDITIONS``, which are checked, and those in ``Deviation.trusted``.
 
     Args:
         rounds: The ledger, every round of it in order; the runs agree before the first of them.
@@ -381,6 +359,6 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
         trace=trace[:, 0],
         contraction=contractions,
         threat=threat,
-        checked=(*checked, "honest updates intact"),
-        believed=_BELIEVED + _BELIEVED_OF[threat.level],
+        checked=(*checked, "honest-updates-intact"),
+        trusted=trusted(threat),
     )
