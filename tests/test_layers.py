@@ -16,6 +16,7 @@ SOURCE = Path(rsfl.__file__).parent
 ORDER = [
     "_checks",
     "_files",
+    "_fingerprint",
     "_heap",
     "bounds",
     "assumptions",

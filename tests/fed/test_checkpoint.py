@@ -184,3 +184,23 @@ def test_metrics_and_updates_come_back(tmp_path):
     again = run.run(2, checkpoint=tmp_path, progress=False, evaluate=metrics)
     assert again.metrics == first.metrics
     assert (again.ledger.entries[1].updates == first.ledger.entries[1].updates).all()
+
+
+def test_a_bfloat16_run_goes_on_from_its_checkpoint(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(20, 4, generator=generator).bfloat16(), torch.arange(20) % 3
+    run = fed.Server(nn.Linear(4, 3).bfloat16(), [fed.Client(0, x, y)])
+    whole = run.run(2, progress=False)
+    run.run(1, checkpoint=tmp_path, progress=False)
+    assert weights(run.run(2, checkpoint=tmp_path, progress=False)) == weights(whole)
+
+
+def test_a_run_is_the_same_in_whatever_order_its_sets_are_given(tmp_path):
+    def attacked(rounds, keep):
+        attack = fed.Attack(rounds, update=fed.poison.Scale(2.0))
+        return server(keep=keep).run(2, attacks={1: attack}, checkpoint=tmp_path, progress=False)
+
+    first = attacked([1, 2], ["samples", "updates"])
+    assert weights(attacked((2, 1), ["updates", "samples"])) == weights(first)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        attacked([1], ["samples", "updates"])

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from math import inf
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import Float64, choice, count, number
+from rsfl._fingerprint import described
 from rsfl.bounds import records
 from rsfl.fed import draws
 from rsfl.fed.aggregate import Mean, Rule
@@ -32,7 +33,7 @@ from rsfl.train import CrossEntropy
 __all__ = ["Result", "RoundError", "Run", "Server"]
 
 _KEEP = ("samples", "updates")
-_WORDS = 300  # characters of a reason: what a client says of itself is not to fill the ledger
+_REASON = 300  # characters of a reason: what a client says of itself is not to fill the ledger
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,7 @@ class Server:
         for name in ("clip", "noise", "update_clip", "timeout"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 at_round(name, getattr(self, name), 1)
-        for what in self.keep:
-            choice("keep", what, _KEEP)
+        object.__setattr__(self, "keep", frozenset(choice("keep", what, _KEEP) for what in self.keep))
         count("min_clients", self.min_clients, 1)
         count("seed", self.seed)
         ids = [count("clients", one.id) for one in self.clients]
@@ -389,7 +389,7 @@ class Run:
             if not problem:
                 rows[i] = self.layout.vector(reply)
             absent = isinstance(reply, Failure) or reply is None
-            why = " ".join(str(problem).split())[:_WORDS]
+            why = " ".join(str(problem).split())[:_REASON]
             verdicts.append(("absent" if absent else "rejected" if problem else "used", why))
         self.tamper(participants, rows, [v[0] == "used" for v in verdicts], sent, index)
         for i, (outcome, _) in enumerate(verdicts):
@@ -483,15 +483,15 @@ class Run:
 
         Functions count by their names, and data sets by the samples' numbers: neither is looked into.
         """
-        settings = {f.name: _words(getattr(self.server, f.name)) for f in fields(self.server) if f.name != "clients"}
+        settings = {f.name: described(getattr(self.server, f.name)) for f in fields(self.server) if f.name != "clients"}
         parts: list[Any] = [
             settings,
-            [(one.id, _words(one.trainer)) for one in self.server.clients],
-            [_words(torch.from_numpy(one.where)) for one in self.server.clients if isinstance(one, Client)],
-            _words(self.layout.read(self.server.model)),
+            [(one.id, described(one.trainer)) for one in self.server.clients],
+            [described(torch.from_numpy(one.where)) for one in self.server.clients if isinstance(one, Client)],
+            described(self.layout.read(self.server.model)),
             list(self.layout.shapes.items()),
             sorted(self.exclude),
-            [(id_, _words(attack)) for id_, attack in sorted(self.attacks.items())],
+            [(id_, described(attack)) for id_, attack in sorted(self.attacks.items())],
             # The last round is the one without noise: a longer run is another run.
             self.rounds if self.server.noise is not None else None,
         ]
@@ -505,20 +505,3 @@ def _mixes(one: Participant) -> bool:
 def _name(rule: Any) -> str:
     """``mean`` for the rule that certificates know, the class or function name of any other."""
     return "mean" if type(rule) is Mean else getattr(rule, "__name__", type(rule).__name__)
-
-
-def _words(value: Any) -> str:
-    """A setting in words that are the same in every process: names and numbers, no addresses."""
-    if isinstance(value, Tensor):
-        return sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-    if isinstance(value, nn.Module):
-        return type(value).__name__
-    if is_dataclass(value) and not isinstance(value, type):
-        return (
-            f"{type(value).__name__}({', '.join(f'{f.name}={_words(getattr(value, f.name))}' for f in fields(value))})"
-        )
-    if isinstance(value, Mapping):
-        return repr({key: _words(one) for key, one in value.items()})
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return repr(sorted(map(_words, value)))
-    return getattr(value, "__qualname__", type(value).__qualname__) if callable(value) else repr(value)
