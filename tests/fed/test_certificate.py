@@ -263,13 +263,29 @@ def test_attackers_who_were_not_there_change_nothing():
     assert set(certificate.reach[certificate.label != ABSTAIN].tolist()) == {np.inf}
 
 
+VOTES = {"method": "votes", "sigma": 0.1}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"method": "guess"}, ValueError, "method must be one of 'margin', 'votes', 'published', got 'guess'"),
-        ({"sigma": 0.1}, ValueError, "sigma must be given for votes and for nothing else, got 0.1"),
-        ({"method": "votes"}, ValueError, "sigma must be given for votes and for nothing else, got None"),
-        ({"n": 100}, ValueError, "n says nothing for method='margin', got 100"),
+        ({"sigma": 0.1}, ValueError, "sigma does not apply to method='margin'; leave it out, got 0.1"),
+        ({"method": "votes"}, ValueError, "sigma must be given for method='votes', got None"),
+        ({"method": "published"}, ValueError, "sigma must be given for method='published', got None"),
+        ({"n": 100}, ValueError, "n does not apply to method='margin'; leave it out, got 100"),
+        ({"n0": -4}, ValueError, "n0 does not apply to method='margin'; leave it out, got -4"),
+        ({"alpha": 7}, ValueError, "alpha does not apply to method='margin'; leave it out, got 7"),
+        ({"confidence": "nonsense"}, ValueError, "confidence does not apply to method='margin'"),
+        ({"lipschitz": 3.0}, ValueError, "lipschitz does not apply to method='margin'; leave it out, got 3.0"),
+        ({"seed": 0}, ValueError, "seed does not apply to method='margin'; leave it out, got 0"),
+        ({**VOTES, "alpha": 0.01}, ValueError, "alpha does not apply to exact votes, without n; leave it out"),
+        ({**VOTES, "lipschitz": 3.0}, ValueError, "lipschitz does not apply to method='votes'"),
+        ({**VOTES, "sigma": 0}, ValueError, r"sigma must lie in \(0, inf\), got 0"),
+        ({**VOTES, "n": 100, "n0": 0}, ValueError, "n0 must be a count of at least 1"),
+        ({**VOTES, "n": 100, "alpha": 7}, ValueError, r"alpha must lie in \(0, 1\), got 7"),
+        ({**VOTES, "n": 100, "confidence": "nonsense"}, ValueError, "confidence must be one of"),
+        ({"method": "published", "sigma": 0.1, "lipschitz": -1.0}, ValueError, "lipschitz must lie in"),
         ({"method": "published", "sigma": 0.1}, ValueError, "lipschitz must be given for a run without a clip"),
         ({"threat": Threat("feature", clients=[0], rounds=[9], norm=0.1)}, ValueError, r"rounds 1 to 3, got \[9\]"),
         ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update-clip'"),

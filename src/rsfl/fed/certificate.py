@@ -1,6 +1,6 @@
 """From a trained model, its ledger and a threat to certified predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsfl import bounds
-from rsfl._checks import Float64, choice, count, number
+from rsfl._checks import Float64, choice, number
 from rsfl.assumptions import (
     IDEAL_NOISE,
     INDEPENDENT_DRAWS,
@@ -25,6 +25,7 @@ from rsfl.assumptions import (
 from rsfl.bounds.records import Participant, Round
 from rsfl.fed.ledger import Ledger
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
+from rsfl.smooth.certificate import METHODS
 from rsfl.smooth.parameter import affine_layer
 from rsfl.smooth.votes import evaluating
 
@@ -81,6 +82,14 @@ class PoisoningCertificate(Certificate):
     deviation: float
 
 
+_SAMPLING: dict[str, Any] = {
+    "n0": 100,
+    "alpha": 0.001,
+    "confidence": "clopper-pearson",
+    "seed": 0,
+}  # where votes are sampled
+
+
 def certify(
     model: nn.Module,
     x: Tensor,
@@ -90,11 +99,11 @@ def certify(
     method: str = "margin",
     sigma: float | None = None,
     n: int | None = None,
-    n0: int = 100,
-    alpha: float = 0.001,
-    confidence: str = "clopper-pearson",
+    n0: int | None = None,
+    alpha: float | None = None,
+    confidence: str | None = None,
     lipschitz: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     index: Tensor | Sequence[int] | None = None,
 ) -> PoisoningCertificate:
     """Which predictions of a federated model a threat against its training did not change.
@@ -117,12 +126,13 @@ def certify(
         method: ``margin``, ``votes`` or ``published``.
         sigma: Standard deviation of the noise on each parameter, for votes.
         n: Noisy models that estimate the votes; None for exact votes of a linear model.
-        n0: Noisy models that select the label.
-        alpha: Probability, for each input, with which sampled votes may mislead.
-        confidence: Bound for sampled votes, ``clopper-pearson`` or ``hoeffding``.
+        n0: Noisy models that select the label, 100 by default. This and the next two, and ``seed``, are for sampled
+            votes only.
+        alpha: Probability, for each input, with which sampled votes may mislead, 0.001 by default.
+        confidence: Bound for sampled votes, ``clopper-pearson`` by default, or ``hoeffding``.
         lipschitz: L_Z of the published formula; by default, for linear models alone, Lemma 1 at the clip radius of the
             attacked round.
-        seed: Seed of the noisy models; not one of the training.
+        seed: Seed of the noisy models, 0 by default; not one of the training.
         index: (B,) which inputs these are; 0 ... B - 1 by default.
 
     Returns:
@@ -130,40 +140,32 @@ def certify(
 
     Raises:
         ConditionError: The run breaks a condition; the message names it and quotes the value.
-        ValueError: An argument is out of its range, missing, or says nothing for this method.
+        ValueError: An argument is out of its range, missing, or does not apply to this method.
     """
     choice("method", method, ("margin", "votes", "published"))
-    if (sigma is None) != (method == "margin"):
-        raise ValueError(f"sigma must be given for votes and for nothing else, got {sigma!r} with method={method!r}")
+    sampling: dict[str, Any] = {"n0": n0, "alpha": alpha, "confidence": confidence, "seed": seed}
+    if method == "margin":
+        _refuse("method='margin'", sigma=sigma, n=n, **sampling, lipschitz=lipschitz)
+    elif sigma is None:
+        raise ValueError(f"sigma must be given for method={method!r}, got None")
+    elif method == "votes":
+        _refuse("method='votes'", lipschitz=lipschitz)
+        if n is None:
+            _refuse("exact votes, without n", **sampling)
+    if sigma is not None:
+        sigma = number("sigma", sigma, 0, inf, open_low=True, open_high=True)
+    sampling = _SAMPLING | {name: value for name, value in sampling.items() if value is not None}
+    sampling |= {"sigma": sigma, "n": 1000 if n is None else n, "index": index}
     rounds = ledger.rounds if isinstance(ledger, Ledger) else tuple(ledger)
     if method == "published":
-        shares = ledger.entries if isinstance(ledger, Ledger) else ()
-        final = {entry.round.index: entry.shares for entry in shares}
-        return _published(
-            model,
-            x,
-            rounds,
-            final,
-            threat,
-            sigma=number("sigma", sigma, 0, inf, open_low=True, open_high=True),
-            n=1000 if n is None else n,
-            n0=n0,
-            alpha=alpha,
-            confidence=confidence,
-            lipschitz=lipschitz,
-            seed=seed,
-            index=index,
-        )
+        entries = ledger.entries if isinstance(ledger, Ledger) else ()
+        final_shares = {entry.round.index: entry.shares for entry in entries}
+        return _published(model, x, rounds, final_shares, threat, lipschitz, **sampling)
     moved = bounds.deviation(rounds, threat)
-    if n is not None and method == "votes":
-        smoother = ParameterSmoother(model, number("sigma", sigma), _classes(model))
-        base = smoother.certify(
-            x, n0=n0, n=n, alpha=alpha, seed=seed, index=index, runner_up="bounded", method=confidence
-        )
-    else:
-        if n is not None:
-            raise ValueError(f"n says nothing for method='margin', got {n!r}")
+    if n is None:
         base = _exact(model, x, sigma, index)
+    else:
+        base = _sampled(model, x, _linear_layer(model).out_features, **sampling)
     held = base.radius > moved.value  # strictly: the ball is open
     return _joined(
         base,
@@ -178,6 +180,13 @@ def certify(
             *(OF_TRAINING[name] for name in (*moved.checked, *moved.trusted)),
         ),
     )
+
+
+def _refuse(where: str, **arguments: Any) -> None:
+    """Raise for the first argument that was given although it does not apply."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name} does not apply to {where}; leave it out, got {value!r}")
 
 
 def largest_backdoors(certificate: PoisoningCertificate, ledger: Ledger | Sequence[Round]) -> PoisoningCertificate:
@@ -214,19 +223,26 @@ def _joined(
     return PoisoningCertificate(**fields | {"assumptions": assumptions})
 
 
-def _classes(model: nn.Module) -> int:
+def _linear_layer(model: nn.Module) -> nn.Linear:
+    """The one affine layer of a linear model."""
     layer = affine_layer(model)
     if layer is None:
         raise bounds.ConditionError("linear-model", "the model", type(model).__name__)
-    return layer[1].out_features
+    return layer[1]
+
+
+def _sampled(
+    model: nn.Module, x: Tensor, num_classes: int, *, sigma: float, confidence: str, **votes: Any
+) -> Certificate:
+    """Labels and reaches by the votes of noisy models."""
+    choice("confidence", confidence, tuple(METHODS))
+    smoother = ParameterSmoother(model, sigma, num_classes)
+    return smoother.certify(x, runner_up="bounded", method=confidence, **votes)
 
 
 def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Sequence[int] | None) -> Certificate:
     """Labels and reaches of a linear model without sampling: by its margins, or by its exact votes."""
-    layer = affine_layer(model)
-    if layer is None:
-        raise bounds.ConditionError("linear-model", "the model", type(model).__name__)
-    linear = layer[1]
+    linear = _linear_layer(model)
     if x.dtype != torch.float64 or linear.weight.dtype != torch.float64:
         raise ValueError(f"x and the model must be float64, got {x.dtype} and {linear.weight.dtype}")
     if not bool(x.isfinite().all()):
@@ -274,29 +290,26 @@ def _published(
     model: nn.Module,
     x: Tensor,
     rounds: Sequence[Round],
-    shares: dict[int, Any],
+    final_shares: Mapping[int, Mapping[int, float]],
     threat: bounds.Threat,
+    lipschitz: float | None,
     *,
     sigma: float,
-    n: int,
-    n0: int,
-    alpha: float,
-    confidence: str,
-    lipschitz: float | None,
-    seed: int,
-    index: Tensor | Sequence[int] | None,
+    **sampling: Any,
 ) -> PoisoningCertificate:
+    """Corollary 1, with the weights that the aggregation rule ended up with where those are not the server's."""
     if threat.level != "feature" or threat.clients is None or threat.rounds is None or len(threat.rounds) != 1:
         raise ValueError(f"threat must name the clients and one round of a feature-level attack, got {threat!r}")
     by_index = {record.index: record for record in rounds}
     if threat.rounds[0] not in by_index:
         raise ValueError(f"threat.rounds must lie in the ledger's rounds, got {threat.rounds!r}")
     record = by_index[threat.rounds[0]]
-    final = shares.get(record.index, {}) if record.aggregator == "GeometricMedian" else {}
     if record.aggregator not in ("mean", "GeometricMedian"):
         raise bounds.ConditionError("plain-averaging", f"round {record.index}", f"aggregator={record.aggregator!r}")
+    median = record.aggregator == "GeometricMedian"
+    shares = final_shares.get(record.index, {}) if median else {}
     attackers = [
-        _attacker(one, threat, final.get(one.client, one.weight))
+        _attacker(one, threat, shares.get(one.client, one.weight))
         for one in record.participants
         if one.client in threat.clients
     ]
@@ -306,14 +319,12 @@ def _published(
         if record.clip == inf:
             raise ValueError(f"lipschitz must be given for a run without a clip in round {record.index}, got None")
         lipschitz = bounds.logistic_lipschitz(record.clip)
+    lipschitz = number("lipschitz", lipschitz, 0, inf, open_high=True)
     last = rounds[-1]
     later = [(one.clip, one.noise_std) for one in rounds if record.index < one.index < last.index and one.noise_std]
     if last is not record:
         later.append((last.clip, sigma))  # the last factor is that of the smoothing noise
-    smoother = ParameterSmoother(model, sigma, _outputs(model, x))
-    base = smoother.certify(
-        x, n0=n0, n=count("n", n, 1), alpha=alpha, seed=seed, index=index, runner_up="bounded", method=confidence
-    )
+    base = _sampled(model, x, _outputs(model, x), sigma=sigma, **sampling)
     noise = record.noise_std if record is not last else sigma
     p_a, p_b = base.p_lower.cpu().numpy(), base.p_upper.cpu().numpy()
     if not attackers:  # none of them took part in the attacked round
@@ -330,15 +341,15 @@ def _published(
             later=later,
         )
     reach = torch.as_tensor(np.asarray(radius), device=x.device)
-    unsound = (WEIGHTS_OF_DATA,) if record.aggregator == "GeometricMedian" else ()
-    measured = {name: getattr(base, name) for name in base.__dataclass_fields__} | {"law": BackdoorNorm()}
+    norm = float(threat.norm or 0.0)  # the feature level has one
+    unsound = (WEIGHTS_OF_DATA,) if median else ()
     return _joined(
-        Certificate(**measured),
+        replace(base, law=BackdoorNorm()),
         method="published",
         threat=threat,
         reach=reach,
-        held=reach > number("norm", threat.norm, 0),
-        deviation=float(threat.norm or 0.0),
+        held=reach > norm,
+        deviation=norm,
         assumptions=(PUBLISHED_FORM, *unsound, WHOLE_LEDGER, PER_INPUT, INDEPENDENT_DRAWS, IDEAL_NOISE, ONE_FUNCTION),
     )
 
@@ -351,10 +362,9 @@ def _attacker(one: Participant, threat: bounds.Threat, weight: float) -> bounds.
         share = max(min(1.0, threat.per_batch / size) for size in one.batch_sizes)
     else:
         raise ValueError(f"threat must give share or per_batch for the published formula, got {threat!r}")
-    scale = np.broadcast_to(threat.scale, (2,)).max()
     return bounds.Attacker(
         weight=min(1.0, weight),
-        scale=float(scale),
+        scale=threat.scales[1],
         steps=len(one.batch_sizes),
         lr=one.learning_rate,
         poison_fraction=share,
