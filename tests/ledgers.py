@@ -9,7 +9,7 @@ PLAIN = {
     "aggregator": "mean",
     "model": "linear",
     "loss": "softmax cross-entropy",
-    "optimiser": "sgd",
+    "optimizer": "sgd",
     "momentum": 0.0,
     "dtype": "float64",
     "weights_from": "server",
@@ -21,7 +21,7 @@ def participant(**changes):
     given = {
         "client": 0,
         "weight": 0.25,
-        "learning_rate": 0.2,
+        "lr": 0.2,
         "decay": (0.1, 0.1),
         "input_norm": 1.5,
         "batch_sizes": [4, 4, 1],
@@ -66,7 +66,7 @@ def settings_of_clients(draw):
                 weight=1 / clients,
                 input_norm=size,
                 decay=(lam, lam),
-                learning_rate=draw(st.floats(0.05, 1)) / (lam + size**2 / 2),
+                lr=draw(st.floats(0.05, 1)) / (lam + size**2 / 2),
                 update_norm=draw(st.floats(0, 1)),
                 gap=draw(st.floats(0, 0.1)),
             )

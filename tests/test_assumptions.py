@@ -75,7 +75,9 @@ def trained():
     members = fed.clients(x, (x[:, 0] > 0.5).long(), parts, fed.SGD(lr=0.5, batch_size=5, decay=0.1))
 
     def run(rule):
-        server = fed.Server(nn.Linear(3, 2).double(), members, aggregate=rule, clip=3.0, update_clip=6.0, noise=0.01)
+        server = fed.Server(
+            nn.Linear(3, 2).double(), members, aggregate=rule, clip=3.0, update_clip=6.0, noise_std=0.01
+        )
         return server.run(2, progress=False), x
 
     return run

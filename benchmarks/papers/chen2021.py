@@ -216,7 +216,7 @@ class Experiment:
         parts = fed.partition.major_class(self.y.cpu(), scale.devices, scale.samples, case.gamma, seed=SEED)
         trainer = fed.SGD(lr=scale.lr, batch_size=30, steps=scale.batches, loss=loss)
         server = fed.Server(model, fed.clients(self.x, self.y, parts, trainer), fraction=0.1, seed=SEED)
-        return server.run(scale.rounds, checkpoint=path, progress=False).model
+        return server.run(scale.rounds, checkpoint=path).model
 
     def measured(self, case: Case) -> dict[str, Any]:
         """The certified test images: for each the radius, -1 where it is not certified to be of its class."""

@@ -19,10 +19,10 @@ BROKEN = [
     ("linear-model", log(model="linear+batchnorm"), "model='linear+batchnorm'"),
     ("plain-loss", log(loss="hinge"), "loss='hinge'"),
     ("plain-sgd", log(momentum=0.9), "momentum=0.9"),
-    ("plain-sgd", log(optimiser="adam"), "optimiser='adam'"),
+    ("plain-sgd", log(optimizer="adam"), "optimizer='adam'"),
     ("one-decay", log(participants=[participant(weight=1, decay=(0.0, 0.1))]), "decay=(0.0, 0.1)"),
     ("known-inputs", log(participants=[participant(weight=1, input_norm=np.inf)]), "input_norm=inf"),
-    ("step-size", log(participants=[participant(weight=1, learning_rate=1.7)]), "learning_rate=1.7 > 1.63"),
+    ("step-size", log(participants=[participant(weight=1, lr=1.7)]), "lr=1.7 > 1.63"),
     ("server-weights", log(weights_from="clients"), "weights_from='clients'"),
     ("server-weights", log(participants=[participant(weight=0.9)]), "weights that sum to 0.9"),
     ("server-step", log(server_step=1.5), "server_step=1.5"),
@@ -71,7 +71,7 @@ def test_register_in_the_documentation_is_complete():
 
 
 def test_a_removed_client_may_have_done_anything():
-    odd = participant(weight=0.25, learning_rate=50.0, decay=(0.0, 1.0), input_norm=np.inf, outcome="clipped")
+    odd = participant(weight=0.25, lr=50.0, decay=(0.0, 1.0), input_norm=np.inf, outcome="clipped")
     rounds = [record(participants=[odd, *(participant(client=i, weight=0.25) for i in (1, 2, 3))], update_clip=9.0)]
     assert value(rounds, Threat("removal", clients=[0])) > 0
     with pytest.raises(ConditionError, match="client 0: condition 'one-decay'"):

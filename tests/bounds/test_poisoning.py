@@ -109,7 +109,7 @@ def ledger(s, log, r):
                 Participant(
                     client=i,
                     weight=s.weight[r, t, i],
-                    learning_rate=s.rate[r, i],
+                    lr=s.rate[r, i],
                     decay=(s.decay[r, i], s.decay[r, i]),
                     input_norm=s.input_norm[r, i],
                     batch_sizes=s.sizes,
@@ -577,9 +577,7 @@ def test_recursion_against_fifty_digits():
         eta, lam, size = rng.uniform(0.05, 0.2), rng.uniform(0.01, 1), rng.uniform(1, 2)
         weight, step, longest, norm = rng.uniform(0.1, 0.9), rng.uniform(0.1, 1), rng.uniform(3, 5), rng.uniform(0, 2)
         tau, clip = int(rng.integers(1, 6)), rng.uniform(0.5, 4)
-        one = participant(
-            weight=weight, learning_rate=eta, decay=(lam, lam), input_norm=size, batch_sizes=[3] * tau, samples=None
-        )
+        one = participant(weight=weight, lr=eta, decay=(lam, lam), input_norm=size, batch_sizes=[3] * tau, samples=None)
         two = replace(one, client=1, weight=1 - weight, decay=(0.0, 0.0))
         rounds = [
             record(t, participants=[one, two], broadcast_norm=norm, server_step=step, update_clip=longest, clip=clip)
@@ -612,7 +610,7 @@ def test_poisoned_update_against_fifty_digits():
             rng.uniform(1, 2),
         )
         gamma = rng.uniform(0, 3)
-        one = participant(weight=1.0, learning_rate=eta, decay=(lam, lam), input_norm=size)
+        one = participant(weight=1.0, lr=eta, decay=(lam, lam), input_norm=size)
         threat = Threat(
             "feature", clients=[0], norm=delta, flips=flips, per_batch=2, scale=gamma, input_norm=size * outer
         )
@@ -729,7 +727,7 @@ def test_more_honest_rounds_never_take_the_models_further_apart(rounds, threat):
 @given(ledgers(), st.sampled_from(THREATS), st.sampled_from(["input_norm", "decay", "update_norm", "gap"]))
 def test_a_harder_ledger_is_never_bounded_by_less(rounds, threat, name):
     # Slower steps keep the step-size condition, and then larger inputs, updates and gaps, or no decay, only add.
-    calm = [[replace(p, learning_rate=p.learning_rate / 10) for p in one.participants] for one in rounds]
+    calm = [[replace(p, lr=p.lr / 10) for p in one.participants] for one in rounds]
 
     def with_(change):
         return [replace(one, participants=[change(p) for p in ps]) for one, ps in zip(rounds, calm, strict=True)]

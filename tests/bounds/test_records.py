@@ -19,7 +19,7 @@ def test_a_round_survives_json():
     ("make", "change", "message"),
     [
         (participant, {"weight": 1.5}, "weight must lie in"),
-        (participant, {"learning_rate": 0.0}, "learning_rate must lie in"),
+        (participant, {"lr": 0.0}, "lr must lie in"),
         (participant, {"decay": (0.2, 0.1)}, "decay must be the smallest and the largest"),
         (participant, {"decay": 0.1}, "decay must be the smallest and the largest"),
         (participant, {"input_norm": float("nan")}, "input_norm must lie in"),

@@ -26,7 +26,7 @@ def problem(seed=0, clients=8, dtype=DOUBLE, trainer=None, model=None, **setting
         model = model or nn.Linear(5, 3).to(dtype)
     trainer = trainer or fed.SGD(lr=0.5, batch_size=4, decay=0.1)
     parts = fed.partition.equal(len(x), clients, seed=seed)
-    options = {"noise": 0.01, "keep": ("samples",), "seed": seed} | settings
+    options = {"noise_std": 0.01, "keep": ("samples",), "seed": seed} | settings
     return fed.Server(model, fed.clients(x, y, parts, trainer), **options)
 
 
@@ -197,7 +197,7 @@ def published(result, threat=PUBLISHED, **options):
 
 
 def test_the_published_certificate_is_corollary_one_on_the_ledgers_numbers():
-    server = problem(clip=lambda t: 1.0 + t, noise=0.05)
+    server = problem(clip=lambda t: 1.0 + t, noise_std=0.05)
     result = server.run(4, progress=False)
     certificate = published(result, confidence="hoeffding")
     record = result.ledger.rounds[1]
@@ -236,7 +236,7 @@ def test_the_short_last_batch_counts_with_its_own_share():
 
 def test_the_published_formula_asks_for_the_lipschitz_constant_of_a_network():
     network = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
-    result = problem(model=network, clip=2.0, noise=0.05).run(3, progress=False)
+    result = problem(model=network, clip=2.0, noise_std=0.05).run(3, progress=False)
     with pytest.raises(ValueError, match="lipschitz must be given for Sequential: Lemma 1 is of linear models"):
         published(result)
     assert published(result, lipschitz=5.0).reach.isfinite().all()

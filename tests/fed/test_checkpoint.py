@@ -71,7 +71,7 @@ def interrupted(run, rounds, after, path, **options):
 
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_the_noise_is_not_skipped_by_a_resume(tmp_path, after):
-    run = server(noise=0.5, clip=1.0)
+    run = server(noise_std=0.5, clip=1.0)
     interrupted(run, 5, after, tmp_path)
     resumed, whole = run.run(5, checkpoint=tmp_path, progress=False), run.run(5, progress=False)
     assert weights(resumed) == weights(whole)
@@ -95,7 +95,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_refused_and_the_previous_one_used(tmp_path, damage):
-    run = server(noise=0.1)
+    run = server(noise_std=0.1)
     interrupted(run, 6, 3, tmp_path)
     last = tmp_path / "state-00000003.rsfl"
     last.write_bytes(damage(last.read_bytes()))
@@ -168,7 +168,7 @@ def test_a_finished_run_is_read_back_and_can_go_on_where_its_end_was_not_special
     assert weights(run.run(4, checkpoint=tmp_path, progress=False)) == weights(run.run(4, progress=False))
     with pytest.raises(ValueError, match="rounds must be at least the 4"):
         run.run(3, checkpoint=tmp_path, progress=False)
-    noisy = server(noise=0.1)
+    noisy = server(noise_std=0.1)
     noisy.run(2, checkpoint=tmp_path / "noisy", progress=False)
     with pytest.raises(CheckpointError, match="belongs to another run"):
         noisy.run(4, checkpoint=tmp_path / "noisy", progress=False)

@@ -218,7 +218,7 @@ def test_any_callable_trains():
     result = fed.Server(build(), members).run(4, progress=False)
     assert fed.accuracy(result.model, x, y) > fed.accuracy(build(), x, y)
     assert seen[:3] == [(40, 0, 1), (40, 1, 1), (40, 2, 1)]
-    assert result.ledger.rounds[0].optimiser == "custom"
+    assert result.ledger.rounds[0].optimizer == "custom"
     assert result.ledger.rounds[0].loss == "custom"
 
 

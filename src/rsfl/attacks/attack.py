@@ -99,7 +99,7 @@ class Attack(ABC):
             raise TypeError(f"smoother must be a smooth.Smoother, got {smoother!r}")
         checked_labels(y, len(x), smoother.num_classes)
         region = self._region(smoother.law, x.detach())
-        x, centre = x.detach(), region.centre
+        x, centre = x.detach(), region.center
         noise = self.draw(smoother, x, generator) if noise is None else noise.detach()
         spare = torch.randn(centre.shape, generator=generator, device=centre.device, dtype=centre.dtype)
         start = torch.zeros_like(centre)

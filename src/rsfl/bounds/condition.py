@@ -75,7 +75,7 @@ def _of_round(record: Round) -> list[tuple[str, bool, str]]:
         ("plain-averaging", record.aggregator == "mean", f"aggregator={record.aggregator!r}"),
         ("linear-model", record.model == "linear", f"model={record.model!r}"),
         ("plain-loss", record.loss == "softmax cross-entropy", f"loss={record.loss!r}"),
-        ("plain-sgd", record.optimiser == "sgd", f"optimiser={record.optimiser!r}"),
+        ("plain-sgd", record.optimizer == "sgd", f"optimizer={record.optimizer!r}"),
         ("plain-sgd", record.momentum == 0.0, f"momentum={record.momentum!r}"),
         ("server-weights", record.weights_from == "server", f"weights_from={record.weights_from!r}"),
         ("server-weights", abs(total - 1.0) <= 1e-12, f"weights that sum to {total!r}"),
@@ -99,7 +99,7 @@ def _of_participant(one: Participant) -> list[tuple[str, bool, str]]:
         ("one-decay", low == high, f"decay={one.decay!r}"),
         ("known-inputs", one.input_norm < inf, f"input_norm={one.input_norm!r}"),
         # The slack is rounding: contraction factors are not capped at 1, so that it costs nothing but itself.
-        ("step-size", one.learning_rate <= limit * (1 + ULP), f"learning_rate={one.learning_rate!r} > {limit!r}"),
+        ("step-size", one.lr <= limit * (1 + ULP), f"lr={one.lr!r} > {limit!r}"),
     ]
 
 
@@ -122,11 +122,11 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
 
     Example:
         >>> one = Participant(
-        ...     client=0, weight=1.0, learning_rate=0.1, decay=(0.1, 0.1), input_norm=1.4, batch_sizes=[10],
+        ...     client=0, weight=1.0, lr=0.1, decay=(0.1, 0.1), input_norm=1.4, batch_sizes=[10],
         ...     update_norm=0.2, gap=0.0)
         >>> record = Round(
         ...     index=1, participants=[one], broadcast_norm=0.0, aggregator="mean", model="linear",
-        ...     loss="softmax cross-entropy", optimiser="sgd", momentum=0.0, dtype="float64", weights_from="server",
+        ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0, dtype="float64", weights_from="server",
         ...     seed=0)
         >>> conditions([record], Threat("client", clients=[0]))[:3]
         ('consecutive-rounds', 'plain-averaging', 'linear-model')

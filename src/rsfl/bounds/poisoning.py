@@ -26,19 +26,19 @@ _ROOT2 = sqrt(2.0) * (1 + 2**-52)  # just above sqrt(2): the bound on ||p - y||,
 
 def _step_factor(one: Participant) -> float:
     """Lipschitz constant of one honest local step: max(|1 - eta lam|, |1 - eta (lam + beta)|), rounded up."""
-    rate, decay = one.learning_rate, one.decay[0]
+    rate, decay = one.lr, one.decay[0]
     return max(abs(1 - rate * decay), abs(1 - rate * (decay + smoothness(one)))) + ULP
 
 
 def _decays(one: Participant) -> Float64:
     """What decay leaves of the weights after 0, 1, ..., steps - 1 local steps, rounded up."""
-    kept = abs(1 - one.learning_rate * one.decay[0]) + ULP * (one.decay[0] > 0)
+    kept = abs(1 - one.lr * one.decay[0]) + ULP * (one.decay[0] > 0)
     return np.asarray(kept ** np.arange(len(one.batch_sizes)) * up(8), dtype=np.float64)
 
 
 def _training(one: Participant) -> tuple[float, float, float]:
     """Of an honest local training: its Lipschitz constant, then what bounds its update, pull * || sent || + push."""
-    steps, rate, decay = len(one.batch_sizes), one.learning_rate, one.decay[0]
+    steps, rate, decay = len(one.batch_sizes), one.lr, one.decay[0]
     kappa = _step_factor(one) ** steps * up(4)
     if one.outcome in ("absent", "rejected"):
         kappa = max(kappa, 1.0)  # the update counts as zero, and the training as the identity
@@ -120,7 +120,7 @@ def _injected(one: Participant, threat: Threat, norm: Float64, sent_norm: Float6
     One step apart: the honest step from both iterates, which contracts, and the change of the gradient at the poisoned
     iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || || x - x' || + || a - a' || || x ||.
     """
-    clean, rate = one.input_norm, one.learning_rate
+    clean, rate = one.input_norm, one.lr
     poisoned = np.full_like(norm, inf if threat.input_norm is None else threat.input_norm)
     if threat.level == "feature":
         poisoned = np.minimum(poisoned, clean + norm)
@@ -334,12 +334,12 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
     Example:
         >>> import dataclasses
         >>> client = Participant(
-        ...     client=0, weight=0.5, learning_rate=0.1, decay=(0.1, 0.1), input_norm=1.4, batch_sizes=[10, 10],
+        ...     client=0, weight=0.5, lr=0.1, decay=(0.1, 0.1), input_norm=1.4, batch_sizes=[10, 10],
         ...     update_norm=0.2, gap=0.01)
         >>> other = dataclasses.replace(client, client=1)
         >>> record = Round(
         ...     index=1, participants=[client, other], broadcast_norm=0.0, aggregator="mean", model="linear",
-        ...     loss="softmax cross-entropy", optimiser="sgd", momentum=0.0, dtype="float64", weights_from="server",
+        ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0, dtype="float64", weights_from="server",
         ...     seed=0)
         >>> deviation([record], Threat("removal", clients=[0])).value
         0.0200...

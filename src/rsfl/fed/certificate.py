@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -82,12 +82,8 @@ class PoisoningCertificate(Certificate):
     deviation: float
 
 
-_SAMPLING: dict[str, Any] = {
-    "n0": 100,
-    "alpha": 0.001,
-    "confidence": "clopper-pearson",
-    "seed": 0,
-}  # where votes are sampled
+# What sampled votes take where nothing else is said.
+_SAMPLING: dict[str, Any] = {"n0": 100, "alpha": 0.001, "confidence": "clopper-pearson", "seed": 0}
 
 
 def certify(
@@ -341,7 +337,7 @@ def _published(
             later=later,
         )
     reach = torch.as_tensor(np.asarray(radius), device=x.device)
-    norm = float(threat.norm or 0.0)  # the feature level has one
+    norm = cast(float, threat.norm)  # which the feature level has
     unsound = (WEIGHTS_OF_DATA,) if median else ()
     return _joined(
         replace(base, law=BackdoorNorm()),
@@ -366,7 +362,7 @@ def _attacker(one: Participant, threat: bounds.Threat, weight: float) -> bounds.
         weight=min(1.0, weight),
         scale=threat.scales[1],
         steps=len(one.batch_sizes),
-        lr=one.learning_rate,
+        lr=one.lr,
         poison_fraction=share,
     )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import count, number
-from rsfl.fed.client import SGD, Client, Participant, Remote, Task, Trainer
+from rsfl.fed.client import SGD, Client, Member, Remote, Task, Trainer
 from rsfl.fed.layout import Layout
 from rsfl.fed.server import Result, Run, Server
 from rsfl.fed.training import Failure, fit_alone
@@ -36,7 +36,7 @@ __all__ = ["Strategy", "client_app", "register"]
 _LOG = logging.getLogger("flwr")
 
 
-def client_app(build: Callable[[Context], tuple[nn.Module, Participant]], *, threads: int | None = 1) -> ClientApp:
+def client_app(build: Callable[[Context], tuple[nn.Module, Member]], *, threads: int | None = 1) -> ClientApp:
     """The ClientApp of a client: says who it is when asked, and trains when told to.
 
     What a trainer draws is keyed by seed, round and client, so a client trains here as it does in `Server.run`. An
@@ -90,8 +90,8 @@ def register(
     clients: int,
     trainer: Trainer | None = None,
     *,
-    largest: int = 1_000_000,
-    patience: float = 60.0,
+    max_samples: int = 1_000_000,
+    reply_timeout: float = 60.0,
     timeout: float = 3600.0,
 ) -> list[Remote]:
     """Ask the nodes who they are, until there are enough different clients.
@@ -103,8 +103,8 @@ def register(
         grid: What Flower gives to a ServerApp.
         clients: How many clients to wait for, at least.
         trainer: How all of them are told to train, for the ledger; plain `SGD` if None.
-        largest: Number of samples above which a node is not believed, and left out.
-        patience: Seconds to wait for the answer of a node that is connected.
+        max_samples: A node that claims more samples is left out.
+        reply_timeout: Seconds to wait for the answer of a node that is connected.
         timeout: Seconds to wait for all of them.
 
     Returns:
@@ -117,17 +117,15 @@ def register(
     claims: dict[int, Remote | None] = {}
     end = time.monotonic() + number("timeout", timeout, 0.0)
     while True:
-        claims |= _ask(grid, set(grid.get_node_ids()) - set(claims), patience)
+        claims |= _ask(grid, set(grid.get_node_ids()) - set(claims), reply_timeout)
         found: dict[int, Remote] = {}
         for claim in claims.values():
-            if claim is not None and claim.size <= largest:
+            if claim is not None and claim.size <= max_samples:
                 found.setdefault(claim.id, claim)
         if len(found) >= clients:
             return [replace(found[id_], trainer=SGD() if trainer is None else trainer) for id_ in sorted(found)]
         if time.monotonic() > end:
-            raise TimeoutError(
-                f"clients must be at most the {len(found)} that registered in {timeout} s, got {clients}"
-            )
+            raise TimeoutError(f"only {len(found)} of {clients} clients registered within {timeout:g} s")
         time.sleep(min(1.0, timeout))
 
 
@@ -145,12 +143,12 @@ class Strategy(Base):  # type: ignore[misc]
         exclude: Clients that never take part.
         evaluate: Metrics of the model after each round, by name: on the server, from its own data.
         checkpoint: Directory in which each round is saved, and from which an interrupted run goes on.
-        nodes: Number of the Flower node of each client, by client id. If None the nodes are asked, and believed: then
+        nodes: Number of the Flower node of each client, by client id. If None the nodes are asked, and trusted: then
             one may pass itself off as a client that is not connected. Flower's node authentication fixes the numbers.
-        patience: Seconds to wait for a node to say who it is.
+        reply_timeout: Seconds to wait for a node to say who it is.
 
     Raises:
-        rsfl.train.CheckpointError: The directory belongs to another run, or nothing in it can be believed.
+        rsfl.train.CheckpointError: The directory belongs to another run, or no intact checkpoint is found.
         ValueError: The model has a type that Flower's records cannot hold (``bfloat16``), or a setting is out of range.
     """
 
@@ -163,15 +161,15 @@ class Strategy(Base):  # type: ignore[misc]
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         checkpoint: str | PathLike[str] | None = None,
         nodes: Mapping[int, int] | None = None,
-        patience: float = 60.0,
+        reply_timeout: float = 60.0,
     ):
         self._run = Run(server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint)
         if self._run.layout.dtype == torch.bfloat16:
             raise ValueError("model must be of a type that NumPy has, for Flower to send it, got torch.bfloat16")
         self._nodes = nodes
-        self._patience = number("patience", patience, 0.0, open_low=True)
+        self._reply_timeout = number("reply_timeout", reply_timeout, 0.0, open_low=True)
         self._claims: dict[int, Remote | None] = {}
-        self._invited: list[Participant] = []
+        self._invited: list[Member] = []
         self._sent: list[Message | None] = []
 
     def run(self, grid: Grid) -> Result:
@@ -258,7 +256,7 @@ class Strategy(Base):  # type: ignore[misc]
         connected = set(grid.get_node_ids())
         if self._nodes is not None:
             return {id_: node for id_, node in self._nodes.items() if node in connected}
-        self._claims |= _ask(grid, connected - set(self._claims), self._patience)
+        self._claims |= _ask(grid, connected - set(self._claims), self._reply_timeout)
         seats: dict[int, int] = {}
         for node, claim in self._claims.items():
             if claim is not None and node in connected:
@@ -266,10 +264,10 @@ class Strategy(Base):  # type: ignore[misc]
         return seats
 
 
-def _ask(grid: Grid, nodes: Collection[int], patience: float) -> dict[int, Remote | None]:
+def _ask(grid: Grid, nodes: Collection[int], reply_timeout: float) -> dict[int, Remote | None]:
     """Who the nodes say they are; None for an answer that makes no sense. Who is silent is not in it."""
     questions = {node: Message(RecordDict(), node, MessageType.QUERY) for node in sorted(nodes)}
-    replies = grid.send_and_receive(list(questions.values()), timeout=patience) if questions else []
+    replies = grid.send_and_receive(list(questions.values()), timeout=reply_timeout) if questions else []
     answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
     claims = {node: answers.get(question.metadata.message_id) for node, question in questions.items()}
     return {node: _claim(answer) for node, answer in claims.items() if answer is not None}

@@ -22,7 +22,7 @@ from rsfl.bounds import records
 from rsfl.fed import draws
 from rsfl.fed.aggregate import Mean, Rule
 from rsfl.fed.checkpoint import Directory, State
-from rsfl.fed.client import SGD, Client, Participant, Remote, Schedule, Task, at_round
+from rsfl.fed.client import SGD, Client, Member, Remote, Schedule, Task, at_round
 from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
 from rsfl.fed.poison import Attack
@@ -83,7 +83,8 @@ class Server:
         fraction: Share of the clients that takes part in a round, in (0, 1]; at least one does.
         server_step: The new model is the broadcast plus this times the aggregated update.
         clip: Radius rho_t of the ball on which the trained parameters are projected, or a function of the round.
-        noise: Standard deviation sigma_t of the Gaussian noise that is then added to them, except in the last round.
+        noise_std: Standard deviation sigma_t of the Gaussian noise that is then added to them, except in the last
+            round.
         update_clip: Largest l2 norm C of an update; longer ones are shortened.
         reject_norm: l2 norm above which an update is absurd and thrown away.
         reject: A thrown-away or absent update counts as ``"zero"`` with its weight kept, or the other weights are
@@ -106,13 +107,13 @@ class Server:
     """
 
     model: nn.Module = field(repr=False)
-    clients: Sequence[Participant] = field(repr=False)
+    clients: Sequence[Member] = field(repr=False)
     _: KW_ONLY
     aggregate: Rule = field(default_factory=Mean)
     fraction: float = 1.0
     server_step: float = 1.0
     clip: Schedule | None = None
-    noise: Schedule | None = None
+    noise_std: Schedule | None = None
     update_clip: float | None = None
     reject_norm: float = 1e6
     reject: str = "zero"
@@ -129,7 +130,7 @@ class Server:
         number("server_step", self.server_step, 0.0, inf, open_low=True, open_high=True)
         number("reject_norm", self.reject_norm, 0.0, open_low=True)
         choice("reject", self.reject, ("zero", "renormalise"))
-        for name in ("clip", "noise", "update_clip", "timeout"):
+        for name in ("clip", "noise_std", "update_clip", "timeout"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 at_round(name, getattr(self, name), 1)
         object.__setattr__(self, "keep", frozenset(choice("keep", what, _KEEP) for what in self.keep))
@@ -152,7 +153,7 @@ class Server:
         attacks: Mapping[int, Attack] | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-        progress: bool = True,
+        progress: bool = False,
     ) -> Result:
         """Carry the run out, or take it up where a checkpoint left it.
 
@@ -167,7 +168,7 @@ class Server:
 
         Raises:
             RoundError: Too few usable updates; it carries the run so far.
-            CheckpointError: The directory belongs to another run, or nothing in it can be believed.
+            CheckpointError: The directory belongs to another run, or no intact checkpoint is found.
         """
         run = Run(self, rounds, exclude=exclude, attacks=attacks or {}, evaluate=evaluate, checkpoint=checkpoint)
         bar = tqdm(total=run.rounds, initial=run.state.round, disable=not progress, desc="federated")
@@ -245,7 +246,7 @@ class Run:
         """The error of a round that cannot be completed."""
         return RoundError(f"round {self.state.round + 1}: {why}", self.result())
 
-    def invite(self) -> tuple[list[Participant], list[Tensor], list[Task]]:
+    def invite(self) -> tuple[list[Member], list[Tensor], list[Task]]:
         """Who takes part in the next round, the vector that each starts from, and what each is told."""
         index, sent = self.state.round + 1, self.state.broadcast
         center, participants = self.layout.split(sent), self.participants(index)
@@ -257,7 +258,7 @@ class Run:
             starts.append(self.state.locals.get(one.id, sent) if _mixes(one) else sent)
         return participants, starts, tasks
 
-    def conclude(self, participants: Sequence[Participant], replies: Sequence[Any]) -> Entry:
+    def conclude(self, participants: Sequence[Member], replies: Sequence[Any]) -> Entry:
         """Make the next state of what the participants of `invite` sent, in the same order, and save it.
 
         Args:
@@ -273,7 +274,7 @@ class Run:
             self.directory.save(self.state, entry)
         return entry
 
-    def round(self, participants: Sequence[Participant], replies: Sequence[Any]) -> tuple[State, Entry]:
+    def round(self, participants: Sequence[Member], replies: Sequence[Any]) -> tuple[State, Entry]:
         """The state after a round, as a function of the one before it and of what the participants sent."""
         server, state = self.server, self.state
         index, sent = state.round + 1, state.broadcast.double()
@@ -300,7 +301,8 @@ class Run:
         clipped = self.clip(value, rho).to(self.layout.dtype)
         if not bool(torch.isfinite(clipped).all()):
             raise self.stopped("the aggregated model is not finite")
-        sigma = at_round("noise", server.noise, index) if server.noise is not None and index < self.rounds else 0.0
+        noisy = server.noise_std is not None and index < self.rounds
+        sigma = at_round("noise_std", server.noise_std, index) if noisy else 0.0
         noise = self.noise(index, sigma)
         broadcast = clipped.double().clone()  # double() is no copy of what is double already
         broadcast[: self.layout.trained] += noise
@@ -325,7 +327,7 @@ class Run:
         rho: float,
         sigma: float,
         noise: Tensor,
-        participants: Sequence[Participant],
+        participants: Sequence[Member],
         weights: Float64,
         shares: Float64,
         rows: Tensor,
@@ -367,7 +369,7 @@ class Run:
             seed=server.seed,
         )
 
-    def participants(self, index: int) -> list[Participant]:
+    def participants(self, index: int) -> list[Member]:
         """Who takes part, in the order of their ids: sampled among all, then without the excluded."""
         server = self.server
         many = max(1, round(server.fraction * len(server.clients)))
@@ -378,7 +380,7 @@ class Run:
         return chosen
 
     def screen(
-        self, participants: Sequence[Participant], replies: Sequence[Any], broadcast: Tensor, index: int
+        self, participants: Sequence[Member], replies: Sequence[Any], broadcast: Tensor, index: int
     ) -> tuple[Tensor, list[tuple[str, str]]]:
         """The submitted models (n, d), the broadcast itself where one cannot be used, and (outcome, reason) of each."""
         sent = broadcast.double()
@@ -408,7 +410,7 @@ class Run:
         return rows, verdicts
 
     def tamper(
-        self, participants: Sequence[Participant], rows: Tensor, sent_one: Sequence[bool], sent: Tensor, index: int
+        self, participants: Sequence[Member], rows: Tensor, sent_one: Sequence[bool], sent: Tensor, index: int
     ) -> None:
         """Let simulated attackers change what they send, knowing what the honest ones sent."""
         attacks = {
@@ -440,23 +442,23 @@ class Run:
         normal = draws.rng(self.server.seed, index, "noise").standard_normal(self.layout.trained)
         return torch.from_numpy(sigma * normal).to(next(self.server.model.parameters()).device)
 
-    def told(self, one: Participant, index: int) -> dict[str, Any]:
+    def told(self, one: Member, index: int) -> dict[str, Any]:
         """How a client was told to train, for the record; a trainer that is not `SGD` is one opaque step."""
         trainer, size = one.trainer, one.size if isinstance(one, (Client, Remote)) else self.registry[one.id]
         if not isinstance(trainer, SGD):
-            return {"learning_rate": 1.0, "decay": (0.0, 0.0), "input_norm": inf, "batch_sizes": (size,)}
+            return {"lr": 1.0, "decay": (0.0, 0.0), "input_norm": inf, "batch_sizes": (size,)}
         decays, samples = trainer.decays(self.layout), None
         if "samples" in self.server.keep:
             samples = tuple(np.concatenate(trainer.batches(size, Task(index, one.id, self.server.seed))).tolist())
         return {
-            "learning_rate": at_round("lr", trainer.lr, index),
+            "lr": at_round("lr", trainer.lr, index),
             "decay": (min(decays), max(decays)),
             "input_norm": self.input_norm(one),
             "batch_sizes": trainer.batch_sizes(size),
             "samples": samples,
         }
 
-    def training(self, participants: Sequence[Participant]) -> dict[str, Any]:
+    def training(self, participants: Sequence[Member]) -> dict[str, Any]:
         """What was trained and by which rule, in the words of the record; ``"custom"`` unless all agree."""
         trainers = [one.trainer for one in participants]
         sgd = [trainer for trainer in trainers if type(trainer) is SGD]  # a subclass may do anything
@@ -465,11 +467,11 @@ class Run:
         return {
             "model": "linear" if self.linear else type(self.server.model).__name__,
             "loss": "softmax cross-entropy" if plain else "custom",
-            "optimiser": "sgd" if ours else "custom",
+            "optimizer": "sgd" if ours else "custom",
             "momentum": max((float(t.momentum) for t in sgd), default=0.0),
         }
 
-    def input_norm(self, one: Participant) -> float:
+    def input_norm(self, one: Member) -> float:
         """Bound on ||(x, 1)|| over a client's clean samples, for the models whose certificates read it."""
         if not self.linear or not isinstance(one, (Client, Remote)):
             return inf
@@ -493,12 +495,12 @@ class Run:
             sorted(self.exclude),
             [(id_, described(attack)) for id_, attack in sorted(self.attacks.items())],
             # The last round is the one without noise: a longer run is another run.
-            self.rounds if self.server.noise is not None else None,
+            self.rounds if self.server.noise_std is not None else None,
         ]
         return sha256(repr(parts).encode()).hexdigest()
 
 
-def _mixes(one: Participant) -> bool:
+def _mixes(one: Member) -> bool:
     return isinstance(one.trainer, SGD) and one.trainer.mixture is not None
 
 
