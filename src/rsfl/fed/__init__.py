@@ -8,7 +8,8 @@ from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
 from rsfl.fed.poison import Attack
-from rsfl.fed.server import Result, RoundError, Server
+from rsfl.fed.rounds import Result, RoundError
+from rsfl.fed.server import Server
 
 __all__ = [
     "SGD",

@@ -10,7 +10,8 @@ from rsfl._checks import Int64, count
 from rsfl.bounds.voting import group_votes
 from rsfl.fed import draws
 from rsfl.fed.poison import Attack
-from rsfl.fed.server import RoundError, Server
+from rsfl.fed.rounds import RoundError
+from rsfl.fed.server import Server
 from rsfl.smooth.votes import evaluating
 
 __all__ = ["GroupVote", "group_clients", "train_groups"]

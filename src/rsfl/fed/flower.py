@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from rsfl._checks import count, number
 from rsfl.fed.client import SGD, Client, Member, Remote, Task, Trainer
 from rsfl.fed.layout import Layout
-from rsfl.fed.server import Result, Run, Server
+from rsfl.fed.rounds import Result, Rounds
+from rsfl.fed.server import Server
 from rsfl.fed.training import Failure, fit_alone
 
 try:
@@ -163,8 +164,8 @@ class Strategy(Base):  # type: ignore[misc]
         nodes: Mapping[int, int] | None = None,
         reply_timeout: float = 60.0,
     ):
-        self._run = Run(server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint)
-        if self._run.layout.dtype == torch.bfloat16:
+        self._rounds = Rounds(server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint)
+        if self._rounds.layout.dtype == torch.bfloat16:
             raise ValueError("model must be of a type that NumPy has, for Flower to send it, got torch.bfloat16")
         self._nodes = nodes
         self._reply_timeout = number("reply_timeout", reply_timeout, 0.0, open_low=True)
@@ -181,16 +182,16 @@ class Strategy(Base):  # type: ignore[misc]
         Raises:
             RoundError: Too few usable updates; it carries the run so far.
         """
-        if self._run.left:
-            timeout = self._run.server.timeout
-            self.start(grid, self._arrays(), self._run.left, timeout=inf if timeout is None else timeout)
-        return self._run.result()
+        if self._rounds.left:
+            timeout = self._rounds.server.timeout
+            self.start(grid, self._arrays(), self._rounds.left, timeout=inf if timeout is None else timeout)
+        return self._rounds.result()
 
     def summary(self) -> None:
         """Log what is carried out."""
-        server, state = self._run.server, self._run.state
+        server, state = self._rounds.server, self._rounds.state
         _LOG.info("\t└──> rsfl: %r of %d clients, seed %d", server.aggregate, len(server.clients), server.seed)
-        _LOG.info("\t└──> rounds %d to %d of the run", state.round + 1, self._run.rounds)
+        _LOG.info("\t└──> rounds %d to %d of the run", state.round + 1, self._rounds.total)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -200,16 +201,16 @@ class Strategy(Base):  # type: ignore[misc]
         Raises:
             ValueError: ``arrays`` is not the model of the run, which starts by ``run``.
         """
-        if not torch.equal(self._run.layout.vector(_tensors(arrays)), self._run.state.broadcast.cpu()):
+        if not torch.equal(self._rounds.layout.vector(_tensors(arrays)), self._rounds.state.broadcast.cpu()):
             raise ValueError("arrays must be the model of the run: start it by run(grid), not by start(...)")
-        self._invited, starts, tasks = self._run.invite()
-        seats, records, self._sent = self._seats(grid), {id(self._run.state.broadcast): arrays}, []
+        self._invited, starts, tasks = self._rounds.invite()
+        seats, records, self._sent = self._seats(grid), {id(self._rounds.state.broadcast): arrays}, []
         for one, start, task in zip(self._invited, starts, tasks, strict=True):
             if one.id not in seats:
                 self._sent.append(None)
                 continue
             if id(start) not in records:
-                records[id(start)] = _record(self._run.layout.split(start))
+                records[id(start)] = _record(self._rounds.layout.split(start))
             told = {**config, "round": task.round, "client": task.client, "seed": task.seed}
             content = RecordDict({"arrays": records[id(start)], "config": ConfigRecord(told)})
             if task.center:
@@ -227,7 +228,7 @@ class Strategy(Base):  # type: ignore[misc]
             Failure("was not connected") if sent is None else _reply(answers.get(sent.metadata.message_id))
             for sent in self._sent
         ]
-        entry = self._run.conclude(self._invited, heard)
+        entry = self._rounds.conclude(self._invited, heard)
         fates = [one.outcome for one in entry.round.participants]
         for one in entry.round.participants:
             if one.reason:
@@ -249,7 +250,7 @@ class Strategy(Base):  # type: ignore[misc]
 
     def _arrays(self) -> ArrayRecord:
         """What the next round sends."""
-        return _record(self._run.layout.split(self._run.state.broadcast))
+        return _record(self._rounds.layout.split(self._rounds.state.broadcast))
 
     def _seats(self, grid: Grid) -> dict[int, int]:
         """The connected node of each client, by its id: the first that claimed it, among those still there."""
@@ -282,7 +283,7 @@ def _claim(answer: Message) -> Remote | None:
 
 
 def _reply(answer: Message | None) -> Any:
-    """What a client sent, in the form that `Run.conclude` screens."""
+    """What a client sent, in the form that `Rounds.conclude` screens."""
     if answer is None:
         return Failure("was late")
     if answer.has_error():
