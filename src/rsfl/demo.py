@@ -1,4 +1,4 @@
-"""``python -m rsfl.demo``: the library's main job in small, on the digits that scikit-learn bundles."""
+"""``python -m rsfl.demo``: a small end-to-end run on the digits that scikit-learn bundles."""
 
 import time
 from collections.abc import Callable

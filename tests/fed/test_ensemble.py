@@ -81,7 +81,7 @@ def test_a_group_without_an_answer_votes_for_label_zero():
     nn.init.constant_(broken.weight, float("nan"))
     before = vote.votes(x)
     after = replace(vote, models=(*vote.models[:2], broken, None)).votes(x)
-    others = replace(vote, models=vote.models[:2]).votes(x)
+    others = replace(vote, models=vote.models[:2], groups=vote.groups[:2]).votes(x)
     assert (after[:, 0] == others[:, 0] + 2).all()
     assert (after[:, 1:] == others[:, 1:]).all()
     assert (before.sum(dim=1) == after.sum(dim=1)).all()
@@ -94,6 +94,19 @@ def test_outputs_of_another_number_of_labels_are_an_error():
     vote = fed.train_groups(run, 4, 1, num_classes=5, progress=False)
     with pytest.raises(ValueError, match=r"outputs \(240, 5\), got \(240, 3\)"):
         vote.votes(x)
+
+
+def test_what_would_make_groups_dependent_is_refused():
+    run, _ = server()
+    vote = fed.train_groups(run, 2, 1, num_classes=3, progress=False)
+    with pytest.raises(ValueError, match=r"groups must be disjoint, got \(\(0,\), \(0, 1\)\)"):
+        fed.GroupVote(vote.models, ((0,), (0, 1)), 3)
+    with pytest.raises(ValueError, match="models must be one a group, got 1 for 2 groups"):
+        replace(vote, models=vote.models[:1])
+    with pytest.raises(ValueError, match=r"server must have no timeout, .* got 0\.5"):
+        fed.train_groups(replace(run, timeout=0.5), 2, 1, num_classes=3, progress=False)
+    with pytest.raises(ValueError, match=r"attacks must name clients of the server, got \[99\]"):
+        fed.train_groups(run, 2, 1, num_classes=3, attacks={99: fed.Attack()}, progress=False)
 
 
 def test_groups_vote_in_evaluation_mode():

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rsfl import fed
+from rsfl.fed import training
 
 DOUBLE = torch.float64
 FAULTS = {
     "fine": "used",
     "raise": "absent: raised RuntimeError: out of memory",
     "exit": "absent: raised SystemExit: 3",
+    "mute": "absent: raised UnspeakableError",
+    "excuse": "absent: sent nothing",
     "nothing": "absent: sent nothing",
     "text": "rejected: sent a str, not a mapping of tensors",
     "nan": "rejected: sent values that are not finite",
@@ -27,6 +30,11 @@ FAULTS = {
     "huge": "rejected: sent an update of norm",
     "overflow": "rejected: sent an update of norm",
 }
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
 
 
 class Faulty:
@@ -46,7 +54,10 @@ class Faulty:
             raise RuntimeError("out of memory")
         if fault == "exit":
             raise SystemExit(3)
+        if fault == "mute":
+            raise UnspeakableError
         changed = {
+            "excuse": training.Failure("was not connected"),
             "nothing": None,
             "text": "weights",
             "nan": reply | {"bias": bias * float("nan")},

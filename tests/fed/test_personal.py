@@ -65,6 +65,12 @@ def test_another_trainer_and_the_name_of_a_failing_client():
     with pytest.raises(RuntimeError, match="client 2 raised ValueError: no data today in round 1"):
         fed.personalise(model(), members, trainer=failing)
 
+    def diverging(m, x, y, task):
+        next(m.parameters()).data.fill_(float("nan"))
+
+    with pytest.raises(RuntimeError, match="client 0 trained a model that is not finite in round 1"):
+        fed.personalise(model(), members, trainer=diverging)
+
 
 def test_metrics_per_client():
     x, y, parts = problem()

@@ -104,12 +104,58 @@ def test_stacked_training_equals_one_by_one(monkeypatch, kind, trainer):
     server = fed.Server(build(kind), fed.clients(x, y, parts, trainer), fraction=0.8)
     alone = fed.Server(build(kind), fed.clients(x, y, parts, trainer), fraction=0.8, stacked=False)
     reference = alone.run(3, progress=False, attacks=attacks)
-    monkeypatch.setattr(training, "fit_alone", None)  # so that nobody can have trained alone
+    fit_alone = training.fit_alone
+
+    def only_the_attacker(client, *rest):
+        assert client.id == 4
+        return fit_alone(client, *rest)
+
+    monkeypatch.setattr(training, "fit_alone", only_the_attacker)
     result = server.run(3, progress=False, attacks=attacks)
     assert distance(result.model, reference.model) < 1e-12
     assert distance(result.model, server.model) > 1e-3
     for id_, model in reference.models.items():
         assert distance(result.models[id_], model) < 1e-12
+
+
+def test_what_an_attacker_draws_is_keyed_too():
+    x, y = data()
+    members = fed.clients(x, y, fed.partition.equal(len(x), 6), fed.SGD(lr=0.2, batch_size=7))
+    attacks = {2: fed.Attack(data=lambda x, y: (x + torch.randn_like(x), y))}
+    runs = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # of others
+            runs.append(fed.Server(build(), members).run(2, progress=False, attacks=attacks).model)
+    assert distance(*runs) == 0
+
+
+def test_an_attack_that_works_in_place_does_not_reach_the_data():
+    def zero(x, y):
+        return x.zero_(), y.zero_()
+
+    x, y = data()
+    before = x.clone(), y.clone()
+    for trainer in (fed.SGD(), lambda model, x, y, task: None):
+        members = fed.clients(x, y, [np.arange(len(x))], trainer)
+        fed.Server(build(), members).run(1, progress=False, attacks={0: fed.Attack(data=zero)})
+        assert x.equal(before[0])
+        assert y.equal(before[1])
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_labels_are_looked_at_in_stacks_as_elsewhere(stacked):
+    x, y = data()
+    soft = functional.one_hot(y, 3) * 20.0
+    trainer = fed.SGD(lr=0.2, batch_size=7)
+    members = [fed.Client(0, x, y, trainer), fed.Client(1, x, y - 1, trainer), fed.Client(2, x, soft, trainer)]
+    for trio in (members, [members[0], members[1], fed.Client(2, x, y, trainer)]):
+        fates = fed.Server(build(), trio, stacked=stacked).run(1, progress=False).ledger.fates(1)
+        assert fates[0] == "used"
+        assert fates[1].startswith("absent: raised ValueError: y must lie in 0 ... 2, got -1")
+    members = [fed.Client(0, x, soft, trainer), fed.Client(1, x, soft, trainer)]
+    with pytest.raises(fed.RoundError, match="client 0 raised TypeError: y must be an int64 tensor"):
+        fed.Server(build(), members, stacked=stacked).run(1, progress=False)
 
 
 def test_deformations_augment_stacks_and_single_clients_alike():

@@ -127,7 +127,7 @@ HOSTILE = {
     "text": (arrays(bias=Array(np.array(["a"] * 3))), "rejected: sent 'bias' as Array instead of torch.float64"),
     "metrics": (content({"metrics": MetricRecord({"num-examples": 10**9})}), "absent: sent nothing"),
     "wrong record": (content({"arrays": ConfigRecord({"weight": 1.0})}), "absent: sent nothing"),
-    "excuse": (content({"failure": ConfigRecord({"reason": "x\n" * 10**5})}), "absent: x x x"),
+    "excuse": (content({"failure": ConfigRecord({"raised": "x\n" * 10**5})}), "absent: raised x x x"),
     "no excuse": (content({"failure": ConfigRecord()}), "absent: None"),
     "error": (
         lambda message, _: Message(Error(2, "crash\nat line 1"), reply_to=message),

@@ -282,7 +282,7 @@ class Client:
         """Train ``model`` on the client's samples and send back its exchanged tensors."""
         x, y = self.samples()
         if task.poison is not None and not isinstance(self.trainer, SGD):
-            x, y = task.poison(x, y)
+            x, y = task.poison(x.clone(), y.clone())  # the data set may be shared
         layout = Layout.of(model)
         self.trainer(model, x, y, task)
         return layout.split(layout.read(model))

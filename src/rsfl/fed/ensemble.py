@@ -49,6 +49,13 @@ class GroupVote:
     groups: tuple[tuple[int, ...], ...]
     num_classes: int
 
+    def __post_init__(self) -> None:
+        if len(self.models) != len(self.groups):
+            raise ValueError(f"models must be one a group, got {len(self.models)} for {len(self.groups)} groups")
+        members = sorted(client for group in self.groups for client in group)
+        if len(set(members)) < len(members):
+            raise ValueError(f"groups must be disjoint, got {self.groups!r}")
+
     def votes(self, x: Tensor) -> Tensor:
         """Votes (B, K), int64: one a group and input; outputs that are not finite are a vote for label 0."""
         total = torch.zeros(len(x), self.num_classes, dtype=torch.int64, device=x.device)
@@ -91,7 +98,15 @@ def train_groups(
         num_classes: Number of labels.
         attacks: Simulated attackers, by client id.
         progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: The server gives up late clients: they go on in the background and draw from the random state of
+            this process, so that one of them could change the models of other groups.
     """
+    if server.timeout is not None:
+        raise ValueError(f"server must have no timeout, or groups would not be independent, got {server.timeout!r}")
+    if unknown := set(attacks or {}) - {one.id for one in server.clients}:
+        raise ValueError(f"attacks must name clients of the server, got {sorted(unknown)!r}")
     divided = group_clients([one.id for one in server.clients], groups, seed=server.seed)
     models: list[nn.Module | None] = []
     for number, members in enumerate(divided):

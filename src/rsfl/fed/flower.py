@@ -77,7 +77,8 @@ def client_app(build: Callable[[Context], tuple[nn.Module, Member]], *, threads:
         task = Task(told["round"], client.id, told["seed"], center)
         reply = fit_alone(client, layout.write(model, vectors["arrays"]).train(), task)
         if isinstance(reply, Failure):
-            return Message(RecordDict({"failure": ConfigRecord({"reason": str(reply)})}), reply_to=message)
+            said = ConfigRecord({"raised": reply.removeprefix("raised ")})
+            return Message(RecordDict({"failure": said}), reply_to=message)
         return Message(RecordDict({} if reply is None else {"arrays": _record(reply)}), reply_to=message)
 
     app = ClientApp()
@@ -289,7 +290,7 @@ def _reply(answer: Message | None) -> Any:
     if answer.has_error():
         return Failure(f"failed: {answer.error.reason}")
     if "failure" in answer.content.config_records:
-        return Failure(answer.content.config_records["failure"].get("reason"))
+        return Failure(f"raised {answer.content.config_records['failure'].get('raised')}")
     arrays = answer.content.array_records.get("arrays")
     return None if arrays is None else _tensors(arrays)
 

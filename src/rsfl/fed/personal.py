@@ -58,9 +58,12 @@ def personalise(
             tasks = [Task(index, client.id, count("seed", seed)) for client in members]
             replies = train(model, members, vectors, tasks, stacked=stacked)
             for client, reply in zip(members, replies, strict=True):
-                if isinstance(reply, Failure):
-                    raise RuntimeError(f"client {client.id} {reply} in round {index}")
+                if problem := reply if isinstance(reply, Failure) else layout.problem(reply):
+                    raise RuntimeError(f"client {client.id} {problem} in round {index}")
             vectors = [layout.vector(reply) for reply in replies]
+            for client, vector in zip(members, vectors, strict=True):
+                if not bool(vector.isfinite().all()):
+                    raise RuntimeError(f"client {client.id} trained a model that is not finite in round {index}")
     return {
         client.id: layout.write(deepcopy(model), vector).eval() for client, vector in zip(members, vectors, strict=True)
     }

@@ -47,7 +47,8 @@ class Server:
         sizes: The registry: samples of each client by id, from which the weights come; what a client says of itself at
             registration if None, and nothing that it says later.
         timeout: Seconds that a client may take in a round. Each then trains in a thread, which cannot be killed: a late
-            one goes on in the background, on a copy of its own, and is not listened to.
+            one goes on in the background, on a copy of its own, and is not listened to. What it draws from the global
+            random state it shares with the others: dropout, say, does not repeat after a late client.
         stacked: Whether clients are trained together where they can be.
         keep: What else the ledger keeps: ``"samples"`` (indices of every mini-batch), ``"updates"``.
         seed: Seed of every draw.

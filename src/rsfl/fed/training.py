@@ -42,7 +42,8 @@ def train(
     """What each participant sends back, in order: its exchanged tensors by name, or a `Failure`, or anything at all.
 
     Clients that train by the same `SGD` with a `Stackable` loss are trained together if the model allows it; the result
-    is the same to rounding. Any trouble in a stack sends its clients back to one by one, where it is told who had it.
+    is the same to rounding. Attackers train one by one, since what they do may draw from the global random state. Any
+    trouble in a stack sends its clients back to one by one, where it is told who had it.
 
     Args:
         model: The architecture; it is not changed.
@@ -55,7 +56,9 @@ def train(
     layout = Layout.of(model)
     replies: dict[int, Any] = {}
     together = stacked and timeout is None and not any(True for _ in model.buffers())
-    for group in _groups(participants, layout, _by_sample(model)) if together else ():
+    honest = [i for i, task in enumerate(tasks) if task.poison is None]
+    for members in _groups([participants[i] for i in honest], layout, _by_sample(model)) if together else ():
+        group = [honest[k] for k in members]
         chosen = [participants[i] for i in group]
         try:
             rows = _fit_stacked(
@@ -87,9 +90,10 @@ def fit_alone(participant: Member, model: nn.Module, task: Task, timeout: float 
             # Dropout and trainers that know no generator draw from the global state.
             torch.manual_seed(draws.subseed(task.seed, task.round, task.client, "global"))
             try:
-                outcome[0] = participant.fit(model, task)
+                reply = participant.fit(model, task)
+                outcome[0] = None if isinstance(reply, Failure) else reply  # why it is absent is not its own to say
             except (Exception, SystemExit) as error:
-                outcome[0] = Failure(f"raised {type(error).__name__}: {error}")
+                outcome[0] = Failure(f"raised {_named(error)}")
 
     if timeout is None:
         work()
@@ -98,6 +102,13 @@ def fit_alone(participant: Member, model: nn.Module, task: Task, timeout: float 
     thread.start()
     thread.join(timeout)
     return Failure("was late") if thread.is_alive() or perf_counter() - begin > timeout else outcome[0]
+
+
+def _named(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its words, too, are a stranger's code
+        return type(error).__name__
 
 
 def _groups(participants: Sequence[Member], layout: Layout, by_sample: bool) -> Iterable[list[int]]:
@@ -163,11 +174,10 @@ class _Batches:
     def __init__(self, clients: Sequence[Client], tasks: Sequence[Task], schedules: Sequence[Sequence[Int64]]) -> None:
         x, y = clients[0].x, clients[0].y
         self.clients = clients
-        self.poisons = [task.poison for task in tasks]
         self.generators = [task.generator("loss", x.device) for task in tasks]
         self.loss: Any = clients[0].trainer.loss  # type: ignore[attr-defined]
         shared = all(client.x is x and client.y is y for client in clients)
-        as_it_is = type(self.loss) is CrossEntropy and self.loss.law is None and not any(self.poisons)
+        as_it_is = type(self.loss) is CrossEntropy and self.loss.law is None
         self.gathered = shared and as_it_is  # one look-up serves all the clients
         self.lengths = [np.array([len(batch) for batch in schedule]) for schedule in schedules]
         width = np.arange(max(lengths.max() for lengths in self.lengths))
@@ -190,12 +200,7 @@ class _Batches:
             return x.index_select(0, where.flatten()).reshape(*where.shape, *x.shape[1:]), y[where], shares
         inputs, labels = [], []
         for i, length in enumerate(lengths):
-            x, y = self.clients[i].x[where[i, :length]], self.clients[i].y[where[i, :length]]
-            poison = self.poisons[i]
-            if poison is not None:
-                x, y = poison(x, y)
-            x = self.loss.inputs(x, self.generators[i])
-            fill = [*range(length), *([0] * (where.shape[1] - length))]
-            inputs.append(x[fill])
-            labels.append(y[fill])
+            x = self.loss.inputs(self.clients[i].x[where[i, :length]], self.generators[i])
+            inputs.append(x[[*range(length), *([0] * (where.shape[1] - length))]])
+            labels.append(self.clients[i].y[where[i]])
         return torch.stack(inputs), torch.stack(labels), shares

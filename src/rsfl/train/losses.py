@@ -53,12 +53,11 @@ class CrossEntropy:
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss of each sample, shape (N,)."""
-        return functional.cross_entropy(outputs, y, reduction="none")
+        return functional.cross_entropy(outputs, checked_labels(y, *outputs.shape), reduction="none")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The mean over the batch."""
-        outputs = model(self.inputs(x, generator))
-        return self.losses(outputs, checked_labels(y, len(x), outputs.shape[1])).mean()
+        return self.losses(model(self.inputs(x, generator)), y).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
