@@ -28,9 +28,7 @@ def rows() -> Iterator[Row]:
             ),
         ):
             servers = {flag: fed.Server(model, members, stacked=flag) for flag in (False, True)}
-            calls = {
-                str(flag): lambda server=server: server.run(ROUNDS, progress=False) for flag, server in servers.items()
-            }
+            calls = {str(flag): lambda server=server: server.run(ROUNDS) for flag, server in servers.items()}
             times = turns(calls, repeats=3)
             round_, alone = (median(times[kind]) / ROUNDS for kind in ("True", "False"))
             detail = f"{round_:.3f} s a round, one by one {alone:.3f}"
@@ -40,5 +38,5 @@ def rows() -> Iterator[Row]:
     x, y = torch.rand(50_000, 784, generator=generator), torch.randint(10, (50_000,), generator=generator)
     parts = fed.partition.major_class(y.numpy(), 1000, 500, 0.5)
     large = fed.Server(nn.Linear(784, 10), fed.clients(x, y, parts, trainer), fraction=0.1)
-    spent = seconds(lambda: large.run(ROUNDS, progress=False)) / ROUNDS
+    spent = seconds(lambda: large.run(ROUNDS)) / ROUNDS
     yield Row("logistic 784-10, 1000 clients of 500, a tenth a round", spent, "s a round")

@@ -57,7 +57,7 @@ def modes(x: Tensor, y: Tensor, parts: list[np.ndarray], law: Law) -> dict[str, 
     """The models that each training mode ends with, all of them after as many passes over the data."""
 
     def federated(how: fed.SGD, rounds: int = ROUNDS) -> fed.Result:
-        return fed.Server(network(), fed.clients(x, y, parts, how), seed=SEED).run(rounds, progress=False)
+        return fed.Server(network(), fed.clients(x, y, parts, how), seed=SEED).run(rounds)
 
     tuning = ROUNDS // 5
     nominal = federated(trainer(), ROUNDS - tuning).model
@@ -143,7 +143,7 @@ def backdoor(x: Tensor, y: Tensor) -> None:
         "geometric median": (fed.Server(network(), members, aggregate=fed.GeometricMedian(), seed=SEED), attacks),
     }
     for name, (server, who) in rules.items():
-        model = server.run(ROUNDS, attacks=who, progress=False).model
+        model = server.run(ROUNDS, attacks=who).model
         hit = fed.accuracy(model, triggered, torch.zeros_like(test_y[others]))
         print(f"{name:46} {fed.accuracy(model, test_x, test_y):10.3f} {hit:16.3f}")
 

@@ -49,7 +49,7 @@ def embedded(stacked):
     x, y = (torch.cat(parts) for parts in zip(*map(data, range(CLIENTS)), strict=True))
     members = fed.clients(x, y, list(torch.arange(len(x)).view(CLIENTS, SAMPLES).numpy()), TRAINER)
     server = fed.Server(model(), members, stacked=stacked)
-    return timed(lambda evaluate: server.run(ROUNDS, evaluate=evaluate, progress=False))
+    return timed(lambda evaluate: server.run(ROUNDS, evaluate=evaluate))
 
 
 def simulated():

@@ -379,14 +379,14 @@ def trained(x, y, law):
     )
     smoother = smooth.DeformationSmoother(model, law, 10)
     generator = torch.Generator().manual_seed(1)
-    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     for _ in range(300):
         batch = torch.randint(len(x), (128,), generator=generator)
         logits = smoother.logits(x[batch], smoother.noise(x[batch], 1, generator=generator))[0]
         loss = nn.functional.cross_entropy(logits, y[batch])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return model
 
 

@@ -287,7 +287,7 @@ class Experiment:
         folder = self.out / "rounds" / recipe.key(self.settings(case))
         members = self.members(case, self.sgd(case, case.mixture))
         server = fed.Server(self.network(case.data), members, seed=SEED)
-        return server.run(self.scale.rounds * case.longer, checkpoint=folder, progress=False)
+        return server.run(self.scale.rounds * case.longer, checkpoint=folder)
 
     def models(self, case: Case) -> tuple[Mapping[int, nn.Module], int]:
         """Each client's model, and how many updates were thrown away on the way to them."""
@@ -299,7 +299,7 @@ class Experiment:
             models = fed.personalise(done.model, members, more, after=before, seed=SEED)
         elif case.tuned is not None:
             members = self.members(case, self.sgd(case, case.tuned, shift=before))
-            last = fed.Server(done.model, members, seed=SEED + 1).run(more, progress=False)
+            last = fed.Server(done.model, members, seed=SEED + 1).run(more)
             models, entries = last.models, [*entries, *last.ledger.entries]
         return models, sum(one.outcome != "used" for entry in entries for one in entry.round.participants)
 

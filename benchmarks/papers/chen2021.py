@@ -12,7 +12,7 @@ What the paper leaves out, and what is taken here:
   smallest epsilon: every epsilon would train the same model. So steps have length 2 epsilon / 2, as in Salman et al.
   2019, whose training this is; the figure ``step`` has the literal .01 beside them.
 - "Multiple SGD steps" on the adversarial samples of a batch: one step, on all its noisy copies together.
-- The optimiser: SGD without momentum or decay. Inputs of an attack stay in [0, 1].
+- The optimizer: SGD without momentum or decay. Inputs of an attack stay in [0, 1].
 - The one-point estimator is the paper's Eq. 4 as it is printed: independent draws, no baseline.
 - Test images, n0 and n: every 20th image, 100 and 100,000, as in Cohen et al. 2019.
 
@@ -216,7 +216,7 @@ class Experiment:
         parts = fed.partition.major_class(self.y.cpu(), scale.devices, scale.samples, case.gamma, seed=SEED)
         trainer = fed.SGD(lr=scale.lr, batch_size=30, steps=scale.batches, loss=loss)
         server = fed.Server(model, fed.clients(self.x, self.y, parts, trainer), fraction=0.1, seed=SEED)
-        return server.run(scale.rounds, checkpoint=path, progress=False).model
+        return server.run(scale.rounds, checkpoint=path).model
 
     def measured(self, case: Case) -> dict[str, Any]:
         """The certified test images: for each the radius, -1 where it is not certified to be of its class."""

@@ -224,7 +224,7 @@ class Experiment:
         self.pattern = data.pattern.to(self.x)
         self.tests = {"clean": clean, "backdoored": clean + self.pattern}
         self.classes = int(data.y.max()) + 1
-        self.trained = lru_cache(maxsize=4)(partial(self.run, progress=False))
+        self.trained = lru_cache(maxsize=4)(self.run)
 
     def settings(self, what: str, case: Case) -> dict[str, Any]:
         """All that the numbers of a case depend on."""
@@ -254,7 +254,7 @@ class Experiment:
             members,
             aggregate=fed.Mean() if case.rule == "mean" else fed.GeometricMedian(),
             clip=case.rho,
-            noise=case.sigma or None,
+            noise_std=case.sigma or None,
             sizes={member.id: 1 for member in members},  # all clients weigh the same
             seed=SEED,
         )
@@ -323,7 +323,7 @@ class Experiment:
             models.append(nn.utils.parameters_to_vector(model.parameters()).detach().clone())
             return {}
 
-        return models, self.run(case, honest=honest, evaluate=keep, progress=False).ledger
+        return models, self.run(case, honest=honest, evaluate=keep).ledger
 
     @cached_property
     def clean_path(self) -> list[Tensor]:
@@ -339,7 +339,7 @@ class Experiment:
             weight=one.weight,
             scale=case.gamma,
             steps=len(one.batch_sizes),
-            lr=one.learning_rate,
+            lr=one.lr,
             poison_fraction=case.poisoned / min(one.batch_sizes),
         )
         divergence = bounds.crfl_divergence(

@@ -99,7 +99,7 @@ def federation(features: Tensor, labels: Tensor, *, clients: int = 40) -> fed.Se
         nn.init.zeros_(parameter)
     parts = fed.partition.equal(len(features), clients, seed=0)
     members = fed.clients(features, labels, parts, fed.SGD(lr=1.5, batch_size=100, decay=0.01))
-    return fed.Server(model, members, clip=5.0, noise=0.01)
+    return fed.Server(model, members, clip=5.0, noise_std=0.01)
 
 
 def certified(smoother: GaussianSmoother, x: Tensor, *, n: int) -> Certificate:
@@ -148,7 +148,7 @@ def poisoned_digits(x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor) -> d
         return float((model(inputs[y != 0] + pattern).argmax(dim=1) == 0).double().mean())
 
     replaces = poison.Attack([rounds], poison.Backdoor(pattern, 0), poison.Scale(len(server.clients)))
-    attacked_run = server.run(rounds, attacks={0: replaces}, progress=False)
+    attacked_run = server.run(rounds, attacks={0: replaces})
     print(f"   {'':44}{'accuracy':>10}{'backdoor works':>16}")
     for name, result in (("honest clients", run), ("one client replaces the model in the end", attacked_run)):
         print(f"   {name:44}{accuracy(result.model):>10.3f}{success(result.model):>16.3f}")

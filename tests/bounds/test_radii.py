@@ -73,7 +73,7 @@ def test_one_sided_radius_is_never_above_the_exact_one_and_close(law, p_a, scale
 
 
 def older_radius(law, p_a, p_b):
-    """The suprema by scipy's scalar optimiser, from many starts."""
+    """The suprema by scipy's scalar optimizer, from many starts."""
     from scipy.optimize import minimize_scalar
 
     def lecuyer(beta):

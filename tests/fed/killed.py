@@ -30,7 +30,7 @@ def server() -> fed.Server:
     mixed = fed.clients(x, y, parts[:3], fed.SGD(batch_size=5, mixture=0.5, momentum=0.5))
     alone = fed.clients(x, y, parts[3:], fed.SGD(batch_size=5), first=3)
     return fed.Server(
-        nn.Linear(4, 3), [*mixed, *alone], fraction=0.7, clip=2.0, noise=0.05, keep=("updates", "samples")
+        nn.Linear(4, 3), [*mixed, *alone], fraction=0.7, clip=2.0, noise_std=0.05, keep=("updates", "samples")
     )
 
 

@@ -71,7 +71,7 @@ def interrupted(run, rounds, after, path, **options):
 
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_the_noise_is_not_skipped_by_a_resume(tmp_path, after):
-    run = server(noise=0.5, clip=1.0)
+    run = server(noise_std=0.5, clip=1.0)
     interrupted(run, 5, after, tmp_path)
     resumed, whole = run.run(5, checkpoint=tmp_path, progress=False), run.run(5, progress=False)
     assert weights(resumed) == weights(whole)
@@ -95,7 +95,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_refused_and_the_previous_one_used(tmp_path, damage):
-    run = server(noise=0.1)
+    run = server(noise_std=0.1)
     interrupted(run, 6, 3, tmp_path)
     last = tmp_path / "state-00000003.rsfl"
     last.write_bytes(damage(last.read_bytes()))
@@ -168,7 +168,7 @@ def test_a_finished_run_is_read_back_and_can_go_on_where_its_end_was_not_special
     assert weights(run.run(4, checkpoint=tmp_path, progress=False)) == weights(run.run(4, progress=False))
     with pytest.raises(ValueError, match="rounds must be at least the 4"):
         run.run(3, checkpoint=tmp_path, progress=False)
-    noisy = server(noise=0.1)
+    noisy = server(noise_std=0.1)
     noisy.run(2, checkpoint=tmp_path / "noisy", progress=False)
     with pytest.raises(CheckpointError, match="belongs to another run"):
         noisy.run(4, checkpoint=tmp_path / "noisy", progress=False)
@@ -184,3 +184,23 @@ def test_metrics_and_updates_come_back(tmp_path):
     again = run.run(2, checkpoint=tmp_path, progress=False, evaluate=metrics)
     assert again.metrics == first.metrics
     assert (again.ledger.entries[1].updates == first.ledger.entries[1].updates).all()
+
+
+def test_a_bfloat16_run_goes_on_from_its_checkpoint(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(20, 4, generator=generator).bfloat16(), torch.arange(20) % 3
+    run = fed.Server(nn.Linear(4, 3).bfloat16(), [fed.Client(0, x, y)])
+    whole = run.run(2, progress=False)
+    run.run(1, checkpoint=tmp_path, progress=False)
+    assert weights(run.run(2, checkpoint=tmp_path, progress=False)) == weights(whole)
+
+
+def test_a_run_is_the_same_in_whatever_order_its_sets_are_given(tmp_path):
+    def attacked(rounds, keep):
+        attack = fed.Attack(rounds, update=fed.poison.Scale(2.0))
+        return server(keep=keep).run(2, attacks={1: attack}, checkpoint=tmp_path, progress=False)
+
+    first = attacked([1, 2], ["samples", "updates"])
+    assert weights(attacked((2, 1), ["updates", "samples"])) == weights(first)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        attacked([1], ["samples", "updates"])

@@ -35,7 +35,7 @@ def test_groups_are_disjoint_complete_equal_and_fixed():
 
 
 def test_a_client_reaches_its_own_group_only():
-    run, _ = server(fraction=0.7, noise=0.1)
+    run, _ = server(fraction=0.7, noise_std=0.1)
     clean = fed.train_groups(run, 5, 3, num_classes=3, progress=False)
     victim = clean.groups[2][0]
     attacks = {victim: fed.Attack(update=SignFlip(50.0))}
@@ -107,3 +107,11 @@ def test_what_would_make_groups_dependent_is_refused():
         fed.train_groups(replace(run, timeout=0.5), 2, 1, num_classes=3, progress=False)
     with pytest.raises(ValueError, match=r"attacks must name clients of the server, got \[99\]"):
         fed.train_groups(run, 2, 1, num_classes=3, attacks={99: fed.Attack()}, progress=False)
+
+
+def test_groups_vote_in_evaluation_mode():
+    network = nn.Sequential(nn.Dropout(1.0), nn.Linear(4, 3)).train()
+    x = torch.rand(20, 4, generator=torch.Generator().manual_seed(3))
+    votes = fed.GroupVote((network,), ((0,),), 3).votes(x)
+    assert torch.equal(votes.argmax(dim=1), network[1](x).argmax(dim=1))
+    assert network.training

@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from rsfl import fed
-from rsfl.bounds.poisoning import Threat, deviation
+from rsfl.bounds import Threat, deviation
 from rsfl.fed.poison import Scale, SignFlip
 
 DOUBLE = torch.float64
@@ -38,18 +38,18 @@ def same(one, two):
 @pytest.mark.parametrize("stacked", [True, False])
 @pytest.mark.parametrize("rule", [fed.Mean(), fed.GeometricMedian(), fed.Krum(1)], ids=repr)
 def test_the_order_of_the_clients_changes_nothing(stacked, rule):
-    settings = {"fraction": 0.7, "clip": 2.0, "noise": 0.05, "stacked": stacked, "aggregate": rule}
+    settings = {"fraction": 0.7, "clip": 2.0, "noise_std": 0.05, "stacked": stacked, "aggregate": rule}
     server = problem(**settings)
     shuffled = fed.Server(server.model, server.clients[::-1][2:] + server.clients[::-1][:2], **settings)
     assert same(server.run(5, progress=False), shuffled.run(5, progress=False))
 
 
 def test_a_run_mutates_nothing_and_repeats_itself():
-    server = problem(noise=0.1)
+    server = problem(noise_std=0.1)
     before = vector(server.model).clone()
     assert same(server.run(3, progress=False), server.run(3, progress=False))
     assert (vector(server.model) == before).all()
-    assert not same(server.run(3, progress=False), problem(noise=0.1, seed=1).run(3, progress=False))
+    assert not same(server.run(3, progress=False), problem(noise_std=0.1, seed=1).run(3, progress=False))
 
 
 def test_weights_are_the_registered_shares_of_the_participants():
@@ -100,7 +100,7 @@ def test_sampling_is_fair():
 
 
 def test_exclusion_replays_the_coupled_run():
-    server = problem(fraction=0.7, noise=0.1, keep=("samples",))
+    server = problem(fraction=0.7, noise_std=0.1, keep=("samples",))
     whole, without = server.run(8, progress=False), server.run(8, progress=False, exclude={2, 4})
     assert without.ledger.excluded == (2, 4)
     changed = False
@@ -114,12 +114,12 @@ def test_exclusion_replays_the_coupled_run():
     assert without.ledger.fates(1)[2] == "excluded"
     # A registry without them is another experiment: it samples anew.
     smaller = [client for client in server.clients if client.id not in (2, 4)]
-    other = fed.Server(server.model, smaller, fraction=0.7, noise=0.1).run(8, progress=False)
+    other = fed.Server(server.model, smaller, fraction=0.7, noise_std=0.1).run(8, progress=False)
     assert [len(r.participants) for r in other.ledger.rounds] != [len(r.participants) for r in without.ledger.rounds]
 
 
 def test_an_attack_moves_nobody_elses_draws():
-    server = problem(noise=0.1, keep=("samples", "updates"))
+    server = problem(noise_std=0.1, keep=("samples", "updates"))
     clean = server.run(4, progress=False)
     attacked = server.run(4, progress=False, attacks={1: fed.Attack(rounds=[3], update=SignFlip(5.0))})
     for a, b in zip(clean.ledger.rounds, attacked.ledger.rounds, strict=True):
@@ -134,7 +134,7 @@ def test_an_attack_moves_nobody_elses_draws():
 
 def test_clip_then_noise_and_none_of_it_in_the_last_round():
     rho = {1: 0.5, 2: 0.4, 3: 0.3}
-    server = problem(clip=lambda t: rho[t], noise=0.05)
+    server = problem(clip=lambda t: rho[t], noise_std=0.05)
     seen = []
     result = server.run(3, progress=False, evaluate=lambda model: seen.append(float(vector(model).norm())) or {})
     np.testing.assert_allclose(seen, [0.5, 0.4, 0.3], rtol=1e-14)
@@ -149,7 +149,7 @@ def test_clip_then_noise_and_none_of_it_in_the_last_round():
 
 
 def test_the_noise_has_its_standard_deviation():
-    server = problem(trainer=fed.SGD(lr=1e-9, batch_size=None), noise=0.3)
+    server = problem(trainer=fed.SGD(lr=1e-9, batch_size=None), noise_std=0.3)
     norms = [record.noise_norm for record in server.run(60, progress=False).ledger.rounds[:-1]]
     total = sum(norm**2 for norm in norms) / 0.3**2
     assert stats.chi2(18 * 59).cdf(total) == pytest.approx(0.5, abs=0.499)
@@ -169,14 +169,14 @@ def test_server_step_and_update_clip():
 def test_a_server_step_of_one_half_needs_no_clip_of_buffers():
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).to(DOUBLE)
     server = problem()
-    result = fed.Server(model, server.clients, clip=0.1, noise=0.1).run(2, progress=False)
+    result = fed.Server(model, server.clients, clip=0.1, noise_std=0.1).run(2, progress=False)
     assert float(vector(result.model).norm()) == pytest.approx(0.1)
     assert float(result.model[1].running_var.norm()) > 0.5  # neither clipped nor perturbed with the parameters
     assert result.ledger.rounds[0].model == "Sequential"
 
 
 def test_the_ledger_is_what_certificates_read():
-    server = problem(clip=3.0, noise=0.01, seed=4)
+    server = problem(clip=3.0, noise_std=0.01, seed=4)
     ledger = server.run(5, progress=False).ledger
     record, client = ledger.rounds[2], server.clients[1]
     one = record.participants[1]
@@ -184,8 +184,8 @@ def test_the_ledger_is_what_certificates_read():
     exact = float((x.square().sum(dim=1).max() + 1).sqrt())
     assert exact <= one.input_norm < exact * (1 + 1e-9)
     assert one.batch_sizes == (8,) * (client.size // 8) + ((client.size % 8,) if client.size % 8 else ())
-    assert (one.learning_rate, one.decay) == (0.1, (0.1, 0.1))
-    found = (record.model, record.loss, record.optimiser, record.momentum, record.dtype, record.aggregator)
+    assert (one.lr, one.decay) == (0.1, (0.1, 0.1))
+    found = (record.model, record.loss, record.optimizer, record.momentum, record.dtype, record.aggregator)
     assert found == ("linear", "softmax cross-entropy", "sgd", 0.0, "float64", "mean")
     assert (record.seed, record.weights_from, record.reject) == (4, "server", "zero")
     threat = Threat("feature", clients=[1], rounds=[2], norm=0.1, per_batch=2)
@@ -199,7 +199,7 @@ def test_the_ledger_is_what_certificates_read():
         ({"trainer": fed.SGD(momentum=0.9)}, "momentum", 0.9),
         ({"trainer": fed.SGD(loss=lambda m, x, y, g: m(x).square().mean())}, "loss", "custom"),
         ({"trainer": fed.SGD(mixture=0.5)}, "loss", "custom"),
-        ({"trainer": type("Adam", (fed.SGD,), {})()}, "optimiser", "custom"),
+        ({"trainer": type("Adam", (fed.SGD,), {})()}, "optimizer", "custom"),
         ({"aggregate": fed.GeometricMedian()}, "aggregator", "GeometricMedian"),
         ({"dtype": torch.float32}, "dtype", "float32"),
         ({"server_step": 1.5}, "server_step", 1.5),
@@ -246,10 +246,10 @@ def test_final_weights_of_the_geometric_median_are_reported():
 
 
 def test_metrics_are_kept_and_shown(capsys):
-    result = problem().run(3, evaluate=lambda model: {"norm": float(vector(model).norm())})
+    result = problem().run(3, evaluate=lambda model: {"norm": float(vector(model).norm())}, progress=True)
     assert [set(m) for m in result.metrics] == [{"norm"}] * 3
     assert "norm=" in capsys.readouterr().err
-    problem().run(1, progress=False)
+    problem().run(1)
     assert capsys.readouterr().err == ""
 
 
@@ -257,7 +257,7 @@ def test_frozen_parameters_stay_where_they_are():
     server = problem()
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).to(DOUBLE)
     model[0].requires_grad_(False)
-    result = fed.Server(model, server.clients, clip=0.5, noise=0.1).run(3, progress=False)
+    result = fed.Server(model, server.clients, clip=0.5, noise_std=0.1).run(3, progress=False)
     assert (result.model[0].weight == model[0].weight).all()
     assert (result.model[1].weight != model[1].weight).all()
 
@@ -268,7 +268,7 @@ def test_frozen_parameters_stay_where_they_are():
         ({"fraction": 0.0}, "fraction"),
         ({"server_step": 0.0}, "server_step"),
         ({"clip": -1.0}, "clip"),
-        ({"noise": float("nan")}, "noise"),
+        ({"noise_std": float("nan")}, "noise_std"),
         ({"update_clip": 0.0}, "update_clip"),
         ({"reject": "drop"}, "reject"),
         ({"keep": ("all",)}, "keep"),

@@ -53,11 +53,11 @@ def test_one_client_with_all_the_data_is_centralised_sgd_bit_for_bit(dtype, kind
     client = fed.Client(0, x, y, fed.SGD(lr=0.3, batch_size=None, decay=decay))
     result = fed.Server(model, [client]).run(7, progress=False)
     central = deepcopy(model)
-    optimiser = torch.optim.SGD(central.parameters(), lr=0.3, weight_decay=decay)
+    optimizer = torch.optim.SGD(central.parameters(), lr=0.3, weight_decay=decay)
     for _ in range(7):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         functional.cross_entropy(central(x), y).backward()
-        optimiser.step()
+        optimizer.step()
     assert distance(result.model, central) == 0
     assert distance(result.model, model) > 0.01
 
@@ -66,11 +66,11 @@ def test_momentum_is_that_of_torch():
     x, y = data()
     model = build()
     fed_model = fed.personalise(model, [fed.Client(0, x, y, fed.SGD(lr=0.1, batch_size=None, steps=9, momentum=0.9))])
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(9):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         functional.cross_entropy(model(x), y).backward()
-        optimiser.step()
+        optimizer.step()
     assert distance(fed_model[0], model) == 0
 
 
@@ -254,17 +254,17 @@ def test_any_callable_trains():
 
     def adam(model, x, y, task):
         seen.append((len(x), task.client, task.round))
-        optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
         for _ in range(3):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             functional.cross_entropy(model(x), y).backward()
-            optimiser.step()
+            optimizer.step()
 
     members = fed.clients(x, y, fed.partition.equal(120, 3), adam)
     result = fed.Server(build(), members).run(4, progress=False)
     assert fed.accuracy(result.model, x, y) > fed.accuracy(build(), x, y)
     assert seen[:3] == [(40, 0, 1), (40, 1, 1), (40, 2, 1)]
-    assert result.ledger.rounds[0].optimiser == "custom"
+    assert result.ledger.rounds[0].optimizer == "custom"
     assert result.ledger.rounds[0].loss == "custom"
 
 

@@ -102,13 +102,13 @@ class Experiment:
 
 RUNS = {
     "plain": Experiment(
-        range(4), 6, {"fraction": 0.75, "clip": 2.0, "noise": 0.01, "keep": ("samples",), "seed": 3}, exclude=(2,)
+        range(4), 6, {"fraction": 0.75, "clip": 2.0, "noise_std": 0.01, "keep": ("samples",), "seed": 3}, exclude=(2,)
     ),
     "trainers": Experiment(
         range(4, 8), 4, {"aggregate": fed.GeometricMedian(), "update_clip": 0.5, "server_step": 0.5}
     ),
     "faulty": Experiment(
-        range(8, 12), 8, {"reject": "renormalise", "noise": lambda t: 0.01 * t, "clip": lambda t: 1 + 0.1 * t}
+        range(8, 12), 8, {"reject": "renormalise", "noise_std": lambda t: 0.01 * t, "clip": lambda t: 1 + 0.1 * t}
     ),
 }
 

@@ -25,7 +25,7 @@ def main(grid: Grid, context: Context) -> None:
         task.model(config["seed"]),
         clients,
         clip=config["clip"],
-        noise=config["noise"],
+        noise_std=config["noise"],
         timeout=config["timeout"],
         seed=config["seed"],
     )

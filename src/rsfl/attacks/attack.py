@@ -104,17 +104,17 @@ class Attack(ABC):
         x = checked_batch(x)
         checked_labels(y, len(x), smoother.num_classes)
         region = self._region(smoother.law, x)
-        centre = region.centre
+        center = region.center
         noise = self.draw(smoother, x, generator) if noise is None else noise.detach()
         if fallback is None:
-            fallback = torch.randn(centre.shape, generator=generator, device=centre.device, dtype=centre.dtype)
-        elif fallback.shape != centre.shape:
-            raise ValueError(f"fallback must have shape {tuple(centre.shape)}, got {tuple(fallback.shape)}")
-        start = torch.zeros_like(centre)
-        budget = torch.full((len(x),), self._budget(), dtype=centre.dtype, device=centre.device)
+            fallback = torch.randn(center.shape, generator=generator, device=center.device, dtype=center.dtype)
+        elif fallback.shape != center.shape:
+            raise ValueError(f"fallback must have shape {tuple(center.shape)}, got {tuple(fallback.shape)}")
+        start = torch.zeros_like(center)
+        budget = torch.full((len(x),), self._budget(), dtype=center.dtype, device=center.device)
         state = _State(start, budget, start, torch.full_like(budget, torch.inf))
         for step in range(self.steps):
-            gradient, logits = self._gradient(smoother, x, y, centre + state.delta, noise)
+            gradient, logits = self._gradient(smoother, x, y, center + state.delta, noise)
             self._update(state, logits, y, region)
             moved = state.delta + self._step_size(step) * region.direction(gradient, state.delta, fallback)
             state.delta = self._project(region, moved, state.radius)

@@ -24,14 +24,14 @@ class Region:
     """The offsets that an attack may take from a centre: those in a ball that do not leave a box.
 
     Args:
-        centre: (B, ...), in the box.
+        center: (B, ...), in the box.
         norm: ``l1`` or ``l2``.
         epsilon: Radius of the ball.
-        box: Range of every coordinate of centre + offset, or None.
+        box: Range of every coordinate of center + offset, or None.
         levels: Offsets end as whole multiples of 1 / (levels - 1); None for real numbers.
     """
 
-    centre: Tensor
+    center: Tensor
     norm: str
     epsilon: float
     box: tuple[float, float] | None
@@ -46,7 +46,7 @@ class Region:
             return gradient / rows(size(gradient, "l2").clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
         # In l1 all of the step belongs to the coordinate that gains most, of those that the box lets move.
         if self.box is not None:
-            point = self.centre + delta
+            point = self.center + delta
             stuck = ((point <= self.box[0]) & (gradient < 0)) | ((point >= self.box[1]) & (gradient > 0))
             gradient = gradient.masked_fill(stuck, 0.0)
         flat = gradient.flatten(1)
@@ -55,7 +55,7 @@ class Region:
 
     def boxed(self, delta: Tensor) -> Tensor:
         """The nearest offsets that stay in the box."""
-        return delta if self.box is None else (self.centre + delta).clamp(*self.box) - self.centre
+        return delta if self.box is None else (self.center + delta).clamp(*self.box) - self.center
 
     def projected(self, delta: Tensor, radius: Tensor) -> Tensor:
         """The nearest offsets in balls (B,); no coordinate grows or changes its sign, so the box stays kept."""
@@ -79,12 +79,12 @@ class Region:
             offset = delta * rows(1 - shrink, delta)
             if self.levels is not None:
                 offset = (offset * (self.levels - 1)).round() / (self.levels - 1)
-            point = self.centre + offset
+            point = self.center + offset
             if self.box is not None:
                 point = point.clamp(*self.box)  # the centre is inside: this only brings the point nearer
             # In float64 the difference is exact; a caller who measures in the points' own dtype shall find no more.
-            exact = size(point.double() - self.centre.double(), self.norm)
-            over = exact.maximum(size(point - self.centre, self.norm).double()) > self.epsilon
+            exact = size(point.double() - self.center.double(), self.norm)
+            over = exact.maximum(size(point - self.center, self.norm).double()) > self.epsilon
             if not bool(over.any()):
                 return point
             more = (4 * shrink).clamp(min=torch.finfo(delta.dtype).eps, max=1)  # at 1 it is the centre itself

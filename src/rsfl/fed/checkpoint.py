@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written whole or not at all, checked before they are believed, loaded without code.
+"""Checkpoints that survive a kill: written whole or not at all, checked before they are used, loaded without code.
 
 A directory holds one small file a round for the ledger and the last two states. A file is a line of magic, the SHA-256
 of what follows, and tensors and text that ``torch.load(weights_only=True)`` reads: no arbitrary pickle is ever opened.
@@ -61,10 +61,10 @@ class Directory:
             old.unlink()
 
     def load(self) -> tuple[State, tuple[Entry, ...]] | None:
-        """The last round that can be believed, with a warning about any later one; None in an empty directory.
+        """The last round whose files are intact, with a warning about any later one; None in an empty directory.
 
         Raises:
-            CheckpointError: There are checkpoints, but none can be believed, or they belong to another run.
+            CheckpointError: There are checkpoints, but none is intact, or they belong to another run.
         """
         refused = []
         for path in sorted(self.path.glob("state-*.rsfl"), reverse=True):

@@ -18,7 +18,7 @@ from rsfl.train import CrossEntropy, Loss
 __all__ = [
     "SGD",
     "Client",
-    "Participant",
+    "Member",
     "Poison",
     "Remote",
     "Schedule",
@@ -200,7 +200,7 @@ class SGD:
                 self.descend(values, gradients, velocities, decays, centers, lr)
 
 
-class Participant(Protocol):
+class Member(Protocol):
     """What the server asks of anything that takes part; `Client` is the one that trains on tensors in this process."""
 
     @property

@@ -10,7 +10,9 @@ from rsfl._checks import Int64, count
 from rsfl.bounds.voting import group_votes
 from rsfl.fed import draws
 from rsfl.fed.poison import Attack
-from rsfl.fed.server import RoundError, Server
+from rsfl.fed.rounds import RoundError
+from rsfl.fed.server import Server
+from rsfl.smooth.modes import evaluating
 
 __all__ = ["GroupVote", "group_clients", "train_groups"]
 
@@ -60,7 +62,7 @@ class GroupVote:
         for model in self.models:
             label = torch.full((len(x),), _FIXED, device=x.device)
             if model is not None:
-                with torch.no_grad():
+                with evaluating(model):
                     outputs = model(x)
                 if outputs.shape != total.shape:
                     raise ValueError(f"models must give outputs {tuple(total.shape)}, got {tuple(outputs.shape)}")
@@ -85,7 +87,7 @@ def train_groups(
     *,
     num_classes: int,
     attacks: Mapping[int, Attack] | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> GroupVote:
     """Train one model a group of clients, each as a run of its own under the settings of ``server``.
 

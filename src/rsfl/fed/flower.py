@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import count, number
-from rsfl.fed.client import SGD, Client, Participant, Remote, Task, Trainer
+from rsfl.fed.client import SGD, Client, Member, Remote, Task, Trainer
 from rsfl.fed.layout import Layout
-from rsfl.fed.server import Result, Run, Server
+from rsfl.fed.rounds import Result, Rounds
+from rsfl.fed.server import Server
 from rsfl.fed.training import Failure, fit_alone
 
 try:
@@ -36,7 +37,7 @@ __all__ = ["Strategy", "client_app", "register"]
 _LOG = logging.getLogger("flwr")
 
 
-def client_app(build: Callable[[Context], tuple[nn.Module, Participant]], *, threads: int | None = 1) -> ClientApp:
+def client_app(build: Callable[[Context], tuple[nn.Module, Member]], *, threads: int | None = 1) -> ClientApp:
     """The ClientApp of a client: says who it is when asked, and trains when told to.
 
     What a trainer draws is keyed by seed, round and client, so a client trains here as it does in `Server.run`. An
@@ -91,8 +92,8 @@ def register(
     clients: int,
     trainer: Trainer | None = None,
     *,
-    largest: int = 1_000_000,
-    patience: float = 60.0,
+    max_samples: int = 1_000_000,
+    reply_timeout: float = 60.0,
     timeout: float = 3600.0,
 ) -> list[Remote]:
     """Ask the nodes who they are, until there are enough different clients.
@@ -104,8 +105,8 @@ def register(
         grid: What Flower gives to a ServerApp.
         clients: How many clients to wait for, at least.
         trainer: How all of them are told to train, for the ledger; plain `SGD` if None.
-        largest: Number of samples above which a node is not believed, and left out.
-        patience: Seconds to wait for the answer of a node that is connected.
+        max_samples: A node that claims more samples is left out.
+        reply_timeout: Seconds to wait for the answer of a node that is connected.
         timeout: Seconds to wait for all of them.
 
     Returns:
@@ -118,17 +119,15 @@ def register(
     claims: dict[int, Remote | None] = {}
     end = time.monotonic() + number("timeout", timeout, 0.0)
     while True:
-        claims |= _ask(grid, set(grid.get_node_ids()) - set(claims), patience)
+        claims |= _ask(grid, set(grid.get_node_ids()) - set(claims), reply_timeout)
         found: dict[int, Remote] = {}
         for claim in claims.values():
-            if claim is not None and claim.size <= largest:
+            if claim is not None and claim.size <= max_samples:
                 found.setdefault(claim.id, claim)
         if len(found) >= clients:
             return [replace(found[id_], trainer=SGD() if trainer is None else trainer) for id_ in sorted(found)]
         if time.monotonic() > end:
-            raise TimeoutError(
-                f"clients must be at most the {len(found)} that registered in {timeout} s, got {clients}"
-            )
+            raise TimeoutError(f"only {len(found)} of {clients} clients registered within {timeout:g} s")
         time.sleep(min(1.0, timeout))
 
 
@@ -146,12 +145,12 @@ class Strategy(Base):  # type: ignore[misc]
         exclude: Clients that never take part.
         evaluate: Metrics of the model after each round, by name: on the server, from its own data.
         checkpoint: Directory in which each round is saved, and from which an interrupted run goes on.
-        nodes: Number of the Flower node of each client, by client id. If None the nodes are asked, and believed: then
+        nodes: Number of the Flower node of each client, by client id. If None the nodes are asked, and trusted: then
             one may pass itself off as a client that is not connected. Flower's node authentication fixes the numbers.
-        patience: Seconds to wait for a node to say who it is.
+        reply_timeout: Seconds to wait for a node to say who it is.
 
     Raises:
-        rsfl.train.CheckpointError: The directory belongs to another run, or nothing in it can be believed.
+        rsfl.train.CheckpointError: The directory belongs to another run, or no intact checkpoint is found.
         ValueError: The model has a type that Flower's records cannot hold (``bfloat16``), or a setting is out of range.
     """
 
@@ -164,15 +163,15 @@ class Strategy(Base):  # type: ignore[misc]
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         checkpoint: str | PathLike[str] | None = None,
         nodes: Mapping[int, int] | None = None,
-        patience: float = 60.0,
+        reply_timeout: float = 60.0,
     ):
-        self._run = Run(server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint)
-        if self._run.layout.dtype == torch.bfloat16:
+        self._rounds = Rounds(server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint)
+        if self._rounds.layout.dtype == torch.bfloat16:
             raise ValueError("model must be of a type that NumPy has, for Flower to send it, got torch.bfloat16")
         self._nodes = nodes
-        self._patience = number("patience", patience, 0.0, open_low=True)
+        self._reply_timeout = number("reply_timeout", reply_timeout, 0.0, open_low=True)
         self._claims: dict[int, Remote | None] = {}
-        self._invited: list[Participant] = []
+        self._invited: list[Member] = []
         self._sent: list[Message | None] = []
 
     def run(self, grid: Grid) -> Result:
@@ -184,16 +183,16 @@ class Strategy(Base):  # type: ignore[misc]
         Raises:
             RoundError: Too few usable updates; it carries the run so far.
         """
-        if self._run.left:
-            timeout = self._run.server.timeout
-            self.start(grid, self._arrays(), self._run.left, timeout=inf if timeout is None else timeout)
-        return self._run.result()
+        if self._rounds.left:
+            timeout = self._rounds.server.timeout
+            self.start(grid, self._arrays(), self._rounds.left, timeout=inf if timeout is None else timeout)
+        return self._rounds.result()
 
     def summary(self) -> None:
         """Log what is carried out."""
-        server, state = self._run.server, self._run.state
+        server, state = self._rounds.server, self._rounds.state
         _LOG.info("\t└──> rsfl: %r of %d clients, seed %d", server.aggregate, len(server.clients), server.seed)
-        _LOG.info("\t└──> rounds %d to %d of the run", state.round + 1, self._run.rounds)
+        _LOG.info("\t└──> rounds %d to %d of the run", state.round + 1, self._rounds.total)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -203,16 +202,16 @@ class Strategy(Base):  # type: ignore[misc]
         Raises:
             ValueError: ``arrays`` is not the model of the run, which starts by ``run``.
         """
-        if not torch.equal(self._run.layout.vector(_tensors(arrays)), self._run.state.broadcast.cpu()):
+        if not torch.equal(self._rounds.layout.vector(_tensors(arrays)), self._rounds.state.broadcast.cpu()):
             raise ValueError("arrays must be the model of the run: start it by run(grid), not by start(...)")
-        self._invited, starts, tasks = self._run.invite()
-        seats, records, self._sent = self._seats(grid), {id(self._run.state.broadcast): arrays}, []
+        self._invited, starts, tasks = self._rounds.invite()
+        seats, records, self._sent = self._seats(grid), {id(self._rounds.state.broadcast): arrays}, []
         for one, start, task in zip(self._invited, starts, tasks, strict=True):
             if one.id not in seats:
                 self._sent.append(None)
                 continue
             if id(start) not in records:
-                records[id(start)] = _record(self._run.layout.split(start))
+                records[id(start)] = _record(self._rounds.layout.split(start))
             told = {**config, "round": task.round, "client": task.client, "seed": task.seed}
             content = RecordDict({"arrays": records[id(start)], "config": ConfigRecord(told)})
             if task.center:
@@ -230,7 +229,7 @@ class Strategy(Base):  # type: ignore[misc]
             Failure("was not connected") if sent is None else _reply(answers.get(sent.metadata.message_id))
             for sent in self._sent
         ]
-        entry = self._run.conclude(self._invited, heard)
+        entry = self._rounds.conclude(self._invited, heard)
         fates = [one.outcome for one in entry.round.participants]
         for one in entry.round.participants:
             if one.reason:
@@ -252,14 +251,14 @@ class Strategy(Base):  # type: ignore[misc]
 
     def _arrays(self) -> ArrayRecord:
         """What the next round sends."""
-        return _record(self._run.layout.split(self._run.state.broadcast))
+        return _record(self._rounds.layout.split(self._rounds.state.broadcast))
 
     def _seats(self, grid: Grid) -> dict[int, int]:
         """The connected node of each client, by its id: the first that claimed it, among those still there."""
         connected = set(grid.get_node_ids())
         if self._nodes is not None:
             return {id_: node for id_, node in self._nodes.items() if node in connected}
-        self._claims |= _ask(grid, connected - set(self._claims), self._patience)
+        self._claims |= _ask(grid, connected - set(self._claims), self._reply_timeout)
         seats: dict[int, int] = {}
         for node, claim in self._claims.items():
             if claim is not None and node in connected:
@@ -267,10 +266,10 @@ class Strategy(Base):  # type: ignore[misc]
         return seats
 
 
-def _ask(grid: Grid, nodes: Collection[int], patience: float) -> dict[int, Remote | None]:
+def _ask(grid: Grid, nodes: Collection[int], reply_timeout: float) -> dict[int, Remote | None]:
     """Who the nodes say they are; None for an answer that makes no sense. Who is silent is not in it."""
     questions = {node: Message(RecordDict(), node, MessageType.QUERY) for node in sorted(nodes)}
-    replies = grid.send_and_receive(list(questions.values()), timeout=patience) if questions else []
+    replies = grid.send_and_receive(list(questions.values()), timeout=reply_timeout) if questions else []
     answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
     claims = {node: answers.get(question.metadata.message_id) for node, question in questions.items()}
     return {node: _claim(answer) for node, answer in claims.items() if answer is not None}
@@ -285,7 +284,7 @@ def _claim(answer: Message) -> Remote | None:
 
 
 def _reply(answer: Message | None) -> Any:
-    """What a client sent, in the form that `Run.conclude` screens."""
+    """What a client sent, in the form that `Rounds.conclude` screens."""
     if answer is None:
         return Failure("was late")
     if answer.has_error():

@@ -48,6 +48,10 @@ class Attack:
     data: Poison | None = None
     update: Tamper | None = None
 
+    def __post_init__(self) -> None:
+        if self.rounds is not None:
+            object.__setattr__(self, "rounds", frozenset(self.rounds))
+
     def active(self, index: int) -> bool:
         """Whether the client attacks in this round."""
         return self.rounds is None or index in self.rounds

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 
 from rsfl._checks import Int64
 from rsfl.fed import draws
-from rsfl.fed.client import SGD, Client, Participant, Stackable, Task, at_round
+from rsfl.fed.client import SGD, Client, Member, Stackable, Task, at_round
 from rsfl.fed.layout import Layout
 from rsfl.train import CrossEntropy
 
@@ -32,7 +32,7 @@ class Failure(str):
 
 def train(
     model: nn.Module,
-    participants: Sequence[Participant],
+    participants: Sequence[Member],
     starts: Sequence[Tensor],
     tasks: Sequence[Task],
     *,
@@ -80,7 +80,7 @@ def _by_sample(model: nn.Module) -> bool:
     return all(type(module).__module__ in {f"torch.nn.modules.{name}" for name in known} for module in model.modules())
 
 
-def fit_alone(participant: Participant, model: nn.Module, task: Task, timeout: float | None = None) -> Any:
+def fit_alone(participant: Member, model: nn.Module, task: Task, timeout: float | None = None) -> Any:
     """One client, its exceptions told as a `Failure`, the global random state as keyed as everything else."""
     outcome: list[Any] = [Failure("was late")]
 
@@ -111,7 +111,7 @@ def _named(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _groups(participants: Sequence[Participant], layout: Layout, by_sample: bool) -> Iterable[list[int]]:
+def _groups(participants: Sequence[Member], layout: Layout, by_sample: bool) -> Iterable[list[int]]:
     """Positions of clients that can be stacked: one trainer, one kind of input, and batches of one size.
 
     Where samples do not interact, batches of any sizes will do: the short ones are filled up.

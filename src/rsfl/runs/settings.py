@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rsfl._checks import count, number
 from rsfl._files import locked, replaced
+from rsfl._fingerprint import tensor_bytes
 from rsfl.noise import Law
 
 __all__ = ["FILE", "Settings", "fingerprint", "laws"]
@@ -156,11 +157,6 @@ def _law(fields: Mapping[str, Any]) -> Law:
     return known[name](**values)
 
 
-def _digest(digest: "hashlib._Hash", tensor: Tensor) -> None:
-    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-
-
 def fingerprint(of: nn.Module | tuple[Tensor, int]) -> str:
     """A hash of a model (as it prints, its weights, its buffers) or of one input and its label.
 
@@ -172,9 +168,9 @@ def fingerprint(of: nn.Module | tuple[Tensor, int]) -> str:
         for kind in (of.named_parameters(), of.named_buffers()):
             for name, tensor in sorted(kind):
                 digest.update(name.encode())
-                _digest(digest, tensor)
+                digest.update(tensor_bytes(tensor))
     else:
         x, y = of
-        _digest(digest, x)
+        digest.update(tensor_bytes(x))
         digest.update(str(y).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, checked before they are believed, loaded without running code."""
+"""Checkpoints: written whole or not at all, checked before they are used, loaded without running code."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -16,7 +16,7 @@ _MAGIC = b"rsfl checkpoint 1\n"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be believed, or that belongs to another run."""
+    """A checkpoint that is not intact, or that belongs to another run."""
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -87,3 +87,10 @@ def test_metrics_per_client():
     assert isinstance(curves.min, np.ndarray)
     with pytest.raises(ValueError, match=r"models.*\[1, 2, 3\]"):
         fed.per_client({0: model()}, samples)
+
+
+def test_accuracy_is_measured_in_evaluation_mode():
+    network = nn.Sequential(nn.Dropout(1.0), nn.Linear(4, 3)).train()
+    x = torch.rand(20, 4, generator=torch.Generator().manual_seed(3))
+    assert fed.accuracy(network, x, network[1](x).argmax(dim=1)) == 1
+    assert network.training

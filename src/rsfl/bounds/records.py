@@ -28,7 +28,7 @@ class Participant:
     Args:
         client: Identity of the client, a whole number.
         weight: Its share p_i of the average, in [0, 1]; the shares of a round's participants sum to 1.
-        learning_rate: Step size of its local gradient steps, positive.
+        lr: Step size of its local gradient steps, positive.
         decay: Smallest and largest L2 decay over the parameters, 0 for a parameter that is not decayed.
         input_norm: Bound on the l2 norm of (x, 1) over its clean inputs, positive; inf where none is known.
         batch_sizes: True size of each mini-batch, one per local step, in order.
@@ -42,7 +42,7 @@ class Participant:
 
     client: int
     weight: float
-    learning_rate: float
+    lr: float
     decay: tuple[float, float]
     input_norm: float
     batch_sizes: tuple[int, ...]
@@ -67,7 +67,7 @@ class Participant:
             self,
             client=count("client", self.client),
             weight=number("weight", self.weight, 0.0, 1.0),
-            learning_rate=number("learning_rate", self.learning_rate, 0.0, inf, open_low=True, open_high=True),
+            lr=number("lr", self.lr, 0.0, inf, open_low=True, open_high=True),
             decay=tuple(decay.tolist()),
             input_norm=number("input_norm", self.input_norm, 0.0, open_low=True),
             batch_sizes=tuple(sizes.tolist()),
@@ -103,8 +103,8 @@ class Round:
         model: ``"linear"`` for one affine layer without buffers, any other name for anything else.
         loss: ``"softmax cross-entropy"`` when each local step follows the plain mini-batch gradient of it (and of the
             decay), any other name for anything else.
-        optimiser: ``"sgd"``, or the name of any other local optimiser.
-        momentum: Momentum of the local optimiser.
+        optimizer: ``"sgd"``, or the name of any other local optimizer.
+        momentum: Momentum of the local optimizer.
         dtype: Floating-point type of local training and averaging.
         seed: Seed from which the run draws participants, batches and noise.
     """
@@ -124,7 +124,7 @@ class Round:
     aggregator: str
     model: str
     loss: str
-    optimiser: str
+    optimizer: str
     momentum: float
     dtype: str
     seed: int
@@ -142,7 +142,7 @@ class Round:
             _set(self, **{name: number(name, getattr(self, name), 0.0, inf, open_high=True)})
         for name in ("clip", "update_clip", "reject_norm"):
             _set(self, **{name: number(name, getattr(self, name), 0.0, open_low=True)})
-        for name in ("aggregator", "model", "loss", "optimiser", "dtype"):
+        for name in ("aggregator", "model", "loss", "optimizer", "dtype"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a name, got {getattr(self, name)!r}")
         choice("weights_from", self.weights_from, ("server", "clients"))

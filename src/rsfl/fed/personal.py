@@ -5,7 +5,6 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from rsfl._checks import Float64, count
 from rsfl.fed.client import Client, Task, Trainer
 from rsfl.fed.layout import Layout
 from rsfl.fed.training import Failure, train
+from rsfl.smooth.modes import evaluating
 
 __all__ = ["PerClient", "accuracy", "per_client", "personalise"]
 
@@ -70,8 +70,8 @@ def personalise(
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of the samples that a model gets right."""
-    with torch.no_grad():
+    """Share of the samples that a model gets right, in evaluation mode."""
+    with evaluating(model):
         return float((model(x).argmax(dim=1) == y).double().mean())
 
 

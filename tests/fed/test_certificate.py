@@ -26,7 +26,7 @@ def problem(seed=0, clients=8, dtype=DOUBLE, trainer=None, model=None, **setting
         model = model or nn.Linear(5, 3).to(dtype)
     trainer = trainer or fed.SGD(lr=0.5, batch_size=4, decay=0.1)
     parts = fed.partition.equal(len(x), clients, seed=seed)
-    options = {"noise": 0.01, "keep": ("samples",), "seed": seed} | settings
+    options = {"noise_std": 0.01, "keep": ("samples",), "seed": seed} | settings
     return fed.Server(model, fed.clients(x, y, parts, trainer), **options)
 
 
@@ -119,7 +119,7 @@ def test_the_certificate_abstains_where_the_deviation_reaches_the_prediction():
     assert torch.equal(certificate.radius, torch.where(held, certificate.reach, 0.0))
     assert (certificate.space, certificate.norm) == ("parameters", "l2")
     names = {a.id for a in certificate.assumptions}
-    assert {"plain SGD", "step size", "float64", "whole-ledger", "coupled-runs"} <= names
+    assert {"plain-sgd", "step-size", "float64", "whole-ledger", "coupled-runs"} <= names
     assert certificate[:3].threat == THREAT
     parts = type(certificate).cat([certificate[:5], certificate[5:]])
     assert torch.equal(parts.reach, certificate.reach)
@@ -140,15 +140,15 @@ def broken(name):
     """A run with one condition broken, and the condition's name."""
     sgd = {"lr": 0.5, "batch_size": 4, "decay": 0.1}
     return {
-        "momentum": ("plain SGD", {"trainer": fed.SGD(**sgd, momentum=0.9)}),
-        "undecayed bias": ("one decay", {"trainer": fed.SGD(**sgd | {"decay": {"weight": 0.1, "bias": 0.0}})}),
-        "server step": ("server step", {"server_step": 1.5}),
-        "geometric median": ("plain averaging", {"aggregate": fed.GeometricMedian()}),
-        "batch norm": ("linear model", {"model": nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()}),
-        "step size": ("step size", {"trainer": fed.SGD(**sgd | {"lr": 3.0})}),
-        "clipped honest update": ("honest updates intact", {"update_clip": 0.05}),
-        "renormalised": ("zero for rejected", {"reject": "renormalise"}),
-        "custom loss": ("plain loss", {"trainer": fed.SGD(**sgd, loss=lambda m, x, y, g: m(x).square().mean())}),
+        "momentum": ("plain-sgd", {"trainer": fed.SGD(**sgd, momentum=0.9)}),
+        "undecayed bias": ("one-decay", {"trainer": fed.SGD(**sgd | {"decay": {"weight": 0.1, "bias": 0.0}})}),
+        "server-step": ("server-step", {"server_step": 1.5}),
+        "geometric median": ("plain-averaging", {"aggregate": fed.GeometricMedian()}),
+        "batch norm": ("linear-model", {"model": nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()}),
+        "step-size": ("step-size", {"trainer": fed.SGD(**sgd | {"lr": 3.0})}),
+        "clipped honest update": ("honest-updates-intact", {"update_clip": 0.05}),
+        "renormalised": ("zero-for-rejected", {"reject": "renormalise"}),
+        "custom loss": ("plain-loss", {"trainer": fed.SGD(**sgd, loss=lambda m, x, y, g: m(x).square().mean())}),
     }[name]
 
 
@@ -157,10 +157,10 @@ def broken(name):
     [
         "momentum",
         "undecayed bias",
-        "server step",
+        "server-step",
         "geometric median",
         "batch norm",
-        "step size",
+        "step-size",
         "clipped honest update",
         "renormalised",
         "custom loss",
@@ -185,7 +185,7 @@ def test_low_precision_runs_are_refused(dtype):
 def test_weights_that_clients_report_are_refused():
     _, result = trained()
     rounds = [replace(record, weights_from="clients") for record in result.ledger.rounds]
-    with pytest.raises(ConditionError, match="condition 'server weights'"):
+    with pytest.raises(ConditionError, match="condition 'server-weights'"):
         fed.certify(result.model, TEST, rounds, THREAT)
 
 
@@ -197,7 +197,7 @@ def published(result, threat=PUBLISHED, **options):
 
 
 def test_the_published_certificate_is_corollary_one_on_the_ledgers_numbers():
-    server = problem(clip=lambda t: 1.0 + t, noise=0.05)
+    server = problem(clip=lambda t: 1.0 + t, noise_std=0.05)
     result = server.run(4, progress=False)
     certificate = published(result, confidence="hoeffding")
     record = result.ledger.rounds[1]
@@ -236,7 +236,7 @@ def test_the_short_last_batch_counts_with_its_own_share():
 
 def test_the_published_formula_asks_for_the_lipschitz_constant_of_a_network():
     network = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
-    result = problem(model=network, clip=2.0, noise=0.05).run(3, progress=False)
+    result = problem(model=network, clip=2.0, noise_std=0.05).run(3, progress=False)
     with pytest.raises(ValueError, match="lipschitz must be given for Sequential: Lemma 1 is of linear models"):
         published(result)
     assert published(result, lipschitz=5.0).reach.isfinite().all()
@@ -247,10 +247,10 @@ def test_a_geometric_median_gets_the_published_formula_marked_as_unsound():
     result = server.run(3, progress=False)
     certificate = published(result)
     assert any(a.id == "weights-of-data" and "UNSOUND" in a.statement for a in certificate.assumptions)
-    with pytest.raises(ConditionError, match="plain averaging"):
+    with pytest.raises(ConditionError, match="plain-averaging"):
         fed.certify(result.model, TEST, result.ledger, THREAT)
     krum = problem(clip=3.0, aggregate=fed.Krum(1)).run(3, progress=False)
-    with pytest.raises(ConditionError, match=r"plain averaging.*Krum"):
+    with pytest.raises(ConditionError, match=r"plain-averaging.*Krum"):
         published(krum)
 
 
@@ -263,16 +263,32 @@ def test_attackers_who_were_not_there_change_nothing():
     assert set(certificate.reach[certificate.label != ABSTAIN].tolist()) == {np.inf}
 
 
+VOTES = {"method": "votes", "sigma": 0.1}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"method": "guess"}, ValueError, "method must be one of 'margin', 'votes', 'published', got 'guess'"),
-        ({"sigma": 0.1}, ValueError, "sigma must be given for votes and for nothing else, got 0.1"),
-        ({"method": "votes"}, ValueError, "sigma must be given for votes and for nothing else, got None"),
-        ({"n": 100}, ValueError, "n says nothing for method='margin', got 100"),
+        ({"sigma": 0.1}, ValueError, "sigma does not apply to method='margin'; leave it out, got 0.1"),
+        ({"method": "votes"}, ValueError, "sigma must be given for method='votes', got None"),
+        ({"method": "published"}, ValueError, "sigma must be given for method='published', got None"),
+        ({"n": 100}, ValueError, "n does not apply to method='margin'; leave it out, got 100"),
+        ({"n0": -4}, ValueError, "n0 does not apply to method='margin'; leave it out, got -4"),
+        ({"alpha": 7}, ValueError, "alpha does not apply to method='margin'; leave it out, got 7"),
+        ({"confidence": "nonsense"}, ValueError, "confidence does not apply to method='margin'"),
+        ({"lipschitz": 3.0}, ValueError, "lipschitz does not apply to method='margin'; leave it out, got 3.0"),
+        ({"seed": 0}, ValueError, "seed does not apply to method='margin'; leave it out, got 0"),
+        ({**VOTES, "alpha": 0.01}, ValueError, "alpha does not apply to exact votes, without n; leave it out"),
+        ({**VOTES, "lipschitz": 3.0}, ValueError, "lipschitz does not apply to method='votes'"),
+        ({**VOTES, "sigma": 0}, ValueError, r"sigma must lie in \(0, inf\), got 0"),
+        ({**VOTES, "n": 100, "n0": 0}, ValueError, "n0 must be a count of at least 1"),
+        ({**VOTES, "n": 100, "alpha": 7}, ValueError, r"alpha must lie in \(0, 1\), got 7"),
+        ({**VOTES, "n": 100, "confidence": "nonsense"}, ValueError, "confidence must be one of"),
+        ({"method": "published", "sigma": 0.1, "lipschitz": -1.0}, ValueError, "lipschitz must lie in"),
         ({"method": "published", "sigma": 0.1}, ValueError, "lipschitz must be given for a run without a clip"),
         ({"threat": Threat("feature", clients=[0], rounds=[9], norm=0.1)}, ValueError, r"rounds 1 to 3, got \[9\]"),
-        ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update clip'"),
+        ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update-clip'"),
         ({"x": TEST.float()}, ValueError, "x and the model must be float64, got torch.float32 and torch.float64"),
         ({"x": TEST * float("nan")}, ValueError, "x must be finite"),
     ],

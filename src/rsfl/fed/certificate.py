@@ -1,22 +1,32 @@
 """From a trained model, its ledger and a threat to certified predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rsfl import bounds
-from rsfl._checks import Float64, choice, count, number
-from rsfl.assumptions import IDEAL_NOISE, INDEPENDENT_DRAWS, ONE_FUNCTION, PER_INPUT, Assumption
-from rsfl.bounds.ledger import Participant, Round
-from rsfl.bounds.poisoning import CONDITIONS
+from rsfl._checks import Float64, choice, number
+from rsfl.assumptions import (
+    IDEAL_NOISE,
+    INDEPENDENT_DRAWS,
+    OF_TRAINING,
+    ONE_FUNCTION,
+    PER_INPUT,
+    PUBLISHED_FORM,
+    WEIGHTS_OF_DATA,
+    WHOLE_LEDGER,
+    Assumption,
+)
+from rsfl.bounds.records import Participant, Round
 from rsfl.fed.ledger import Ledger
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
 from rsfl.smooth.affine import affine_layer
+from rsfl.smooth.certificate import CONFIDENCE
 from rsfl.smooth.modes import evaluating
 
 __all__ = ["PoisoningCertificate", "certify", "largest_backdoors"]
@@ -53,7 +63,7 @@ class PoisoningCertificate(Certificate):
 
     Where ``label`` is not ``ABSTAIN``, the model of the other run (honest, or without the removed clients) gives the
     same label. ``reach`` is per input and does not depend on the threat: give it to
-    :func:`rsfl.bounds.largest_norm`, :func:`rsfl.bounds.largest_number` or :func:`rsfl.bounds.latest_round`.
+    :func:`rsfl.bounds.largest_norm`, :func:`rsfl.bounds.most_attackers` or :func:`rsfl.bounds.latest_round`.
 
     Attributes:
         method: ``margin``, ``votes`` or ``published``.
@@ -72,27 +82,8 @@ class PoisoningCertificate(Certificate):
     deviation: float
 
 
-WHOLE_LEDGER = Assumption(
-    "whole-ledger",
-    "The ledger is that of the run which ended with this model.",
-    "trusted",
-    "the caller",
-)
-PUBLISHED_FORM = Assumption(
-    "published-form",
-    "CRFL's statement as published: about the distributions over training runs, against a clean run in which the "
-    "attackers' updates are scaled too, for convex smooth losses and the Lipschitz constant that was given. Its known "
-    "gaps are listed in the documentation; it is not a guarantee for this one model.",
-    "trusted",
-    "the caller",
-)
-WEIGHTS_OF_DATA = Assumption(
-    "weights-of-data",
-    "The aggregation weights are treated as constants although they depend on what the clients sent: UNSOUND, offered "
-    "for comparison with the paper only.",
-    "trusted",
-    "nobody",
-)
+# What sampled votes take where nothing else is said.
+_SAMPLING: dict[str, Any] = {"n0": 100, "alpha": 0.001, "confidence": "clopper-pearson", "seed": 0}
 
 
 def certify(
@@ -104,11 +95,11 @@ def certify(
     method: str = "margin",
     sigma: float | None = None,
     n: int | None = None,
-    n0: int = 100,
-    alpha: float = 0.001,
-    confidence: str = "clopper-pearson",
+    n0: int | None = None,
+    alpha: float | None = None,
+    confidence: str | None = None,
     lipschitz: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     index: Tensor | Sequence[int] | None = None,
 ) -> PoisoningCertificate:
     """Which predictions of a federated model a threat against its training did not change.
@@ -131,12 +122,13 @@ def certify(
         method: ``margin``, ``votes`` or ``published``.
         sigma: Standard deviation of the noise on each parameter, for votes.
         n: Noisy models that estimate the votes; None for exact votes of a linear model.
-        n0: Noisy models that select the label.
-        alpha: Probability, for each input, with which sampled votes may mislead.
-        confidence: Bound for sampled votes, ``clopper-pearson`` or ``hoeffding``.
+        n0: Noisy models that select the label, 100 by default. This and the next two, and ``seed``, are for sampled
+            votes only.
+        alpha: Probability, for each input, with which sampled votes may mislead, 0.001 by default.
+        confidence: Bound for sampled votes, ``clopper-pearson`` by default, or ``hoeffding``.
         lipschitz: L_Z of the published formula; by default, for linear models alone, Lemma 1 at the clip radius of the
             attacked round.
-        seed: Seed of the noisy models; not one of the training.
+        seed: Seed of the noisy models, 0 by default; not one of the training.
         index: (B,) which inputs these are; 0 ... B - 1 by default.
 
     Returns:
@@ -144,40 +136,32 @@ def certify(
 
     Raises:
         ConditionError: The run breaks a condition; the message names it and quotes the value.
-        ValueError: An argument is out of its range, missing, or says nothing for this method.
+        ValueError: An argument is out of its range, missing, or does not apply to this method.
     """
     choice("method", method, ("margin", "votes", "published"))
-    if (sigma is None) != (method == "margin"):
-        raise ValueError(f"sigma must be given for votes and for nothing else, got {sigma!r} with method={method!r}")
+    sampling: dict[str, Any] = {"n0": n0, "alpha": alpha, "confidence": confidence, "seed": seed}
+    if method == "margin":
+        _refuse("method='margin'", sigma=sigma, n=n, **sampling, lipschitz=lipschitz)
+    elif sigma is None:
+        raise ValueError(f"sigma must be given for method={method!r}, got None")
+    elif method == "votes":
+        _refuse("method='votes'", lipschitz=lipschitz)
+        if n is None:
+            _refuse("exact votes, without n", **sampling)
+    if sigma is not None:
+        sigma = number("sigma", sigma, 0, inf, open_low=True, open_high=True)
+    sampling = _SAMPLING | {name: value for name, value in sampling.items() if value is not None}
+    sampling |= {"sigma": sigma, "n": 1000 if n is None else n, "index": index}
     rounds = ledger.rounds if isinstance(ledger, Ledger) else tuple(ledger)
     if method == "published":
-        shares = ledger.entries if isinstance(ledger, Ledger) else ()
-        final = {entry.round.index: entry.shares for entry in shares}
-        return _published(
-            model,
-            x,
-            rounds,
-            final,
-            threat,
-            sigma=number("sigma", sigma, 0, inf, open_low=True, open_high=True),
-            n=1000 if n is None else n,
-            n0=n0,
-            alpha=alpha,
-            confidence=confidence,
-            lipschitz=lipschitz,
-            seed=seed,
-            index=index,
-        )
+        entries = ledger.entries if isinstance(ledger, Ledger) else ()
+        final_shares = {entry.round.index: entry.shares for entry in entries}
+        return _published(model, x, rounds, final_shares, threat, lipschitz, **sampling)
     moved = bounds.deviation(rounds, threat)
-    if n is not None and method == "votes":
-        smoother = ParameterSmoother(model, number("sigma", sigma), _classes(model))
-        base = smoother.certify(
-            x, n0=n0, n=n, alpha=alpha, seed=seed, index=index, runner_up="bounded", confidence=confidence
-        )
-    else:
-        if n is not None:
-            raise ValueError(f"n says nothing for method='margin', got {n!r}")
+    if n is None:
         base = _exact(model, x, sigma, index)
+    else:
+        base = _sampled(model, x, _linear_layer(model).out_features, **sampling)
     held = base.radius > moved.value  # strictly: the ball is open
     return _joined(
         base,
@@ -189,10 +173,16 @@ def certify(
         assumptions=(
             *base.assumptions,
             WHOLE_LEDGER,
-            *(Assumption(name, CONDITIONS[name], "checked", "the ledger") for name in moved.checked),
-            *(Assumption("coupled-runs", text, "trusted", "the caller") for text in moved.believed),
+            *(OF_TRAINING[name] for name in (*moved.checked, *moved.trusted)),
         ),
     )
+
+
+def _refuse(where: str, **arguments: Any) -> None:
+    """Raise for the first argument that was given although it does not apply."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name} does not apply to {where}; leave it out, got {value!r}")
 
 
 def largest_backdoors(certificate: PoisoningCertificate, ledger: Ledger | Sequence[Round]) -> PoisoningCertificate:
@@ -229,19 +219,26 @@ def _joined(
     return PoisoningCertificate(**fields | {"assumptions": assumptions})
 
 
-def _classes(model: nn.Module) -> int:
+def _linear_layer(model: nn.Module) -> nn.Linear:
+    """The one affine layer of a linear model."""
     layer = affine_layer(model)
     if layer is None:
-        raise bounds.ConditionError("linear model", "the model", type(model).__name__)
-    return layer[1].out_features
+        raise bounds.ConditionError("linear-model", "the model", type(model).__name__)
+    return layer[1]
+
+
+def _sampled(
+    model: nn.Module, x: Tensor, num_classes: int, *, sigma: float, confidence: str, **votes: Any
+) -> Certificate:
+    """Labels and reaches by the votes of noisy models."""
+    choice("confidence", confidence, tuple(CONFIDENCE))
+    smoother = ParameterSmoother(model, sigma, num_classes)
+    return smoother.certify(x, runner_up="bounded", confidence=confidence, **votes)
 
 
 def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Sequence[int] | None) -> Certificate:
     """Labels and reaches of a linear model without sampling: by its margins, or by its exact votes."""
-    layer = affine_layer(model)
-    if layer is None:
-        raise bounds.ConditionError("linear model", "the model", type(model).__name__)
-    linear = layer[1]
+    linear = _linear_layer(model)
     if x.dtype != torch.float64 or linear.weight.dtype != torch.float64:
         raise ValueError(f"x and the model must be float64, got {x.dtype} and {linear.weight.dtype}")
     if not bool(x.isfinite().all()):
@@ -264,7 +261,7 @@ def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Seq
         drift = 0.4 * rounded / sigma  # a probability changes by at most the density at 0 a unit of distance
         p_a, p_b = np.maximum(lower[rows, chosen] - drift, 0.0), np.minimum(upper.max(axis=1) + drift, 1.0)
         # Both classifiers coincide, so the votes can never reach beyond the margin.
-        reach = np.minimum(reach, bounds.parameter_radius(p_a, p_b, sigma=sigma))
+        reach = np.minimum(reach, bounds.cohen_radius(p_a, p_b, sigma=sigma))
     reach = np.maximum(reach - rounded, 0.0)
     device, none = x.device, torch.zeros(len(rows), dtype=torch.int64, device=x.device)
     return Certificate(
@@ -289,29 +286,26 @@ def _published(
     model: nn.Module,
     x: Tensor,
     rounds: Sequence[Round],
-    shares: dict[int, Any],
+    final_shares: Mapping[int, Mapping[int, float]],
     threat: bounds.Threat,
+    lipschitz: float | None,
     *,
     sigma: float,
-    n: int,
-    n0: int,
-    alpha: float,
-    confidence: str,
-    lipschitz: float | None,
-    seed: int,
-    index: Tensor | Sequence[int] | None,
+    **sampling: Any,
 ) -> PoisoningCertificate:
+    """Corollary 1, with the weights that the aggregation rule ended up with where those are not the server's."""
     if threat.level != "feature" or threat.clients is None or threat.rounds is None or len(threat.rounds) != 1:
         raise ValueError(f"threat must name the clients and one round of a feature-level attack, got {threat!r}")
     by_index = {record.index: record for record in rounds}
     if threat.rounds[0] not in by_index:
         raise ValueError(f"threat.rounds must lie in the ledger's rounds, got {threat.rounds!r}")
     record = by_index[threat.rounds[0]]
-    final = shares.get(record.index, {}) if record.aggregator == "GeometricMedian" else {}
     if record.aggregator not in ("mean", "GeometricMedian"):
-        raise bounds.ConditionError("plain averaging", f"round {record.index}", f"aggregator={record.aggregator!r}")
+        raise bounds.ConditionError("plain-averaging", f"round {record.index}", f"aggregator={record.aggregator!r}")
+    median = record.aggregator == "GeometricMedian"
+    shares = final_shares.get(record.index, {}) if median else {}
     attackers = [
-        _attacker(one, threat, final.get(one.client, one.weight))
+        _attacker(one, threat, shares.get(one.client, one.weight))
         for one in record.participants
         if one.client in threat.clients
     ]
@@ -321,14 +315,12 @@ def _published(
         if record.clip == inf:
             raise ValueError(f"lipschitz must be given for a run without a clip in round {record.index}, got None")
         lipschitz = bounds.logistic_lipschitz(record.clip)
+    lipschitz = number("lipschitz", lipschitz, 0, inf, open_high=True)
     last = rounds[-1]
     later = [(one.clip, one.noise_std) for one in rounds if record.index < one.index < last.index and one.noise_std]
     if last is not record:
         later.append((last.clip, sigma))  # the last factor is that of the smoothing noise
-    smoother = ParameterSmoother(model, sigma, _outputs(model, x))
-    base = smoother.certify(
-        x, n0=n0, n=count("n", n, 1), alpha=alpha, seed=seed, index=index, runner_up="bounded", confidence=confidence
-    )
+    base = _sampled(model, x, _outputs(model, x), sigma=sigma, **sampling)
     noise = record.noise_std if record is not last else sigma
     p_a, p_b = base.p_lower.cpu().numpy(), base.p_upper.cpu().numpy()
     if not attackers:  # none of them took part in the attacked round
@@ -345,15 +337,15 @@ def _published(
             later=later,
         )
     reach = torch.as_tensor(np.asarray(radius), device=x.device)
-    unsound = (WEIGHTS_OF_DATA,) if record.aggregator == "GeometricMedian" else ()
-    measured = {name: getattr(base, name) for name in base.__dataclass_fields__} | {"law": BackdoorNorm()}
+    norm = cast(float, threat.norm)  # which the feature level has
+    unsound = (WEIGHTS_OF_DATA,) if median else ()
     return _joined(
-        Certificate(**measured),
+        replace(base, law=BackdoorNorm()),
         method="published",
         threat=threat,
         reach=reach,
-        held=reach > number("norm", threat.norm, 0),
-        deviation=float(threat.norm or 0.0),
+        held=reach > norm,
+        deviation=norm,
         assumptions=(PUBLISHED_FORM, *unsound, WHOLE_LEDGER, PER_INPUT, INDEPENDENT_DRAWS, IDEAL_NOISE, ONE_FUNCTION),
     )
 
@@ -366,12 +358,11 @@ def _attacker(one: Participant, threat: bounds.Threat, weight: float) -> bounds.
         share = max(min(1.0, threat.per_batch / size) for size in one.batch_sizes)
     else:
         raise ValueError(f"threat must give share or per_batch for the published formula, got {threat!r}")
-    scale = np.broadcast_to(threat.scale, (2,)).max()
     return bounds.Attacker(
         weight=min(1.0, weight),
-        scale=float(scale),
+        scale=threat.scales[1],
         steps=len(one.batch_sizes),
-        lr=one.learning_rate,
+        lr=one.lr,
         poison_fraction=share,
     )
 
