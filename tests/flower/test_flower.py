@@ -128,7 +128,7 @@ HOSTILE = {
     "metrics": (content({"metrics": MetricRecord({"num-examples": 10**9})}), "absent: sent nothing"),
     "wrong record": (content({"arrays": ConfigRecord({"weight": 1.0})}), "absent: sent nothing"),
     "excuse": (content({"failure": ConfigRecord({"raised": "x\n" * 10**5})}), "absent: raised x x x"),
-    "no excuse": (content({"failure": ConfigRecord()}), "absent: None"),
+    "no excuse": (content({"failure": ConfigRecord()}), "absent: raised None"),
     "error": (
         lambda message, _: Message(Error(2, "crash\nat line 1"), reply_to=message),
         "absent: failed: crash at line 1",
