@@ -1,6 +1,7 @@
 """Different settings are described differently, equal ones alike in every process."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ class Setting:
         (nn.ReLU(), nn.GELU()),
         (torch.sin, torch.cos),
         (1, 1.0),
+        (partial(torch.sin, 1), partial(torch.cos, 1)),
+        (partial(torch.add, alpha=1), partial(torch.add, alpha=2)),
     ],
 )
 def test_what_differs_is_told_apart(one, other):

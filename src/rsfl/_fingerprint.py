@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -27,6 +28,8 @@ def described(value: Any) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         settings = (f"{field.name}={described(getattr(value, field.name))}" for field in fields(value))
         return f"{type(value).__name__}({', '.join(settings)})"
+    if isinstance(value, partial):
+        return f"partial({described(value.func)}, {described(value.args)}, {described(value.keywords)})"
     if isinstance(value, Mapping):
         return repr(sorted((described(key), described(one)) for key, one in value.items()))
     if isinstance(value, (set, frozenset)):

@@ -189,6 +189,95 @@ def test_weights_that_clients_report_are_refused():
         fed.certify(result.model, TEST, rounds, THREAT)
 
 
+def test_samples_are_named_by_their_numbers_in_the_data_set():
+    """Another data set in which just these samples differ: the deviation must cover what they do."""
+    server = problem(clip=None)
+    own = server.clients[3].where
+    named = [int(own[2]), int(own[7])]
+    x = server.clients[0].x.clone()
+    x[named] = 1.0
+    poisoned = replace(server, clients=[replace(one, x=x) for one in server.clients])
+    clean, attacked = (one.run(3, progress=False) for one in (server, poisoned))
+    threat = Threat("sample", clients=[3], samples={3: named}, input_norm=6**0.5)
+    certificate = fed.certify(attacked.model, TEST, attacked.ledger, threat)
+    parameters = [torch.cat([p.detach().flatten() for p in run.model.parameters()]) for run in (clean, attacked)]
+    moved = float((parameters[0] - parameters[1]).norm())
+    assert 0 < moved <= certificate.deviation
+    assert agreed(certificate, clean.model)
+    with pytest.raises(ValueError, match=r"threat\.samples must be samples that client 3 has drawn, got \[0, 1\]"):
+        fed.certify(attacked.model, TEST, attacked.ledger, replace(threat, samples={3: [0, 1]}))
+
+
+def test_a_sample_that_is_given_twice_is_one_sample():
+    server = problem()
+    first = server.clients[0]
+    twice = replace(first, indices=[*first.where[:1].repeat(6), *first.where[1:]])
+    run = replace(server, clients=[twice, *server.clients[1:]]).run(2, progress=False)
+    one = Threat("sample", clients=[0], samples=1, input_norm=2.0)
+    named = replace(one, samples={0: first.where[:1].tolist()})
+    once = server.run(2, progress=False).ledger
+    assert bounds.deviation(run.ledger.rounds, one).value == bounds.deviation(run.ledger.rounds, named).value
+    assert bounds.deviation(run.ledger.rounds, one).value > 3 * bounds.deviation(once.rounds, one).value
+
+
+@pytest.mark.parametrize("method", ["margin", "published"])
+def test_clients_that_the_ledger_does_not_know_are_refused(method):
+    _, result = trained(clip=3.0)
+    options = {"method": method, "sigma": 0.05} if method == "published" else {}
+    threat = Threat("feature", clients=[2, 8], rounds=[2], norm=0.1, per_batch=1)
+    for ledger in (result.ledger, result.ledger.rounds):
+        with pytest.raises(ValueError, match=r"threat\.clients must be clients of the ledger, got \[8\]"):
+            fed.certify(result.model, TEST, ledger, threat, **options)
+
+
+def test_clients_that_were_never_drawn_changed_nothing():
+    result = problem(fraction=0.2).run(1, progress=False)
+    idle = next(id_ for id_, fate in result.ledger.fates(1).items() if fate == "not sampled")
+    assert fed.certify(result.model, TEST, result.ledger, Threat("removal", clients=[idle])).deviation == 0
+
+
+class OwnWay(fed.Client):
+    def fit(self, model, task):
+        with torch.no_grad():
+            next(model.parameters()).add_(1.0)
+        return fed.Client.fit(self, model, task)
+
+
+def mean(models, weights):
+    """Unweighted, whatever it is called."""
+    return fed.Aggregate(models.double().mean(dim=0), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "condition", "words"),
+    [
+        ({"aggregate": mean}, "plain-averaging", "aggregator='custom mean'"),
+        ({"aggregate": type("GeometricMedian", (), {"__call__": staticmethod(mean)})()}, "plain-averaging", "custom"),
+        ({"own": True}, "plain-loss", "loss='custom'"),
+    ],
+)
+def test_what_is_not_ours_does_not_pass_for_it(changes, condition, words):
+    server = problem(clip=3.0, noise_std=0.05)
+    if changes.pop("own", False):
+        first = server.clients[0]
+        changes["clients"] = [OwnWay(0, first.x, first.y, first.trainer, first.indices), *server.clients[1:]]
+    result = replace(server, **changes).run(3, progress=False)
+    with pytest.raises(ConditionError, match=f"condition '{condition}'.*{words}"):
+        fed.certify(result.model, TEST, result.ledger, THREAT)
+    with pytest.raises(ConditionError):
+        published(result)
+
+
+def test_weights_are_of_the_registration_or_of_the_server():
+    server = problem()
+    ids = {}
+    for name, one in (("registration", server), ("server", replace(server, sizes=dict.fromkeys(range(8), 12)))):
+        result = one.run(2, progress=False)
+        assert {record.weights_from for record in result.ledger.rounds} == {name}
+        ids[name] = {a.id for a in fed.certify(result.model, TEST, result.ledger, THREAT).assumptions}
+    assert ids["registration"] - ids["server"] == {"registered-sizes"}
+
+
 PUBLISHED = Threat("feature", clients=[0, 3], rounds=[2], norm=0.003, per_batch=1, scale=4.0, comparator="scaled")
 
 
@@ -254,6 +343,40 @@ def test_a_geometric_median_gets_the_published_formula_marked_as_unsound():
         published(krum)
 
 
+@pytest.mark.parametrize(
+    ("settings", "condition"),
+    [
+        ({"trainer": fed.SGD(lr=0.5, batch_size=4, decay=0.1, momentum=0.5)}, "plain-sgd"),
+        ({"trainer": lambda model, x, y, task: None}, "plain-sgd"),
+        ({"server_step": 2.0}, "server-step"),
+    ],
+    ids=["momentum", "opaque", "step"],
+)
+def test_the_published_formula_is_not_evaluated_for_other_training(settings, condition):
+    result = problem(clip=3.0, noise_std=0.05, **settings).run(3, progress=False)
+    with pytest.raises(ConditionError, match=f"condition '{condition}'"):
+        published(result)
+
+
+def test_the_published_formula_takes_the_weights_that_were_used():
+    server = problem(clip=3.0, noise_std=0.05, reject="renormalise")
+    broken = [replace(one, x=one.x * torch.nan) if one.id in (1, 2, 4, 5) else one for one in server.clients]
+    result = replace(server, clients=broken).run(2, progress=False)
+    certificate = published(result)
+    assert result.ledger.rounds[1].participants[0].weight == pytest.approx(1 / 8)
+    expected = bounds.crfl_radius(
+        certificate.p_lower.numpy(),
+        certificate.p_upper.numpy(),
+        attackers=[bounds.Attacker(1 / 4, 4.0, 3, 0.5, 1 / 4)] * 2,
+        lipschitz=bounds.logistic_lipschitz(3.0),
+        sigma=0.05,
+        later=[],
+    )
+    np.testing.assert_allclose(certificate.reach.numpy(), expected, rtol=1e-9)
+    with pytest.raises(ConditionError, match="zero-for-rejected"):  # records alone do not tell the weights
+        fed.certify(result.model, TEST, result.ledger.rounds, PUBLISHED, method="published", sigma=0.05)
+
+
 def test_attackers_who_were_not_there_change_nothing():
     server = problem(clip=3.0, fraction=0.5)
     result = server.run(3, progress=False)
@@ -291,6 +414,9 @@ VOTES = {"method": "votes", "sigma": 0.1}
         ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update-clip'"),
         ({"x": TEST.float()}, ValueError, "x and the model must be float64, got torch.float32 and torch.float64"),
         ({"x": TEST * float("nan")}, ValueError, "x must be finite"),
+        ({"x": TEST[0]}, ValueError, r"x must be a batch \(B, ...\) of at least one input, got shape \(5,\)"),
+        ({"threat": "removal"}, TypeError, "threat must be a Threat, got str"),
+        ({"index": [1, 2]}, ValueError, r"index must hold 400 whole numbers, got \[1, 2\]"),
     ],
 )
 def test_bad_arguments_are_named_and_quoted(options, error, words):
@@ -299,6 +425,25 @@ def test_bad_arguments_are_named_and_quoted(options, error, words):
     x, threat = arguments.pop("x"), arguments.pop("threat")
     with pytest.raises(error, match=words):
         fed.certify(result.model, x, result.ledger, threat, **arguments)
+
+
+def test_a_result_is_neither_model_nor_ledger():
+    _, result = trained()
+    with pytest.raises(TypeError, match="model must be a Module, got Result"):
+        fed.certify(result, TEST, result.ledger, THREAT)
+    with pytest.raises(TypeError, match=r"ledger must be a fed.Ledger or a sequence of bounds.Round, got Result"):
+        fed.certify(result.model, TEST, result, THREAT)
+
+
+def test_a_printed_certificate_says_against_what_and_how_far():
+    _, result = trained()
+    certificate = fed.certify(result.model, TEST, result.ledger, THREAT)
+    text = repr(certificate)
+    assert "against Threat('feature', clients=(0,), rounds=(2,), norm=0.1, per_batch=1): margin" in text
+    assert "p_lower" not in text
+    needed = float(text.split("more than ")[1].split()[0])
+    assert needed - 1e-4 < certificate.deviation <= needed
+    assert "p_lower" in repr(fed.certify(result.model, TEST, result.ledger, THREAT, n=100, **VOTES))
 
 
 @pytest.mark.parametrize(

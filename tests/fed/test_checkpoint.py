@@ -161,6 +161,23 @@ def test_excluded_clients_and_attacks_make_another_run(tmp_path):
             run.run(3, checkpoint=tmp_path, progress=False, **options)
 
 
+def test_a_run_is_told_by_its_data_and_by_what_is_not_trained(tmp_path):
+    run = server()
+    run.run(2, checkpoint=tmp_path, progress=False)
+    x = run.clients[0].x.clone()
+    x[0] += 1
+    other = fed.Server(run.model, [fed.Client(c.id, x, c.y, c.trainer, c.indices) for c in run.clients])
+    with pytest.raises(CheckpointError, match=r"another run: samples differ"):
+        other.run(2, checkpoint=tmp_path, progress=False)
+    frozen = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    frozen[0].requires_grad_(False)
+    fed.Server(frozen, run.clients).run(1, checkpoint=tmp_path / "frozen", progress=False)
+    with torch.no_grad():
+        frozen[0].weight += 1
+    with pytest.raises(CheckpointError, match=r"another run: model differ"):
+        fed.Server(frozen, run.clients).run(2, checkpoint=tmp_path / "frozen", progress=False)
+
+
 def test_a_finished_run_is_read_back_and_can_go_on_where_its_end_was_not_special(tmp_path):
     run = server()
     two = run.run(2, checkpoint=tmp_path, progress=False)
@@ -178,7 +195,7 @@ def test_metrics_and_updates_come_back(tmp_path):
     run = server(keep=("updates",))
 
     def metrics(model):
-        return {"norm": float(model.weight.detach().norm())}
+        return {"norm": model.weight.detach().norm()}  # a tensor, as such functions like to return
 
     first = run.run(2, checkpoint=tmp_path, progress=False, evaluate=metrics)
     again = run.run(2, checkpoint=tmp_path, progress=False, evaluate=metrics)

@@ -16,6 +16,7 @@ FAULTS = {
     "fine": "used",
     "raise": "absent: raised RuntimeError: out of memory",
     "exit": "absent: raised SystemExit: 3",
+    "trap": "rejected: sent what cannot be read: RuntimeError",
     "mute": "absent: raised UnspeakableError",
     "excuse": "absent: sent nothing",
     "nothing": "absent: sent nothing",
@@ -30,6 +31,11 @@ FAULTS = {
     "huge": "rejected: sent an update of norm",
     "overflow": "rejected: sent an update of norm",
 }
+
+
+class Trap(dict):
+    def __contains__(self, name):
+        raise RuntimeError("do not look")
 
 
 class UnspeakableError(Exception):
@@ -57,6 +63,7 @@ class Faulty:
         if fault == "mute":
             raise UnspeakableError
         changed = {
+            "trap": Trap(reply),
             "excuse": training.Failure("was not connected"),
             "nothing": None,
             "text": "weights",

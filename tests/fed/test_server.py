@@ -187,7 +187,7 @@ def test_the_ledger_is_what_certificates_read():
     assert (one.lr, one.decay) == (0.1, (0.1, 0.1))
     found = (record.model, record.loss, record.optimizer, record.momentum, record.dtype, record.aggregator)
     assert found == ("linear", "softmax cross-entropy", "sgd", 0.0, "float64", "mean")
-    assert (record.seed, record.weights_from, record.reject) == (4, "server", "zero")
+    assert (record.seed, record.weights_from, record.reject) == (4, "registration", "zero")
     threat = Threat("feature", clients=[1], rounds=[2], norm=0.1, per_batch=2)
     assert 0 < deviation(ledger.rounds, threat).value < math.inf
     assert deviation(ledger.rounds, Threat("removal", at_most=1)).value > 0
@@ -229,6 +229,7 @@ def test_a_model_is_called_linear_only_if_nothing_else_can_compute():
         nn.Sequential(nn.Linear(5, 3), nn.ReLU()): "Sequential",
         nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)): "Sequential",
         Squared(5, 3): "Squared",
+        type("linear", (Squared,), {})(5, 3): "custom linear",
     }
     for model, kind in kinds.items():
         found = fed.Server(model.double(), server.clients).run(1, progress=False).ledger.rounds[0]
@@ -295,5 +296,36 @@ def test_bad_runs_are_named():
         server.run(1, attacks={99: fed.Attack()})
     with pytest.raises(ValueError, match="rounds"):
         server.run(0)
+    with pytest.raises(TypeError, match=r"attacks must be fed.Attack by client id, got Scale\(factor=2.0\)"):
+        server.run(1, attacks={0: Scale(2.0)})
+    with pytest.raises(TypeError, match="update_clip must be a real number"):
+        problem(update_clip=lambda t: 1.0)
+    with pytest.raises(TypeError, match=r"aggregate must return a fed\.Aggregate, got Tensor"):
+        problem(aggregate=lambda models, weights: models[0]).run(1)
+    for rounds in (1, [0], [[1]]):
+        with pytest.raises((TypeError, ValueError), match="rounds"):
+            fed.Attack(rounds=rounds)
     with pytest.raises(ValueError, match="model"):
         fed.Server(nn.Flatten(), server.clients)
+
+
+def test_excluded_clients_may_come_from_anywhere():
+    server = problem()
+    ledgers = [server.run(2, exclude=exclude).ledger for exclude in ({2}, (i for i in [2]), [2, 2])]
+    assert ledgers[0] == ledgers[1] == ledgers[2]
+    assert ledgers[0].fates(1)[2] == "excluded"
+
+
+def test_who_is_missing_is_told_once_a_round(caplog):
+    def trains(model, x, y, task):
+        if task.client < 5:
+            raise RuntimeError("no disk")
+
+    result = problem(trainer=trains).run(2)
+    assert result.ledger.fates(2)[1] == "absent: raised RuntimeError: no disk"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"round {index} went on without some clients: clients 0, 1, 2, 3, 4 raised RuntimeError: no disk"
+        for index in (1, 2)
+    ]
+    with pytest.raises(fed.RoundError, match=r"6 usable updates of 7 needed \(nobody failed\)"):
+        problem(min_clients=7).run(1)

@@ -154,7 +154,7 @@ def test_labels_are_looked_at_in_stacks_as_elsewhere(stacked):
         assert fates[0] == "used"
         assert fates[1].startswith("absent: raised ValueError: y must lie in 0 ... 2, got -1")
     members = [fed.Client(0, x, soft, trainer), fed.Client(1, x, soft, trainer)]
-    with pytest.raises(fed.RoundError, match="client 0 raised TypeError: y must be an int64 tensor"):
+    with pytest.raises(fed.RoundError, match="clients 0, 1 raised TypeError: y must be an int64 tensor"):
         fed.Server(build(), members, stacked=stacked).run(1, progress=False)
 
 

@@ -1,6 +1,6 @@
 """What a bound on a threat rests on: conditions that are checked in the ledger, and what no ledger can show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from rsfl.bounds._safe import ULP
@@ -10,15 +10,16 @@ from rsfl.bounds.threat import Threat
 __all__ = ["CONDITIONS", "TRUSTED", "ConditionError", "conditions", "trusted"]
 
 CONDITIONS = {
-    "consecutive-rounds": "the ledger holds every round, in order",
+    "consecutive-rounds": "the rounds of the ledger follow on one another",
     "plain-averaging": "the aggregator is the weighted mean: medians, Krum and RFA are not Lipschitz with constant 1",
-    "linear-model": "one affine layer with softmax cross-entropy, no buffers: the loss is convex",
+    "linear-model": "an nn.Linear, alone or after flattening at the end of an nn.Sequential, all trained, no hooks: "
+    "the loss is convex",
     "plain-loss": "local steps follow the gradient of the softmax cross-entropy: a convex loss with smoothness B^2/2",
     "plain-sgd": "no momentum, no adaptive steps: either makes a convex step expand",
     "one-decay": "every parameter has the same L2 decay: an undecayed bias would stop the contraction",
     "known-inputs": "a finite bound B on the norm of (x, 1) over each client's clean inputs",
     "step-size": "learning rate at most 2 / (decay + B^2/2), so that a local step does not expand",
-    "server-weights": "the server sets the weights, and they sum to 1",
+    "server-weights": "the weights are set before training, by the server or at registration, and sum to 1",
     "server-step": "the server applies a fraction of the average in (0, 1]",
     "fixed-clip": "clip radii are set in advance, not from what clients send",
     "zero-for-rejected": "a rejected or absent update counts as zero and keeps its weight",
@@ -41,8 +42,10 @@ TRUSTED = {
     "working-clip": "the server clips every update at update_clip and counts a non-finite one as zero",
     "recorded-settings": "the attackers' recorded settings are those they would have trained with",
     "others-honest": "everyone but the removed clients follows the protocol, in both runs",
-    "drawn-before-removal": "the comparison run draws its participants before the clients are left out, and "
-    "renormalises the weights",
+    "drawn-before-removal": "the comparison run draws its participants before the clients are left out, "
+    "renormalises the weights, and goes on however few are left",
+    "registered-sizes": "the numbers of samples that clients gave at registration, which set the weights, are those of "
+    "both runs",
 }
 """Everything that no ledger can show and that a bound rests on nevertheless, by name."""
 
@@ -77,7 +80,7 @@ def _of_round(record: Round) -> list[tuple[str, bool, str]]:
         ("plain-loss", record.loss == "softmax cross-entropy", f"loss={record.loss!r}"),
         ("plain-sgd", record.optimizer == "sgd", f"optimizer={record.optimizer!r}"),
         ("plain-sgd", record.momentum == 0.0, f"momentum={record.momentum!r}"),
-        ("server-weights", record.weights_from == "server", f"weights_from={record.weights_from!r}"),
+        ("server-weights", record.weights_from != "clients", f"weights_from={record.weights_from!r}"),
         ("server-weights", abs(total - 1.0) <= 1e-12, f"weights that sum to {total!r}"),
         ("server-step", 0.0 < record.server_step <= 1.0, f"server_step={record.server_step!r}"),
         ("fixed-clip", record.clip_fixed, f"clip_fixed={record.clip_fixed!r}"),
@@ -118,7 +121,7 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
 
     Raises:
         ConditionError: A condition fails; the message names it and quotes the value, the round and the client.
-        ValueError: The ledger is empty, or the threat attacks a round that is not in it.
+        ValueError: The ledger is empty, or the threat names a round or a sample that is not in it.
 
     Example:
         >>> one = Participant(
@@ -140,6 +143,11 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
     missing = sorted(set(threat.rounds or ()) - set(indices))
     if missing:
         raise ValueError(f"threat.rounds must lie in the ledger's rounds {indices[0]} to {indices[-1]}, got {missing}")
+    if isinstance(threat.samples, Mapping):
+        for client, named in threat.samples.items():
+            seen = [one.samples for record in rounds for one in record.participants if one.client == client]
+            if unknown := sorted(set(named).difference(*(drawn or () for drawn in seen))) if all(seen) else []:
+                raise ValueError(f"threat.samples must be samples that client {client} has drawn, got {unknown!r}")
     if indices != list(range(indices[0], indices[0] + len(indices))):
         raise ConditionError("consecutive-rounds", "the ledger", f"rounds {indices!r}")
     outside = set(threat.clients or ()) if threat.level == "removal" else set()
@@ -156,6 +164,7 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def trusted(threat: Threat) -> tuple[str, ...]:
+def trusted(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
     """Names, out of ``TRUSTED``, of what the bound on a threat takes on trust."""
-    return _AT_EVERY_LEVEL + _AT_LEVEL[threat.level]
+    claimed = any(record.weights_from == "registration" for record in rounds)
+    return _AT_EVERY_LEVEL + _AT_LEVEL[threat.level] + ("registered-sizes",) * claimed

@@ -360,5 +360,5 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
         contraction=contractions,
         threat=threat,
         checked=(*checked, "honest-updates-intact"),
-        trusted=trusted(threat),
+        trusted=trusted(rounds, threat),
     )

@@ -32,7 +32,8 @@ class Participant:
         decay: Smallest and largest L2 decay over the parameters, 0 for a parameter that is not decayed.
         input_norm: Bound on the l2 norm of (x, 1) over its clean inputs, positive; inf where none is known.
         batch_sizes: True size of each mini-batch, one per local step, in order.
-        samples: The indices drawn, batch after batch, ``sum(batch_sizes)`` of them; None where they were not kept.
+        samples: The samples drawn, batch after batch, ``sum(batch_sizes)`` of them, by their numbers in the data set
+            that the client was given; None where they were not kept.
         update_norm: l2 norm of the update as it was averaged (after any clip; 0 if none was used).
         gap: weight * || update - mean update of the round ||, what removing this client takes away.
         outcome: ``"used"`` as sent, ``"clipped"`` first, ``"rejected"`` for what it sent, or ``"absent"``: it sent
@@ -96,7 +97,8 @@ class Round:
         clip_fixed: Whether ``clip`` and ``update_clip`` were set before training, not from what clients sent.
         update_clip: Largest norm C of an update, inf if updates are not clipped.
         server_step: Fraction of the average update that the server applies.
-        weights_from: ``"server"`` (its own registry) or ``"clients"`` (what they report).
+        weights_from: ``"server"`` (its own registry), ``"registration"`` (what clients said before training) or
+            ``"clients"`` (what they report with their updates).
         reject: What a thrown-away update counts as: ``"zero"`` with its weight kept, or ``"renormalise"`` the others.
         reject_norm: Norm above which an update is thrown away, inf if none.
         aggregator: ``"mean"`` for the weighted average, any other name for any other rule.
@@ -145,7 +147,7 @@ class Round:
         for name in ("aggregator", "model", "loss", "optimizer", "dtype"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a name, got {getattr(self, name)!r}")
-        choice("weights_from", self.weights_from, ("server", "clients"))
+        choice("weights_from", self.weights_from, ("server", "registration", "clients"))
         choice("reject", self.reject, ("zero", "renormalise"))
         if not isinstance(self.clip_fixed, bool):
             raise TypeError(f"clip_fixed must be True or False, got {self.clip_fixed!r}")

@@ -1,7 +1,7 @@
 """Who attacks a federated run, when, and with what power."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from math import inf
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ __all__ = ["LEVELS", "Threat"]
 LEVELS = ("feature", "sample", "client", "forensic", "removal")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Threat:
     """Who attacks, when, and with what power, in one line.
 
@@ -35,7 +35,8 @@ class Threat:
         rounds: Indices of the attacked rounds; None for all of them (the only choice for a removal).
         norm: Largest l2 norm of the change of one input (feature level).
         flips: Whether labels may change as well (feature level).
-        samples: Which of its samples each attacker poisons: {client: indices}, or any so many of them.
+        samples: Which of its samples each attacker poisons, {client: numbers}, or how many of them at most. The numbers
+            are those in the data set that the client was given, as the ledger has them.
         per_batch: Most poisoned draws in any mini-batch.
         share: Largest poisoned share of any mini-batch, the short ones included.
         scale: Factor on the attackers' updates (feature and sample level); a pair (low, high) if it lies in between.
@@ -82,7 +83,9 @@ class Threat:
             if getattr(self, name) is not None:
                 checked[name] = number(name, getattr(self, name), 0.0, high, open_high=high == inf)
         if isinstance(self.samples, Mapping):
-            checked["samples"] = {int(client): _ids("samples", which) for client, which in self.samples.items()}
+            checked["samples"] = {
+                count("samples", client): _ids("samples", which) for client, which in self.samples.items()
+            }
         elif self.samples is not None:
             checked["samples"] = count("samples", self.samples)
         if not isinstance(self.flips, bool):
@@ -120,6 +123,13 @@ class Threat:
             raise ValueError(f"samples must name the clients {self.clients!r}, got {sorted(self.samples)!r}")
         if self.comparator == "scaled" and self.clients is None:
             raise ValueError(f"clients must be named for comparator='scaled', got at_most={self.at_most!r}")
+
+    def __repr__(self) -> str:
+        """What is not as it is by default."""
+        defaults = {field.name: field.default for field in fields(self)} | {"scale": (1.0, 1.0)}
+        given = {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
+        level = given.pop("level")
+        return f"Threat({', '.join([repr(level), *(f'{name}={value!r}' for name, value in given.items())])})"
 
     @property
     def scales(self) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 """Federated training on one machine: clients, server, aggregation, faults, simulated attackers, and a full ledger."""
 
 from rsfl.fed import partition, poison
-from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
+from rsfl.fed.aggregate import Aggregate, CoordinateMedian, GeometricMedian, Krum, Mean, Rule, TrimmedMean
 from rsfl.fed.certificate import PoisoningCertificate, certify, largest_backdoors
-from rsfl.fed.client import SGD, Client, Remote, Task, clients
+from rsfl.fed.client import SGD, Client, Member, Remote, Task, clients
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
@@ -13,6 +13,7 @@ from rsfl.fed.server import Server
 
 __all__ = [
     "SGD",
+    "Aggregate",
     "Attack",
     "Client",
     "CoordinateMedian",
@@ -21,11 +22,13 @@ __all__ = [
     "Krum",
     "Ledger",
     "Mean",
+    "Member",
     "PerClient",
     "PoisoningCertificate",
     "Remote",
     "Result",
     "RoundError",
+    "Rule",
     "Server",
     "Task",
     "TrimmedMean",

@@ -26,8 +26,9 @@ from rsfl.bounds.records import Participant, Round
 from rsfl.fed.ledger import Ledger
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
 from rsfl.smooth.affine import affine_layer
-from rsfl.smooth.certificate import CONFIDENCE
+from rsfl.smooth.certificate import CONFIDENCE, floored, raised
 from rsfl.smooth.modes import evaluating
+from rsfl.smooth.voter import checked_batch
 
 __all__ = ["PoisoningCertificate", "certify", "largest_backdoors"]
 
@@ -80,6 +81,20 @@ class PoisoningCertificate(Certificate):
     unconditional: Tensor
     reach: Tensor
     deviation: float
+
+    def _table(self) -> tuple[str, list[list[str]], str]:
+        """Against what, how far each prediction reaches, and how far it has to."""
+        _, rows, closing = super()._table()
+        sampled = bool(self.n.any())
+        heading = (
+            f"Certificate of {len(self)} prediction{'s' * (len(self) != 1)}, {int(self.abstained.sum())} abstained, "
+            f"against {self.threat}: {self.method}, {self.law}"
+            + (f", alpha = {self.alpha:g} for each" if sampled else ", without sampling")
+        )
+        reaches = ["reach", *(floored(float(reach)) for reach in self.reach[: len(rows) - 1])]
+        rows = [[*row[:2], reach, *(row[3:] if sampled else [])] for row, reach in zip(rows, reaches, strict=True)]
+        need = f"Reach in {self.unit}: more than {raised(self.deviation)} is certified. "
+        return heading, rows, need + closing
 
 
 # What sampled votes take where nothing else is said.
@@ -136,8 +151,18 @@ def certify(
 
     Raises:
         ConditionError: The run breaks a condition; the message names it and quotes the value.
-        ValueError: An argument is out of its range, missing, or does not apply to this method.
+        ValueError: An argument is out of its range, missing, or does not apply to this method; the threat names clients
+            that the ledger does not know.
+        TypeError: An argument is of another kind.
     """
+    for name, value, kind in (("model", model, nn.Module), ("threat", threat, bounds.Threat)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+    x, rounds, known = checked_batch(x), _rounds(ledger), _clients(ledger)
+    if strangers := sorted(set(threat.clients or ()) - known):
+        raise ValueError(f"threat.clients must be clients of the ledger, got {strangers!r}")
+    if index is not None and len(index) != len(x):
+        raise ValueError(f"index must hold {len(x)} whole numbers, got {index!r}")
     choice("method", method, ("margin", "votes", "published"))
     sampling: dict[str, Any] = {"n0": n0, "alpha": alpha, "confidence": confidence, "seed": seed}
     if method == "margin":
@@ -152,7 +177,6 @@ def certify(
         sigma = number("sigma", sigma, 0, inf, open_low=True, open_high=True)
     sampling = _SAMPLING | {name: value for name, value in sampling.items() if value is not None}
     sampling |= {"sigma": sigma, "n": 1000 if n is None else n, "index": index}
-    rounds = ledger.rounds if isinstance(ledger, Ledger) else tuple(ledger)
     if method == "published":
         entries = ledger.entries if isinstance(ledger, Ledger) else ()
         final_shares = {entry.round.index: entry.shares for entry in entries}
@@ -178,6 +202,20 @@ def certify(
     )
 
 
+def _rounds(ledger: Ledger | Sequence[Round]) -> tuple[Round, ...]:
+    rounds = ledger.rounds if isinstance(ledger, Ledger) else ledger
+    if not isinstance(rounds, Sequence) or not all(isinstance(one, Round) for one in rounds):
+        raise TypeError(f"ledger must be a fed.Ledger or a sequence of bounds.Round, got {type(ledger).__name__}")
+    return tuple(rounds)
+
+
+def _clients(ledger: Ledger | Sequence[Round]) -> set[int]:
+    """Who can have taken part."""
+    if isinstance(ledger, Ledger):
+        return set(ledger.sizes)
+    return {one.client for record in ledger for one in record.participants}
+
+
 def _refuse(where: str, **arguments: Any) -> None:
     """Raise for the first argument that was given although it does not apply."""
     for name, value in arguments.items():
@@ -201,8 +239,7 @@ def largest_backdoors(certificate: PoisoningCertificate, ledger: Ledger | Sequen
     if certificate.method == "published":
         norms = certificate.reach
     else:
-        rounds = ledger.rounds if isinstance(ledger, Ledger) else tuple(ledger)
-        found = bounds.largest_norm(rounds, certificate.threat, certificate.reach.cpu().numpy())
+        found = bounds.largest_norm(_rounds(ledger), certificate.threat, certificate.reach.cpu().numpy())
         norms = torch.as_tensor(found, device=certificate.reach.device)
     label = torch.where(norms > 0, certificate.unconditional, ABSTAIN)
     return replace(certificate, label=label, radius=norms, reach=norms, law=BackdoorNorm())
@@ -241,8 +278,6 @@ def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Seq
     linear = _linear_layer(model)
     if x.dtype != torch.float64 or linear.weight.dtype != torch.float64:
         raise ValueError(f"x and the model must be float64, got {x.dtype} and {linear.weight.dtype}")
-    if not bool(x.isfinite().all()):
-        raise ValueError("x must be finite")
     with evaluating(model):
         logits: Float64 = model(x).cpu().numpy()
         flat, weight = x.flatten(1), linear.weight.detach()
@@ -293,7 +328,7 @@ def _published(
     sigma: float,
     **sampling: Any,
 ) -> PoisoningCertificate:
-    """Corollary 1, with the weights that the aggregation rule ended up with where those are not the server's."""
+    """Corollary 1, with the weights that the aggregation rule ended up with."""
     if threat.level != "feature" or threat.clients is None or threat.rounds is None or len(threat.rounds) != 1:
         raise ValueError(f"threat must name the clients and one round of a feature-level attack, got {threat!r}")
     by_index = {record.index: record for record in rounds}
@@ -302,8 +337,15 @@ def _published(
     record = by_index[threat.rounds[0]]
     if record.aggregator not in ("mean", "GeometricMedian"):
         raise bounds.ConditionError("plain-averaging", f"round {record.index}", f"aggregator={record.aggregator!r}")
-    median = record.aggregator == "GeometricMedian"
-    shares = final_shares.get(record.index, {}) if median else {}
+    for name, holds, value in (
+        ("plain-sgd", record.optimizer == "sgd" and not record.momentum, f"{record.optimizer!r}, {record.momentum!r}"),
+        ("server-step", record.server_step <= 1, f"server_step={record.server_step!r}"),
+    ):
+        if not holds:
+            raise bounds.ConditionError(name, f"round {record.index}", value)
+    shares = final_shares.get(record.index, {})
+    if record.reject == "renormalise" and not shares:
+        raise bounds.ConditionError("zero-for-rejected", f"round {record.index}", f"reject={record.reject!r}")
     attackers = [
         _attacker(one, threat, shares.get(one.client, one.weight))
         for one in record.participants
@@ -338,7 +380,7 @@ def _published(
         )
     reach = torch.as_tensor(np.asarray(radius), device=x.device)
     norm = cast(float, threat.norm)  # which the feature level has
-    unsound = (WEIGHTS_OF_DATA,) if median else ()
+    unsound = (WEIGHTS_OF_DATA,) if record.aggregator == "GeometricMedian" else ()
     return _joined(
         replace(base, law=BackdoorNorm()),
         method="published",

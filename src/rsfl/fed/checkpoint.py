@@ -43,20 +43,20 @@ class Directory:
 
     Args:
         path: Where they are; made if it is not there.
-        run: What tells this run from others: a directory of another run is refused.
+        run: What tells this run from others, by name: a directory of another run is refused.
     """
 
     path: Path
-    run: str
+    run: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: State, entry: Entry) -> None:
         """Add a round; the ledger's file goes first, so that a state never lacks its ledger."""
-        write(self._entry(state.round), {"run": self.run, **entry.pack()})
+        write(self._entry(state.round), {"run": dict(self.run), **entry.pack()})
         content = {"round": state.round, "clipped": state.clipped, "broadcast": state.broadcast}
-        write(self._state(state.round), {"run": self.run, **content, "locals": dict(state.locals)})
+        write(self._state(state.round), {"run": dict(self.run), **content, "locals": dict(state.locals)})
         for old in sorted(self.path.glob("state-*.rsfl"))[:-_KEPT]:
             old.unlink()
 
@@ -87,8 +87,8 @@ class Directory:
 
     def _mine(self, path: Path) -> dict[str, Any]:
         content = read(path)
-        if content["run"] != self.run:
-            raise CheckpointError(f"{path} belongs to another run: its settings, clients or initial model differ")
+        if others := [name for name in self.run if content["run"].get(name) != self.run[name]]:
+            raise CheckpointError(f"{path} belongs to another run: {', '.join(others)} differ")
         return content
 
     def _entry(self, index: int) -> Path:

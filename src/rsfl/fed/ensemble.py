@@ -113,7 +113,7 @@ def train_groups(
         alone = replace(
             server,
             clients=[one for one in server.clients if one.id in members],
-            sizes={id_: (server.sizes or {})[id_] for id_ in members},
+            sizes=None if server.sizes is None else {id_: server.sizes[id_] for id_ in members},
             seed=draws.subseed(server.seed, "group", number) >> 11,
         )
         inside = {id_: attack for id_, attack in (attacks or {}).items() if id_ in members}

@@ -231,11 +231,6 @@ class Strategy(Base):  # type: ignore[misc]
         ]
         entry = self._rounds.conclude(self._invited, heard)
         fates = [one.outcome for one in entry.round.participants]
-        for one in entry.round.participants:
-            if one.reason:
-                _LOG.warning(
-                    "\t└──> round %d: client %d %s: %s", entry.round.index, one.client, one.outcome, one.reason
-                )
         told = {"round": entry.round.index, **{fate: fates.count(fate) for fate in dict.fromkeys(fates)}}
         return self._arrays(), MetricRecord({**told, **{name: float(v) for name, v in entry.metrics.items()}})
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from rsfl._checks import count, number
+from rsfl._checks import count, counts, number
 from rsfl.fed.client import Poison
 
 __all__ = [
@@ -50,7 +50,10 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.rounds is not None:
-            object.__setattr__(self, "rounds", frozenset(self.rounds))
+            rounds = counts("rounds", list(self.rounds) if isinstance(self.rounds, Collection) else self.rounds, 1)
+            if rounds.ndim != 1:
+                raise ValueError(f"rounds must be a collection of rounds, got {self.rounds!r}")
+            object.__setattr__(self, "rounds", frozenset(rounds.tolist()))
 
     def active(self, index: int) -> bool:
         """Whether the client attacks in this round."""

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields
-from functools import cached_property
 from hashlib import sha256
+from logging import getLogger
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from rsfl._checks import Float64, count
 from rsfl._fingerprint import described
 from rsfl.bounds import records
 from rsfl.fed import draws
-from rsfl.fed.aggregate import Mean
+from rsfl.fed.aggregate import Aggregate, Mean
 from rsfl.fed.checkpoint import Directory, State
 from rsfl.fed.client import SGD, Client, Member, Remote, Task, at_round
 from rsfl.fed.layout import Layout
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # it carries rounds out
 
 __all__ = ["Result", "RoundError", "Rounds"]
 
+_LOG = getLogger(__name__)
 _REASON = 300  # characters of a reason: what a client says of itself is not to fill the ledger
 
 
@@ -98,17 +99,20 @@ class Rounds:
 
     def __post_init__(self) -> None:
         self.total = count("rounds", self.total, 1)
-        self._sizes = dict(self.server.sizes or {})
+        self.exclude = frozenset(self.exclude)
         for name, ids in (("exclude", self.exclude), ("attacks", self.attacks)):
-            if unknown := set(ids) - set(self._sizes):
+            if unknown := set(ids) - set(self.server.registry):
                 raise ValueError(f"{name} must name clients of the server, got {sorted(unknown)!r}")
+        for attack in self.attacks.values():
+            if not isinstance(attack, Attack):
+                raise TypeError(f"attacks must be fed.Attack by client id, got {attack!r}")
         self.layout = Layout.of(self.server.model)
         free = all(parameter.requires_grad for parameter in self.server.model.parameters())
         self._linear = free and affine_layer(self.server.model) is not None
         self._norms: dict[int, float] = {}
         start = self.layout.read(self.server.model)
         self.state, self.entries = State(0, start, start, {}), list[Entry]()
-        self._directory = None if self.checkpoint is None else Directory(Path(self.checkpoint), self._fingerprint)
+        self._directory = None if self.checkpoint is None else Directory(Path(self.checkpoint), self._identity)
         if self._directory is not None and (found := self._directory.load()) is not None:
             self.state, self.entries = found[0], list(found[1])
         if self.left < 0:
@@ -121,7 +125,7 @@ class Rounds:
 
     def result(self) -> Result:
         """What there is after the rounds that are done."""
-        ledger = Ledger(self._sizes, tuple(sorted(self.exclude)), tuple(self.entries))
+        ledger = Ledger(self.server.registry, tuple(sorted(self.exclude)), tuple(self.entries))
         local = {id_: self._model(vector) for id_, vector in self.state.locals.items()}
         return Result(self._model(self.state.clipped), ledger, local)
 
@@ -151,6 +155,8 @@ class Rounds:
         self.entries.append(entry)
         if self._directory is not None:
             self._directory.save(self.state, entry)
+        if why := _reasons(participants, [one.reason for one in entry.round.participants]):
+            _LOG.warning("round %d went on without some clients: %s", entry.round.index, why)
         return entry
 
     def _model(self, vector: Tensor) -> nn.Module:
@@ -165,12 +171,12 @@ class Rounds:
         """The state after a round, as a function of the one before it and of what the participants sent."""
         server, state = self.server, self.state
         index, sent = state.round + 1, state.broadcast.double()
-        weights = np.array([self._sizes[one.id] for one in participants], dtype=np.float64)
+        weights = np.array([server.registry[one.id] for one in participants], dtype=np.float64)
         weights /= weights.sum()
         rows, verdicts = self._screened(participants, replies, state.broadcast, index)
         usable = [i for i, (outcome, _) in enumerate(verdicts) if outcome in ("used", "clipped")]
         if len(usable) < server.min_clients:
-            why = "; ".join(f"client {one.id} {v[1]}" for one, v in zip(participants, verdicts, strict=True) if v[1])
+            why = _reasons(participants, [reason for _, reason in verdicts]) or "nobody failed"
             raise self._error(f"{len(usable)} usable updates of {server.min_clients} needed ({why})")
         shares = weights
         if server.reject == "zero":
@@ -179,9 +185,12 @@ class Rounds:
             shares = np.zeros_like(weights)
             shares[usable] = weights[usable] / weights[usable].sum()
         try:
-            value, final = server.aggregate(rows[usable], torch.from_numpy(shares[usable]))
+            combined = server.aggregate(rows[usable], torch.from_numpy(shares[usable]))
         except ValueError as error:
             raise self._error(str(error)) from error
+        if not isinstance(combined, tuple) or len(combined) != len(Aggregate._fields):
+            raise TypeError(f"aggregate must return a fed.Aggregate, got {type(combined).__name__}")
+        value, final = combined
         if server.server_step != 1:
             value = sent + server.server_step * (value - sent)
         rho = at_round("clip", server.clip, index) if server.clip is not None else inf
@@ -197,7 +206,7 @@ class Rounds:
         entry = Entry(
             self._record(index, sent, rho, sigma, noise, participants, weights, shares, rows, verdicts),
             {participants[i].id: share for i, share in zip(usable, final, strict=True)} if final else {},
-            dict(self.evaluate(self._model(clipped))) if self.evaluate is not None else {},
+            self._metrics(clipped),
             updates,
         )
         local = {
@@ -247,10 +256,10 @@ class Rounds:
             clip=rho,
             update_clip=server.update_clip or inf,
             server_step=server.server_step,
-            weights_from="server",
+            weights_from="registration" if server.sizes is None else "server",
             reject=server.reject,
             reject_norm=server.reject_norm,
-            aggregator=_name(server.aggregate),
+            aggregator=_rule(server.aggregate),
             **self._common_settings(participants),
             dtype=str(self.layout.dtype).removeprefix("torch."),
             seed=server.seed,
@@ -274,9 +283,12 @@ class Rounds:
         rows = broadcast.repeat(len(replies), 1)
         verdicts = []
         for i, reply in enumerate(replies):
-            problem = reply if isinstance(reply, Failure) else self.layout.problem(reply)
-            if not problem:
-                rows[i] = self.layout.vector(reply)
+            try:
+                problem = reply if isinstance(reply, Failure) else self.layout.problem(reply)
+                if not problem:
+                    rows[i] = self.layout.vector(reply)
+            except Exception as error:  # a mapping or a tensor of its own making
+                problem = f"sent what cannot be read: {type(error).__name__}"
             absent = isinstance(reply, Failure) or reply is None
             why = " ".join(str(problem).split())[:_REASON]
             verdicts.append(("absent" if absent else "rejected" if problem else "used", why))
@@ -331,12 +343,13 @@ class Rounds:
 
     def _client_settings(self, one: Member, index: int) -> dict[str, Any]:
         """How a client was told to train, for the record; a trainer that is not `SGD` is one opaque step."""
-        trainer, size = one.trainer, one.size if isinstance(one, (Client, Remote)) else self._sizes[one.id]
+        trainer, size = one.trainer, one.size if isinstance(one, (Client, Remote)) else self.server.registry[one.id]
         if not isinstance(trainer, SGD):
             return {"lr": 1.0, "decay": (0.0, 0.0), "input_norm": inf, "batch_sizes": (size,)}
         decays, samples = trainer.decays(self.layout), None
         if "samples" in self.server.keep:
-            samples = tuple(np.concatenate(trainer.batches(size, Task(index, one.id, self.server.seed))).tolist())
+            drawn = np.concatenate(trainer.batches(size, Task(index, one.id, self.server.seed)))
+            samples = tuple((one.where[drawn] if isinstance(one, Client) else drawn).tolist())
         return {
             "lr": at_round("lr", trainer.lr, index),
             "decay": (min(decays), max(decays)),
@@ -347,12 +360,12 @@ class Rounds:
 
     def _common_settings(self, participants: Sequence[Member]) -> dict[str, Any]:
         """What was trained and by which rule, in the words of the record; ``"custom"`` unless all agree."""
-        trainers = [one.trainer for one in participants]
-        sgd = [trainer for trainer in trainers if type(trainer) is SGD]  # a subclass may do anything
-        ours = len(sgd) == len(trainers)
+        # A subclass of either may do anything.
+        sgd = [one.trainer for one in participants if type(one) in (Client, Remote) and type(one.trainer) is SGD]
+        ours = len(sgd) == len(participants)
         plain = ours and all(t.mixture is None and t.loss == CrossEntropy() for t in sgd)
         return {
-            "model": "linear" if self._linear else type(self.server.model).__name__,
+            "model": "linear" if self._linear else type(self.server.model).__name__.replace("linear", "custom linear"),
             "loss": "softmax cross-entropy" if plain else "custom",
             "optimizer": "sgd" if ours else "custom",
             "momentum": max((float(t.momentum) for t in sgd), default=0.0),
@@ -366,31 +379,52 @@ class Rounds:
             self._norms[one.id] = one.input_norm
         return self._norms[one.id]
 
-    @cached_property
-    def _fingerprint(self) -> str:
-        """What tells this run from others, hashed: settings, trainers, who holds which samples, initial weights.
-
-        Functions count by their names, and data sets by the samples' numbers: neither is looked into.
-        """
-        settings = {f.name: described(getattr(self.server, f.name)) for f in fields(self.server) if f.name != "clients"}
-        parts: list[Any] = [
-            settings,
-            [(one.id, described(one.trainer)) for one in self.server.clients],
-            [described(torch.from_numpy(one.where)) for one in self.server.clients if isinstance(one, Client)],
-            described(self.layout.read(self.server.model)),
-            list(self.layout.shapes.items()),
-            sorted(self.exclude),
-            [(id_, described(attack)) for id_, attack in sorted(self.attacks.items())],
+    @property
+    def _identity(self) -> dict[str, str]:
+        """What tells this run from others, each part as a hash; functions count by their names."""
+        server, model = self.server, self.server.model
+        own = [one for one in server.clients if isinstance(one, Client)]
+        data = {id(tensor): described(tensor) for one in own for tensor in (one.x, one.y)}  # clients may share it
+        parts: dict[str, Any] = {f.name: getattr(server, f.name) for f in fields(server) if f.name != "clients"}
+        parts |= {
+            "model": (type(model).__name__, [*model.named_parameters(), *model.named_buffers()]),
+            "sizes": server.registry,
+            "trainers": [one.trainer for one in server.clients],
+            "samples": [(data[id(one.x)], data[id(one.y)], torch.from_numpy(one.where)) for one in own],
+            "exclude": self.exclude,
+            "attacks": self.attacks,
             # The last round is the one without noise: a longer run is another run.
-            self.total if self.server.noise_std is not None else None,
-        ]
-        return sha256(repr(parts).encode()).hexdigest()
+            "rounds": self.total if server.noise_std is not None else None,
+        }
+        return {name: sha256(described(part).encode()).hexdigest() for name, part in parts.items()}
+
+    def _metrics(self, vector: Tensor) -> dict[str, float]:
+        if self.evaluate is None:
+            return {}
+        return {str(name): float(value) for name, value in self.evaluate(self._model(vector)).items()}
 
 
 def _mixes(one: Member) -> bool:
     return isinstance(one.trainer, SGD) and one.trainer.mixture is not None
 
 
-def _name(rule: Any) -> str:
-    """``mean`` for the rule that certificates know, the class or function name of any other."""
-    return "mean" if type(rule) is Mean else getattr(rule, "__name__", type(rule).__name__)
+def _rule(rule: Any) -> str:
+    """``mean`` for the rule that certificates know, the class of another of ours, ``custom`` and the name of others."""
+    if type(rule) is Mean:
+        return "mean"
+    name = getattr(rule, "__name__", type(rule).__name__)
+    return name if type(rule).__module__ == Mean.__module__ else f"custom {name}"
+
+
+def _reasons(participants: Sequence[Member], reasons: Sequence[str]) -> str:
+    """Who failed and why: ``"clients 1, 4, 5 were late; client 7 sent nothing"``."""
+    clients: dict[str, list[int]] = {}
+    for one, reason in zip(participants, reasons, strict=True):
+        if reason:
+            clients.setdefault(reason, []).append(one.id)
+    return "; ".join(
+        f"client{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:5]))}"
+        + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        + f" {reason}"
+        for reason, ids in clients.items()
+    )

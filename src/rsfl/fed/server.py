@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from math import inf
 
 from torch import nn
@@ -50,7 +51,8 @@ class Server:
             one goes on in the background, on a copy of its own, and is not listened to. What it draws from the global
             random state it shares with the others: dropout, say, does not repeat after a late client.
         stacked: Whether clients are trained together where they can be.
-        keep: What else the ledger keeps: ``"samples"`` (indices of every mini-batch), ``"updates"``.
+        keep: What else the ledger keeps: ``"samples"`` (of every mini-batch, by their numbers in the data set that the
+            client was given), ``"updates"``.
         seed: Seed of every draw.
 
     Raises:
@@ -85,9 +87,12 @@ class Server:
         number("server_step", self.server_step, 0.0, inf, open_low=True, open_high=True)
         number("reject_norm", self.reject_norm, 0.0, open_low=True)
         choice("reject", self.reject, ("zero", "renormalise"))
-        for name in ("clip", "noise_std", "update_clip", "timeout"):
+        for name in ("clip", "noise_std"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 at_round(name, getattr(self, name), 1)
+        for name in ("update_clip", "timeout"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), 0.0, inf, open_low=True, open_high=True)
         object.__setattr__(self, "keep", frozenset(choice("keep", what, _KEEP) for what in self.keep))
         count("min_clients", self.min_clients, 1)
         count("seed", self.seed)
@@ -95,10 +100,16 @@ class Server:
         if not ids or len(set(ids)) < len(ids):
             raise ValueError(f"clients must be at least one, with different ids, got the ids {ids!r}")
         object.__setattr__(self, "clients", tuple(sorted(self.clients, key=lambda one: one.id)))
-        sizes = {one.id: one.size for one in self.clients} if self.sizes is None else dict(self.sizes)
-        if set(sizes) != set(ids):
-            raise ValueError(f"sizes must name the clients {sorted(ids)!r}, got {sorted(sizes)!r}")
-        object.__setattr__(self, "sizes", {id_: count("sizes", sizes[id_], 1) for id_ in sorted(sizes)})
+        if self.sizes is not None and set(self.sizes) != set(ids):
+            raise ValueError(f"sizes must name the clients {sorted(ids)!r}, got {sorted(self.sizes)!r}")
+        for size in self.registry.values():
+            count("sizes", size, 1)
+
+    @cached_property
+    def registry(self) -> Mapping[int, int]:
+        """Number of samples of each client by id, from which the weights come."""
+        sizes = {one.id: one.size for one in self.clients} if self.sizes is None else self.sizes
+        return {id_: sizes[id_] for id_ in sorted(sizes)}
 
     def run(
         self,
@@ -118,7 +129,8 @@ class Server:
                 coupled with the one that has them: nobody else's draws change.
             attacks: What simulated attackers do, by client id.
             evaluate: Metrics of the model after each round, by name; shown on the progress bar and kept in the ledger.
-            checkpoint: Directory in which each round is saved, and from which an interrupted run goes on, bit for bit.
+            checkpoint: Directory in which each round is saved, and from which an interrupted run resumes, bit for bit.
+                That of another run is refused: settings, data and weights are compared, functions by their names only.
             progress: Whether to show a progress bar.
 
         Raises:
