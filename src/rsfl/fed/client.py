@@ -290,7 +290,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Remote:
-    """What a server knows of a client that trains on another machine.
+    """What a server knows of a client that trains on another machine; its samples count from 0.
 
     Args:
         id: A whole number, different for every client.
