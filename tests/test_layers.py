@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,25 +14,8 @@ import pytest
 import rsfl
 
 SOURCE = Path(rsfl.__file__).parent
-ORDER = [
-    "_checks",
-    "_draws",
-    "_files",
-    "_fingerprint",
-    "_heap",
-    "bounds",
-    "assumptions",
-    "noise",
-    "deform",
-    "smooth",
-    "attacks",
-    "train",
-    "fed",
-    "runs",
-    "demo",
-    "cli",
-    "__main__",
-]
+CONTRIBUTING = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+ORDER = re.findall(r"`(\w+)` *[<.]", CONTRIBUTING.split("Where things go")[1].split("\n\n")[0])
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
