@@ -1,9 +1,12 @@
 """Dependencies run one way, and importing rsfl does nothing but define names."""
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,8 +17,8 @@ ORDER = [
     "_checks",
     "_files",
     "_heap",
-    "assumptions",
     "bounds",
+    "assumptions",
     "noise",
     "deform",
     "smooth",
@@ -62,6 +65,13 @@ def test_no_arrow_runs_back(path):
 
 def test_the_order_names_every_room():
     assert {room(path) for path in FILES} - {"__init__", "__main__"} <= set(ORDER)
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda folder: folder.name)
+def test_no_public_name_hides_a_module(folder):
+    package = importlib.import_module(".".join(folder.relative_to(SOURCE.parent).parts))
+    for module in pkgutil.iter_modules([str(folder)]):
+        assert isinstance(getattr(package, module.name, package), ModuleType), f"{module.name} is something else too"
 
 
 HEAVY = ["matplotlib", "statsmodels", "sklearn", "flwr", "ray", "pandas"]

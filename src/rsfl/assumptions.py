@@ -7,6 +7,8 @@ Each :class:`Assumption` says on what it stands: ``checked`` at run time, implie
 from dataclasses import dataclass
 from typing import Literal
 
+from rsfl.bounds.condition import CONDITIONS, TRUSTED
+
 __all__ = ["Assumption", "register"]
 
 
@@ -42,8 +44,8 @@ FIXED_NUMBER = Assumption(
     "configured",
     "n is an argument",
 )
-FIXED_SCHEDULE = Assumption(
-    "any-stop",
+OPTIONAL_STOPPING = Assumption(
+    "optional-stopping",
     "Votes were looked at while they came in, through a test that stays valid under optional stopping.",
     "configured",
     "certify_at decides by the sequential test only",
@@ -73,7 +75,7 @@ IDEAL_NOISE = Assumption(
     "trusted",
     "the caller; noise.RoundedGaussian does without it",
 )
-EIGHT_BIT_INPUT = Assumption(
+GRID_INPUT = Assumption(
     "grid-input",
     "Every coordinate is k / (levels - 1) for a whole k, for the input and for every perturbed input meant.",
     "checked",
@@ -114,6 +116,41 @@ SAME_REST = Assumption(
 )
 
 
+WHOLE_LEDGER = Assumption(
+    "whole-ledger",
+    "The ledger is that of the run which ended with this model.",
+    "trusted",
+    "the caller",
+)
+PUBLISHED_FORM = Assumption(
+    "published-form",
+    "CRFL's statement as published: about the distributions over training runs, against a clean run in which the "
+    "attackers' updates are scaled too, for convex smooth losses and the Lipschitz constant that was given. Its known "
+    "gaps are listed in the documentation; it is not a guarantee for this one model.",
+    "trusted",
+    "the caller",
+)
+WEIGHTS_OF_DATA = Assumption(
+    "weights-of-data",
+    "The aggregation weights are treated as constants although they depend on what the clients sent: UNSOUND, offered "
+    "for comparison with the paper only.",
+    "trusted",
+    "nobody",
+)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+OF_TRAINING = {
+    **{name: Assumption(name, _sentence(text), "checked", "the ledger") for name, text in CONDITIONS.items()},
+    **{name: Assumption(name, _sentence(text), "trusted", "the caller") for name, text in TRUSTED.items()},
+}
+"""What certificates against a threat in training rest on, by id: all that :class:`rsfl.bounds.Deviation` can name."""
+
+
 def register() -> tuple[Assumption, ...]:
     """All assumptions that certificates of this library can name, in the order of this module."""
-    return tuple(value for value in globals().values() if isinstance(value, Assumption))
+    alone = (value for value in globals().values() if isinstance(value, Assumption))
+    return (*alone, *OF_TRAINING.values())

@@ -18,7 +18,7 @@ from typing_extensions import override
 from rsfl import bounds
 from rsfl._checks import Float64, Floats, count, number, numbers, probabilities, unwrapped
 from rsfl.assumptions import (
-    EIGHT_BIT_INPUT,
+    GRID_INPUT,
     IDEAL_NOISE,
     INDEPENDENT_DRAWS,
     RAW_INPUT,
@@ -240,7 +240,7 @@ class RoundedGaussian(Law):
     sigma: float
     levels: int = 256
     norm = "l2"
-    assumptions = (RAW_INPUT, EIGHT_BIT_INPUT, ROUNDED_TABLE)
+    assumptions = (RAW_INPUT, GRID_INPUT, ROUNDED_TABLE)
 
     def __post_init__(self) -> None:
         number("sigma", self.sigma, 0, np.inf, open_low=True, open_high=True)

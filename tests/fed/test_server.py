@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from rsfl import fed
-from rsfl.bounds.poisoning import Threat, deviation
+from rsfl.bounds import Threat, deviation
 from rsfl.fed.poison import Scale, SignFlip
 
 DOUBLE = torch.float64

@@ -1,5 +1,6 @@
 """Numbers in, numbers out: confidence bounds, certified radii and poisoning bounds, in float64 and without torch."""
 
+from rsfl.bounds.condition import ConditionError, conditions
 from rsfl.bounds.confidence import (
     clopper_pearson_lower,
     clopper_pearson_upper,
@@ -13,19 +14,9 @@ from rsfl.bounds.confidence import (
     top_two_p_value,
 )
 from rsfl.bounds.crfl import Attacker, contraction, crfl_divergence, crfl_radius, kl_budget, logistic_lipschitz
-from rsfl.bounds.ledger import Participant, Round
+from rsfl.bounds.limits import largest_norm, latest_round, most_attackers
 from rsfl.bounds.linear import linear_vote_bounds, linear_votes, margin_radius
-from rsfl.bounds.poisoning import (
-    ConditionError,
-    Deviation,
-    Threat,
-    conditions,
-    deviation,
-    largest_norm,
-    largest_number,
-    latest_round,
-    parameter_radius,
-)
+from rsfl.bounds.poisoning import Deviation, deviation
 from rsfl.bounds.radii import (
     cohen_radius,
     laplace_radius,
@@ -34,6 +25,8 @@ from rsfl.bounds.radii import (
     linf_radius,
     uniform_radius,
 )
+from rsfl.bounds.records import Participant, Round
+from rsfl.bounds.threat import Threat
 from rsfl.bounds.voting import group_votes
 
 __all__ = [
@@ -57,7 +50,6 @@ __all__ = [
     "kl_budget",
     "laplace_radius",
     "largest_norm",
-    "largest_number",
     "latest_round",
     "lecuyer_radius",
     "li_radius",
@@ -68,7 +60,7 @@ __all__ = [
     "logistic_lipschitz",
     "margin_radius",
     "minimum_trials",
-    "parameter_radius",
+    "most_attackers",
     "sequential_decision",
     "sequential_minimum_trials",
     "top_two_minimum_trials",

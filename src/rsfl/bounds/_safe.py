@@ -1,14 +1,15 @@
-"""How a radius enters and leaves its formula without losing digits or direction."""
+"""How numbers enter and leave a formula without losing digits or direction."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rsfl._checks import Float64, Floats, probabilities, unwrapped
 
-__all__ = ["EPS", "LARGEST", "finished", "pair"]
+__all__ = ["EPS", "LARGEST", "ULP", "finished", "pair", "up"]
 
 EPS = float(np.finfo(np.float64).eps)
 LARGEST = float(np.finfo(np.float64).max)
+ULP = 2.0**-50  # eight units of rounding: more than any one short expression can lose
 
 
 def pair(p_a: ArrayLike, p_b: ArrayLike | None) -> tuple[Float64, Float64, Float64, Float64]:
@@ -25,3 +26,8 @@ def finished(radius: Float64, lost: np.ndarray, unbounded: np.ndarray) -> Floats
     """The radius a few units in the last place down, 0 for a lost vote, inf only where the law itself says so."""
     safe = np.clip(radius * (1 - 16 * EPS), 0.0, LARGEST)
     return unwrapped(np.where(lost, 0.0, np.where(unbounded, np.inf, safe)))
+
+
+def up(operations: int) -> float:
+    """Factor that makes up for the rounding of so many operations on non-negative numbers."""
+    return 1.0 + (operations + 4) * 2.0**-52

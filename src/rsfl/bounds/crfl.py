@@ -2,7 +2,7 @@
 
 It bounds the divergence between the *distributions* over training runs, for one attacked round, under assumptions
 that the paper's own experiments do not meet (see "What it does not cover" in the documentation). It is here to
-reproduce the published numbers; :mod:`rsfl.bounds.poisoning` has a certificate for the one model that was trained.
+reproduce the published numbers; :func:`rsfl.bounds.deviation` has a certificate for the one model that was trained.
 """
 
 from collections.abc import Sequence

@@ -2,11 +2,11 @@
 
 from rsfl.fed import partition, poison
 from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
-from rsfl.fed.certify import PoisoningCertificate, certify, largest_backdoors
+from rsfl.fed.certificate import PoisoningCertificate, certify, largest_backdoors
 from rsfl.fed.client import SGD, Client, Remote, Task, clients
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
-from rsfl.fed.personalise import PerClient, accuracy, per_client, personalise
+from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
 from rsfl.fed.poison import Attack
 from rsfl.fed.server import Result, RoundError, Server
 

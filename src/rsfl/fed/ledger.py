@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rsfl.bounds.ledger import Round
+from rsfl.bounds.records import Round
 
 __all__ = ["Entry", "Ledger"]
 
@@ -17,7 +17,7 @@ class Entry:
     """One round: the numbers that certificates read, and what else there is to keep.
 
     Args:
-        round: The record of `rsfl.bounds.poisoning`.
+        round: The record that certificates read.
         shares: The weight that the aggregation rule ended up with for each participant that it was given, by id; empty
             for rules by coordinate. For the geometric median they depend on what the clients sent.
         metrics: What ``evaluate`` returned for the model of this round.
@@ -58,7 +58,7 @@ class Ledger:
 
     @property
     def rounds(self) -> tuple[Round, ...]:
-        """The records that `rsfl.bounds.poisoning.deviation` reads."""
+        """The records that `rsfl.bounds.deviation` reads."""
         return tuple(entry.round for entry in self.entries)
 
     def __len__(self) -> int:

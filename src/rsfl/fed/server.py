@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import Float64, choice, count, number
-from rsfl.bounds import ledger as records
+from rsfl.bounds import records
 from rsfl.fed import draws
 from rsfl.fed.aggregate import Mean, Rule
 from rsfl.fed.checkpoint import Directory, State

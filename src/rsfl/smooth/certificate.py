@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from rsfl import bounds
 from rsfl._checks import choice
-from rsfl.assumptions import FIXED_NUMBER, FIXED_SCHEDULE, FRESH_VOTES, ONE_FUNCTION, PER_INPUT, Assumption
+from rsfl.assumptions import FIXED_NUMBER, FRESH_VOTES, ONE_FUNCTION, OPTIONAL_STOPPING, PER_INPUT, Assumption
 from rsfl.noise import Law
 from rsfl.smooth.votes import Votes
 
@@ -345,7 +345,7 @@ def certified_by_test(
         p_upper=np.where(decided, np.nextafter(1 - p0, 1), 1.0),
         alpha=alpha,
         seed=seed,
-        statistics=(FRESH_VOTES, FIXED_SCHEDULE),
+        statistics=(FRESH_VOTES, OPTIONAL_STOPPING),
     )
 
 

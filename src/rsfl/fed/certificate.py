@@ -11,9 +11,18 @@ from torch import Tensor, nn
 
 from rsfl import bounds
 from rsfl._checks import Float64, choice, count, number
-from rsfl.assumptions import IDEAL_NOISE, INDEPENDENT_DRAWS, ONE_FUNCTION, PER_INPUT, Assumption
-from rsfl.bounds.ledger import Participant, Round
-from rsfl.bounds.poisoning import CONDITIONS
+from rsfl.assumptions import (
+    IDEAL_NOISE,
+    INDEPENDENT_DRAWS,
+    OF_TRAINING,
+    ONE_FUNCTION,
+    PER_INPUT,
+    PUBLISHED_FORM,
+    WEIGHTS_OF_DATA,
+    WHOLE_LEDGER,
+    Assumption,
+)
+from rsfl.bounds.records import Participant, Round
 from rsfl.fed.ledger import Ledger
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
 from rsfl.smooth.parameter import affine_layer
@@ -53,7 +62,7 @@ class PoisoningCertificate(Certificate):
 
     Where ``label`` is not ``ABSTAIN``, the model of the other run (honest, or without the removed clients) gives the
     same label. ``reach`` is per input and does not depend on the threat: give it to
-    :func:`rsfl.bounds.largest_norm`, :func:`rsfl.bounds.largest_number` or :func:`rsfl.bounds.latest_round`.
+    :func:`rsfl.bounds.largest_norm`, :func:`rsfl.bounds.most_attackers` or :func:`rsfl.bounds.latest_round`.
 
     Attributes:
         method: ``margin``, ``votes`` or ``published``.
@@ -70,29 +79,6 @@ class PoisoningCertificate(Certificate):
     unconditional: Tensor
     reach: Tensor
     deviation: float
-
-
-WHOLE_LEDGER = Assumption(
-    "whole-ledger",
-    "The ledger is that of the run which ended with this model.",
-    "trusted",
-    "the caller",
-)
-PUBLISHED_FORM = Assumption(
-    "published-form",
-    "CRFL's statement as published: about the distributions over training runs, against a clean run in which the "
-    "attackers' updates are scaled too, for convex smooth losses and the Lipschitz constant that was given. Its known "
-    "gaps are listed in the documentation; it is not a guarantee for this one model.",
-    "trusted",
-    "the caller",
-)
-WEIGHTS_OF_DATA = Assumption(
-    "weights-of-data",
-    "The aggregation weights are treated as constants although they depend on what the clients sent: UNSOUND, offered "
-    "for comparison with the paper only.",
-    "trusted",
-    "nobody",
-)
 
 
 def certify(
@@ -189,8 +175,7 @@ def certify(
         assumptions=(
             *base.assumptions,
             WHOLE_LEDGER,
-            *(Assumption(name, CONDITIONS[name], "checked", "the ledger") for name in moved.checked),
-            *(Assumption("coupled-runs", text, "trusted", "the caller") for text in moved.believed),
+            *(OF_TRAINING[name] for name in (*moved.checked, *moved.trusted)),
         ),
     )
 
@@ -232,7 +217,7 @@ def _joined(
 def _classes(model: nn.Module) -> int:
     layer = affine_layer(model)
     if layer is None:
-        raise bounds.ConditionError("linear model", "the model", type(model).__name__)
+        raise bounds.ConditionError("linear-model", "the model", type(model).__name__)
     return layer[1].out_features
 
 
@@ -240,7 +225,7 @@ def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Seq
     """Labels and reaches of a linear model without sampling: by its margins, or by its exact votes."""
     layer = affine_layer(model)
     if layer is None:
-        raise bounds.ConditionError("linear model", "the model", type(model).__name__)
+        raise bounds.ConditionError("linear-model", "the model", type(model).__name__)
     linear = layer[1]
     if x.dtype != torch.float64 or linear.weight.dtype != torch.float64:
         raise ValueError(f"x and the model must be float64, got {x.dtype} and {linear.weight.dtype}")
@@ -264,7 +249,7 @@ def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Seq
         drift = 0.4 * rounded / sigma  # a probability changes by at most the density at 0 a unit of distance
         p_a, p_b = np.maximum(lower[rows, chosen] - drift, 0.0), np.minimum(upper.max(axis=1) + drift, 1.0)
         # Both classifiers coincide, so the votes can never reach beyond the margin.
-        reach = np.minimum(reach, bounds.parameter_radius(p_a, p_b, sigma=sigma))
+        reach = np.minimum(reach, bounds.cohen_radius(p_a, p_b, sigma=sigma))
     reach = np.maximum(reach - rounded, 0.0)
     device, none = x.device, torch.zeros(len(rows), dtype=torch.int64, device=x.device)
     return Certificate(
@@ -309,7 +294,7 @@ def _published(
     record = by_index[threat.rounds[0]]
     final = shares.get(record.index, {}) if record.aggregator == "GeometricMedian" else {}
     if record.aggregator not in ("mean", "GeometricMedian"):
-        raise bounds.ConditionError("plain averaging", f"round {record.index}", f"aggregator={record.aggregator!r}")
+        raise bounds.ConditionError("plain-averaging", f"round {record.index}", f"aggregator={record.aggregator!r}")
     attackers = [
         _attacker(one, threat, final.get(one.client, one.weight))
         for one in record.participants

@@ -119,7 +119,7 @@ def test_the_certificate_abstains_where_the_deviation_reaches_the_prediction():
     assert torch.equal(certificate.radius, torch.where(held, certificate.reach, 0.0))
     assert (certificate.space, certificate.norm) == ("parameters", "l2")
     names = {a.id for a in certificate.assumptions}
-    assert {"plain SGD", "step size", "float64", "whole-ledger", "coupled-runs"} <= names
+    assert {"plain-sgd", "step-size", "float64", "whole-ledger", "coupled-runs"} <= names
     assert certificate[:3].threat == THREAT
     parts = type(certificate).cat([certificate[:5], certificate[5:]])
     assert torch.equal(parts.reach, certificate.reach)
@@ -140,15 +140,15 @@ def broken(name):
     """A run with one condition broken, and the condition's name."""
     sgd = {"lr": 0.5, "batch_size": 4, "decay": 0.1}
     return {
-        "momentum": ("plain SGD", {"trainer": fed.SGD(**sgd, momentum=0.9)}),
-        "undecayed bias": ("one decay", {"trainer": fed.SGD(**sgd | {"decay": {"weight": 0.1, "bias": 0.0}})}),
-        "server step": ("server step", {"server_step": 1.5}),
-        "geometric median": ("plain averaging", {"aggregate": fed.GeometricMedian()}),
-        "batch norm": ("linear model", {"model": nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()}),
-        "step size": ("step size", {"trainer": fed.SGD(**sgd | {"lr": 3.0})}),
-        "clipped honest update": ("honest updates intact", {"update_clip": 0.05}),
-        "renormalised": ("zero for rejected", {"reject": "renormalise"}),
-        "custom loss": ("plain loss", {"trainer": fed.SGD(**sgd, loss=lambda m, x, y, g: m(x).square().mean())}),
+        "momentum": ("plain-sgd", {"trainer": fed.SGD(**sgd, momentum=0.9)}),
+        "undecayed bias": ("one-decay", {"trainer": fed.SGD(**sgd | {"decay": {"weight": 0.1, "bias": 0.0}})}),
+        "server-step": ("server-step", {"server_step": 1.5}),
+        "geometric median": ("plain-averaging", {"aggregate": fed.GeometricMedian()}),
+        "batch norm": ("linear-model", {"model": nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()}),
+        "step-size": ("step-size", {"trainer": fed.SGD(**sgd | {"lr": 3.0})}),
+        "clipped honest update": ("honest-updates-intact", {"update_clip": 0.05}),
+        "renormalised": ("zero-for-rejected", {"reject": "renormalise"}),
+        "custom loss": ("plain-loss", {"trainer": fed.SGD(**sgd, loss=lambda m, x, y, g: m(x).square().mean())}),
     }[name]
 
 
@@ -157,10 +157,10 @@ def broken(name):
     [
         "momentum",
         "undecayed bias",
-        "server step",
+        "server-step",
         "geometric median",
         "batch norm",
-        "step size",
+        "step-size",
         "clipped honest update",
         "renormalised",
         "custom loss",
@@ -185,7 +185,7 @@ def test_low_precision_runs_are_refused(dtype):
 def test_weights_that_clients_report_are_refused():
     _, result = trained()
     rounds = [replace(record, weights_from="clients") for record in result.ledger.rounds]
-    with pytest.raises(ConditionError, match="condition 'server weights'"):
+    with pytest.raises(ConditionError, match="condition 'server-weights'"):
         fed.certify(result.model, TEST, rounds, THREAT)
 
 
@@ -247,10 +247,10 @@ def test_a_geometric_median_gets_the_published_formula_marked_as_unsound():
     result = server.run(3, progress=False)
     certificate = published(result)
     assert any(a.id == "weights-of-data" and "UNSOUND" in a.statement for a in certificate.assumptions)
-    with pytest.raises(ConditionError, match="plain averaging"):
+    with pytest.raises(ConditionError, match="plain-averaging"):
         fed.certify(result.model, TEST, result.ledger, THREAT)
     krum = problem(clip=3.0, aggregate=fed.Krum(1)).run(3, progress=False)
-    with pytest.raises(ConditionError, match=r"plain averaging.*Krum"):
+    with pytest.raises(ConditionError, match=r"plain-averaging.*Krum"):
         published(krum)
 
 
@@ -272,7 +272,7 @@ def test_attackers_who_were_not_there_change_nothing():
         ({"n": 100}, ValueError, "n says nothing for method='margin', got 100"),
         ({"method": "published", "sigma": 0.1}, ValueError, "lipschitz must be given for a run without a clip"),
         ({"threat": Threat("feature", clients=[0], rounds=[9], norm=0.1)}, ValueError, r"rounds 1 to 3, got \[9\]"),
-        ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update clip'"),
+        ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update-clip'"),
         ({"x": TEST.float()}, ValueError, "x and the model must be float64, got torch.float32 and torch.float64"),
         ({"x": TEST * float("nan")}, ValueError, "x must be finite"),
     ],

@@ -1,0 +1,58 @@
+"""Inverse questions, against the deviation bound itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ledgers import THREATS, ledgers, log, value
+
+from rsfl.bounds import Threat, largest_norm, latest_round, most_attackers
+
+RADII = np.array([0.0, 1e-6, 1e-3, 0.02, 0.1, 0.5, 3.0, 1e3])
+
+
+@settings(max_examples=30)
+@given(ledgers(), st.sampled_from([one for one in THREATS if one.level == "feature"]))
+def test_largest_norm_is_the_largest(rounds, threat):
+    found = largest_norm(rounds, threat, RADII)
+    assert (np.diff(found) >= 0).all()
+    for radius, norm in zip(RADII, found, strict=True):
+        if norm > 0:
+            assert value(rounds, replace(threat, norm=norm)) < radius
+        if norm < 2.0**400:
+            beyond = replace(threat, norm=norm * (1 + 1e-12) + 1e-100)
+            assert value(rounds, beyond) >= radius * (1 - 1e-12)
+    assert largest_norm(rounds, threat, 0.02) == pytest.approx(found[3], rel=1e-9)
+
+
+@given(ledgers(), st.sampled_from([one for one in THREATS if one.at_most]))
+def test_most_attackers_is_the_largest(rounds, threat):
+    found, clients = most_attackers(rounds, threat, RADII), len(rounds[0].participants)
+    for radius, most in zip(RADII, found, strict=True):
+        if most:
+            assert value(rounds, replace(threat, at_most=most)) < radius
+        if most + 1 < clients:
+            assert value(rounds, replace(threat, at_most=most + 1)) >= radius
+    assert found[-1] >= 1
+    assert most_attackers(rounds, threat, 0.1) == found[4]
+
+
+@given(ledgers(), st.sampled_from([one for one in THREATS if one.level != "removal"]))
+def test_latest_round_is_the_latest(rounds, threat):
+    found = latest_round(rounds, threat, RADII)
+    single = np.array([value(rounds, replace(threat, rounds=[one.index])) for one in rounds])
+    for radius, latest in zip(RADII, found, strict=True):
+        assert latest == np.logical_and.accumulate(single < radius).sum()
+
+
+def test_inverse_questions_refuse_threats_without_that_question():
+    with pytest.raises(ValueError, match="feature level, got 'client'"):
+        largest_norm(log(), Threat("client", at_most=1), 0.1)
+    with pytest.raises(ValueError, match="unknown set"):
+        most_attackers(log(), Threat("client", clients=[1]), 0.1)
+    with pytest.raises(ValueError, match="removal"):
+        latest_round(log(), Threat("removal", at_most=1), 0.1)
+    with pytest.raises(ValueError, match=r"radius must lie in \[0, inf\], got -1"):
+        most_attackers(log(), Threat("removal", at_most=1), -1)
