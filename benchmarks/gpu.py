@@ -23,6 +23,7 @@ from benchmarks.row import Row, ratio, turns
 from benchmarks.votes import SIGMA, plain_votes
 from rsfl.noise import Gaussian, RoundedGaussian
 from rsfl.smooth import GaussianSmoother, Smoother
+from rsfl.smooth.votes import count_votes
 
 
 class Captured(nn.Module):
@@ -66,7 +67,17 @@ def host_waits(smoother: Smoother, x: Tensor, batch: int) -> bool:
     index = torch.arange(len(x))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        smoother._count(x, index, 0, 2 * batch, seed=1, batch_size=batch)
+        count_votes(
+            smoother.model,
+            smoother.law,
+            x,
+            smoother.num_classes,
+            start=0,
+            stop=2 * batch,
+            seed=1,
+            index=index,
+            batch_size=batch,
+        )
     except RuntimeError as error:
         print(f"the host waits: {error}")
         return True

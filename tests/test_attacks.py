@@ -534,7 +534,7 @@ def variance_ratio(network, digits, m, estimator, votes, repeats=400, images=40)
         attack = OnePoint(epsilon=1.0, steps=1, samples=m, estimator=kind, votes=votes)
         rows, labels = x.repeat_interleave(repeats, dim=0), y.repeat_interleave(repeats)
         noise = attack.draw(smoother, rows, seeded(4))
-        slope, _ = attack._slope(smoother, rows, labels, rows, noise)
+        slope, _ = attack._gradient(smoother, rows, labels, rows, noise)
         totals.append(slope.view(images, repeats, -1).var(dim=1).sum())
     return (totals[0] / totals[1]).item()
 
@@ -589,6 +589,22 @@ def test_batches_do_not_change_the_evaluation(network, digits):
     assert torch.equal(whole.attacked, parts.attacked)
     assert torch.equal(whole.certificate.radius, parts.certificate.radius)
     assert torch.equal(whole.certificate.index, torch.arange(30))
+
+
+def test_steps_without_a_gradient_do_not_depend_on_the_batch_either():
+    class Flat(nn.Module):
+        """Votes by the sign of the first coordinate's distance from 1/2, without a slope anywhere."""
+
+        def forward(self, x):
+            right = (x[:, :1] > 0.5).float() + 0 * x[:, :1]
+            return torch.cat([1 - right, right], dim=1)
+
+    x, y = torch.full((30, 4), 0.5), torch.zeros(30, dtype=torch.int64)
+    smoother, attack = Smoother(Flat(), Gaussian(0.01), 2), PGD(epsilon=0.3, steps=2)
+    whole = attacks.evaluate(smoother, attack, [(x, y)], n=200)
+    parts = attacks.evaluate(smoother, attack, zip(x.split(7), y.split(7), strict=True), n=200)
+    assert torch.equal(whole.attacked, parts.attacked)
+    assert set(whole.attacked.tolist()) >= {0, 1}
 
 
 @pytest.mark.parametrize(("deformation", "epsilon"), [(Translation(0.2), 0.3), (Rotation(0.6), 0.7)])
@@ -655,7 +671,7 @@ GOOD_X, GOOD_Y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
         (GOOD_X, torch.tensor([0.0, 1.0]), TypeError, "y must be an int64 tensor, got torch.float32"),
         (GOOD_X, [0, 1], TypeError, "y must be an int64 tensor, got list"),
         (GOOD_X + 0.6, GOOD_Y, ValueError, r"x must lie in the box \[0, 1\], got 1.1"),
-        (GOOD_X * math.nan, GOOD_Y, ValueError, r"x must lie in the box \[0, 1\], got nan at index \(0, 0\)"),
+        (GOOD_X * math.nan, GOOD_Y, ValueError, r"x must be finite, got nan at index \(0, 0\)"),
         (GOOD_X.long(), GOOD_Y, TypeError, "floating point dtype"),
         (GOOD_X[:0], GOOD_Y[:0], ValueError, "at least one input"),
     ],
@@ -689,6 +705,8 @@ def test_noise_of_the_wrong_shape():
     smoother = Smoother(linear(np.eye(4)[:3]), Gaussian(0.25), 3)
     with pytest.raises(ValueError, match="noise must have shape"):
         SmoothAdvPGD(epsilon=0.1, steps=1, samples=2)(smoother, GOOD_X, GOOD_Y, torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"fallback must have shape \(2, 4\), got \(4,\)"):
+        PGD(epsilon=0.1, steps=1)(smoother, GOOD_X, GOOD_Y, fallback=torch.zeros(4))
 
 
 def test_an_evaluation_of_nothing():

@@ -15,6 +15,7 @@ import rsfl
 SOURCE = Path(rsfl.__file__).parent
 ORDER = [
     "_checks",
+    "_draws",
     "_files",
     "_heap",
     "bounds",

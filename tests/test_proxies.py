@@ -123,7 +123,9 @@ def test_the_host_never_waits_for_the_device(law):
     index = torch.arange(2)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = smoother._count(x, index, 0, 1000, seed=0, batch_size=300)
+        found = votes.count_votes(
+            smoother.model, law, x, CLASSES, start=0, stop=1000, seed=0, index=index, batch_size=300
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert found.counts.sum(dim=1).tolist() == [1000, 1000]

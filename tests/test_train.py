@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from rsfl import train
+from rsfl import _draws, train
 from rsfl.attacks import PGD, OnePoint, SmoothAdvDDN, SmoothAdvPGD
 from rsfl.noise import Gaussian, Uniform
 from rsfl.smooth import Smoother
-from rsfl.train import Adversarial, Batches, CrossEntropy, fit
+from rsfl.train import Adversarial, Batches, CrossEntropy, DatasetBatches, fit
 
 LAW = Gaussian(0.25)
 SMOOTHADV = Adversarial(attack=SmoothAdvPGD(epsilon=0.5, steps=2, samples=3), law=LAW, num_classes=3)
@@ -167,6 +168,84 @@ def test_batches_depend_on_seed_and_epoch_alone():
     assert all(torch.equal(images[:, 0], part.float()) for images, part in batches(3))
 
 
+class Augmented(Dataset):
+    """Items that draw from the global random state."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return (self.x[index] + 0.1 * torch.randn(4)).clamp(0, 1), self.y[index]
+
+
+def test_a_data_set_comes_in_the_order_of_its_tensors():
+    x, y = blobs()
+    source, tensors = DatasetBatches(TensorDataset(x, y), size=16, seed=3), Batches(x, y, size=16, seed=3)
+    assert len(source) == len(tensors) == 6
+    for epoch in (1, 2):
+        torch.rand(1)
+        for (a, b), (c, d) in zip(source(epoch), tensors(epoch), strict=True):
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+    state = torch.get_rng_state()
+    list(source(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    one, other = network(), network()
+    run(one, source=source)
+    run(other, source=tensors)
+    assert torch.equal(weights(one), weights(other))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_items_are_keyed_too_and_so_a_run_over_them_resumes(tmp_path, workers):
+    source = DatasetBatches(Augmented(*blobs(40)), size=16, workers=workers)
+    whole, resumed = network(dropout=0.3), network(dropout=0.3)
+    run(whole, epochs=2, source=source)
+    run(resumed, tmp_path / "run", epochs=1, source=source)
+    torch.rand(7)
+    resumed = network(dropout=0.3)
+    run(resumed, tmp_path / "run", epochs=2, source=source)
+    assert torch.equal(weights(whole), weights(resumed))
+    if workers:
+        first, again, other = ([x for x, _ in source(epoch)] for epoch in (1, 1, 2))
+        assert all(map(torch.equal, first, again))
+        assert not torch.equal(torch.cat(first).sort(0).values, torch.cat(other).sort(0).values)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: DatasetBatches(iter([])), TypeError, "dataset must have a length and items by index, got <list_it"),
+        (lambda: DatasetBatches([]), ValueError, "dataset must hold at least one item, got 0"),
+        (lambda: DatasetBatches([1], size=0), ValueError, "size must be a count of at least 1.*got 0"),
+        (lambda: DatasetBatches([1], workers=-1), ValueError, "workers must be a count of at least 0.*got -1"),
+        (
+            lambda: run(network(), source=DataLoader(TensorDataset(*blobs()))),
+            TypeError,
+            r"train.DatasetBatches\(dataset\) do, got DataLoader",
+        ),
+    ],
+)
+def test_other_sources_are_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_a_model_left_in_evaluation_mode_is_trained_with_a_warning():
+    model = network().eval()
+    with pytest.warns(
+        UserWarning, match=r"model trains in evaluation mode; model.train\(\) switches it back"
+    ) as caught:
+        run(model, epochs=1)
+    assert caught[0].filename == __file__
+    assert not model.training
+    assert model[1].num_batches_tracked == 0
+
+
 def run(model, path=None, epochs=6, source=None, **settings):
     """A run with everything that has a state: momentum, a schedule, dropout, batch statistics, a warm-up."""
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -185,9 +264,9 @@ def test_fit_is_the_loop_that_one_would_write():
     )
     optimizer = torch.optim.SGD(own.parameters(), 0.5)
     for epoch in (1, 2, 3):
-        generator = train.loop._generator(4, epoch, train.loop._LOSS)
+        draws = _draws.generator(4, epoch, train.loop._LOSS)
         for images, labels in Batches(x, y, size=32)(epoch):
-            loss = CrossEntropy(LAW)(own, images, labels, generator)
+            loss = CrossEntropy(LAW)(own, images, labels, draws)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -210,6 +289,26 @@ def test_fit_leaves_the_global_random_state_and_the_modes():
     second = run(again, epochs=2, metrics=lambda m: {"norm": torch.rand(1) + m[0].weight.norm()})
     assert [e.metrics for e in first] == [e.metrics for e in second]
     assert isinstance(first[0].metrics["norm"], float)
+
+
+def test_metrics_measure_the_model_in_evaluation_mode_and_leave_training_alone():
+    x, y = blobs()
+    modes = []
+
+    def metrics(model):
+        modes.append([module.training for module in model.modules()])
+        assert not torch.is_grad_enabled()
+        return {"accuracy": (model(x + torch.rand_like(x)).argmax(1) == y).double().mean()}
+
+    plain, measured = network(dropout=0.5), network(dropout=0.5)
+    measured[2].eval()  # a mode of its own
+    plain[2].eval()
+    run(plain, epochs=3)
+    history = run(measured, epochs=3, metrics=metrics)
+    assert modes == [[False] * 6] * 3
+    assert [module.training for module in measured.modules()] == [True, True, True, False, True, True]
+    assert all(torch.equal(value, measured.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert len({entry.metrics["accuracy"] for entry in history}) > 1
 
 
 def weights(model):
@@ -286,7 +385,7 @@ def fitted(model, source, path):
 
 
 def test_a_non_finite_loss_takes_no_step():
-    model = network().eval()
+    model = network()
     before = weights(model)
     source, optimizer = Batches(*blobs(), size=90), torch.optim.SGD(model.parameters(), 1.0)
     with pytest.raises(FloatingPointError, match=r"loss is inf in epoch 1, batch 1 of 1"):

@@ -57,8 +57,7 @@ from benchmarks.papers.salman2019_plan import (
 from rsfl import attacks, demo, runs, train
 from rsfl.attacks import PGD, Attack, OnePoint, SmoothAdvDDN, SmoothAdvPGD
 from rsfl.noise import Gaussian
-from rsfl.smooth import Smoother
-from rsfl.smooth.votes import evaluating
+from rsfl.smooth import Smoother, evaluating
 from rsfl.train import Adversarial, Batches, CrossEntropy, Loss, Source, fit
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {

@@ -18,8 +18,7 @@ from rsfl.noise import Law
 from rsfl.runs.job import example, peeked
 from rsfl.runs.report import as_json, as_text, read_runs
 from rsfl.runs.settings import laws
-from rsfl.smooth import Smoother
-from rsfl.smooth.votes import evaluating
+from rsfl.smooth import Smoother, evaluating
 
 __all__ = ["main"]
 
@@ -189,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (kind, names) in _law_parameters().items():
         certify.add_argument(f"--{_dashed(name)}", type=kind, help=f"parameter of {', '.join(names)}")
     certify.add_argument(
-        "-n", "--n", type=int, default=100_000, help="votes that bound the probability (default: 100000)"
+        "-n", "--n", type=int, help=f"votes that bound the probability (default: {Smoother.default_n})"
     )
     certify.add_argument("--n0", type=int, default=100, help="votes that select the class (default: 100)")
     certify.add_argument("--alpha", type=float, default=0.001, help="failure probability per input (default: 0.001)")

@@ -231,6 +231,15 @@ def test_only_what_is_missing_is_read(tmp_path):
     assert len(read_shard(path)[0]) == 20  # of which only that is written
 
 
+@pytest.mark.parametrize("radius", [None, 0.1])
+def test_the_number_of_votes_is_the_one_of_the_smoother_unless_it_is_said(tmp_path, radius):
+    """A sequential run gives up an input after that many."""
+    certificate, _ = runs.certify(SMOOTHER, data()[:2], out=tmp_path, radius=radius)
+    assert Settings.read(tmp_path).n == 100_000
+    direct = SMOOTHER.certify(X[:2]) if radius is None else SMOOTHER.certify_at(X[:2], radius)
+    assert torch.equal(certificate.n, direct.n)
+
+
 def test_another_run_is_refused(tmp_path):
     certified(tmp_path)
     other = GaussianSmoother(MODELS["threshold"], 0.5, 4)

@@ -187,6 +187,8 @@ def test_noise_on_parameters(tmp_path):
     assert torch.equal(certificate.counts, direct.counts)
     assert torch.equal(runs.load(tmp_path)[0].radius, direct.radius)
     assert (certificate.space, certificate.assumptions) == ("parameters", direct.assumptions)
+    unsaid, _ = runs.certify(smoother, data(), out=tmp_path / "unsaid")
+    assert unsaid.n.tolist() == smoother.certify(X).n.tolist() == [1000] * len(X)
     other = ParameterSmoother(model, 0.3, 3, parameters=["weight"])
     with pytest.raises(ValueError, match=r"parameters is \('bias',\) there, got \('weight',\)"):
         runs.certify(other, data(), out=tmp_path, n=500, progress=False)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from models import MODELS
 
 from rsfl import runs
-from rsfl.smooth import GaussianSmoother
-from rsfl.smooth.certificate import floored
+from rsfl.smooth import GaussianSmoother, floored, raised
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
@@ -102,6 +101,21 @@ def test_floored_text_is_never_above_and_stays(value, digits):
     assert float(text) <= value
     assert value - float(text) < 10.0**-digits * (1 + 1e-6) + 1e-9
     assert floored(float(text), digits) == text
+
+
+@given(value=st.floats(-1e6, 1e6), digits=st.integers(0, 6))
+def test_raised_text_is_never_below_and_stays(value, digits):
+    text = raised(value, digits)
+    assert value <= float(text) <= value + 10.0**-digits * (1 + 1e-9) + 1e-9
+    assert raised(float(text), digits) == text
+    assert [raised(v, 3) for v in (0.0, -0.0, 0.1234, -0.1234, 1.0, np.inf)] == [
+        "0.000",
+        "0.000",
+        "0.124",
+        "-0.123",
+        "1.000",
+        "inf",
+    ]
 
 
 @given(st.floats(0, 1e7))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsfl import deform, noise
+from rsfl import attacks, deform, noise
 from rsfl.assumptions import ORIGINAL_INPUT, RAW_INPUT
 from rsfl.smooth import ABSTAIN, DeformationSmoother
 from rsfl.smooth.votes import draw_noise
@@ -85,7 +85,7 @@ def test_shifted_votes_are_the_votes_of_moved_noise():
     assert set(model.modes) == {False}
     assert model.training
 
-    found = deform.grid_attack(law, x, votes, radius=0.2, points=20)
+    found = attacks.grid_attack(law, x, votes, radius=0.2, points=20)
     median = fixed[:, 0, 0].double().quantile(0.5, interpolation="higher")
     assert found.distance.item() == pytest.approx(C + median.item(), abs=0.02 * C)
 

@@ -9,8 +9,7 @@ from models import LAWS, MODELS
 from torch import nn
 
 from rsfl import assumptions, noise
-from rsfl.smooth import ABSTAIN, Certificate, GaussianSmoother, LaplaceSmoother, Smoother, UniformSmoother
-from rsfl.smooth.certificate import floored
+from rsfl.smooth import ABSTAIN, Certificate, GaussianSmoother, LaplaceSmoother, Smoother, UniformSmoother, floored
 
 MODEL = MODELS["threshold"]
 X = torch.tensor([[0.1], [0.5], [0.9]])

@@ -5,7 +5,8 @@ The target is the smoothed soft classifier :math:`G(x) = E[\mathrm{softmax}\, f(
 serves all attacks: gradient, unit step, box, budget; they differ in where the gradient comes from and in how the
 budget of a step is set.
 
-For laws of inputs the point is an input. For deformations it is an offset (B, dim) of the parameters, around zero.
+For laws of inputs the point is an input. For deformations it is an offset (B, dim) of the parameters, around zero;
+:func:`grid_attack` searches these without any gradient.
 
 References:
     Salman et al., Provably robust deep learning via adversarially trained smoothed classifiers, 2019.
@@ -15,6 +16,7 @@ References:
 
 from rsfl.attacks.attack import PGD, Attack, Attacked, OnePoint, SmoothAdvDDN, SmoothAdvPGD
 from rsfl.attacks.evaluation import Evaluation, evaluate
+from rsfl.attacks.grid import Flips, grid_attack
 from rsfl.attacks.objective import logits_at, one_point_gradient, smoothed_cross_entropy
 
 __all__ = [
@@ -22,10 +24,12 @@ __all__ = [
     "Attack",
     "Attacked",
     "Evaluation",
+    "Flips",
     "OnePoint",
     "SmoothAdvDDN",
     "SmoothAdvPGD",
     "evaluate",
+    "grid_attack",
     "logits_at",
     "one_point_gradient",
     "smoothed_cross_entropy",

@@ -15,6 +15,7 @@ from rsfl.attacks.region import Region, rows, size
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law
 from rsfl.smooth.input import Smoother
+from rsfl.smooth.voter import checked_batch
 
 __all__ = ["PGD", "Attack", "Attacked", "OnePoint", "SmoothAdvDDN", "SmoothAdvPGD"]
 
@@ -33,13 +34,13 @@ class Attacked:
 
 
 @dataclass
-class _Walk:
+class _State:
     """An attack under way: offset and budget of the next step, and the smallest offset that fooled the vote so far."""
 
     delta: Tensor
     radius: Tensor
-    found: Tensor
-    size: Tensor
+    smallest: Tensor
+    smallest_size: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,39 +79,46 @@ class Attack(ABC):
         y: Tensor,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        fallback: Tensor | None = None,
     ) -> Attacked:
         """Attack each input; the model's mode, its parameters and their gradients are left as they are.
 
         Args:
             smoother: What is attacked.
             x: Inputs (B, ...) in the box.
-            y: Labels (B,), int64, of which the attack leads away.
+            y: True labels (B,), int64; the attack tries to change the prediction away from them.
             noise: Draws (m, B, ...) to look at; None draws them.
-            generator: Draws the noise, and the direction of a step whose gradient is exactly zero.
+            generator: Draws the noise and the fallback.
+            fallback: Directions (B, ...) of steps whose gradient is exactly zero; None draws them.
 
         Returns:
             The points, within ``epsilon`` of x and in the box in the floating point numbers themselves, and the noise.
 
         Raises:
             ValueError: x is outside the box or not finite, a label is not one of the smoother's classes.
-            TypeError: smoother is none, x is not of a floating point dtype, y not of an integer one.
+            TypeError: smoother is not a Smoother, x is not of a floating point dtype, y not of an integer one.
         """
         if not isinstance(smoother, Smoother):
             raise TypeError(f"smoother must be a smooth.Smoother, got {smoother!r}")
+        x = checked_batch(x)
         checked_labels(y, len(x), smoother.num_classes)
-        region = self._region(smoother.law, x.detach())
-        x, centre = x.detach(), region.centre
+        region = self._region(smoother.law, x)
+        centre = region.centre
         noise = self.draw(smoother, x, generator) if noise is None else noise.detach()
-        spare = torch.randn(centre.shape, generator=generator, device=centre.device, dtype=centre.dtype)
+        if fallback is None:
+            fallback = torch.randn(centre.shape, generator=generator, device=centre.device, dtype=centre.dtype)
+        elif fallback.shape != centre.shape:
+            raise ValueError(f"fallback must have shape {tuple(centre.shape)}, got {tuple(fallback.shape)}")
         start = torch.zeros_like(centre)
         budget = torch.full((len(x),), self._budget(), dtype=centre.dtype, device=centre.device)
-        walk = _Walk(start, budget, start, torch.full_like(budget, torch.inf))
+        state = _State(start, budget, start, torch.full_like(budget, torch.inf))
         for step in range(self.steps):
-            slope, logits = self._slope(smoother, x, y, centre + walk.delta, noise)
-            self._judge(walk, logits, y, region)
-            moved = walk.delta + self._length(step) * region.direction(slope, walk.delta, spare)
-            walk.delta = self._bounded(region, moved, walk.radius)
-        return Attacked(region.settled(self._answer(walk)), noise)
+            gradient, logits = self._gradient(smoother, x, y, centre + state.delta, noise)
+            self._update(state, logits, y, region)
+            moved = state.delta + self._step_size(step) * region.direction(gradient, state.delta, fallback)
+            state.delta = self._project(region, moved, state.radius)
+        return Attacked(region.settled(self._result(state)), noise)
 
     def scaled(self, factor: float) -> Self:
         """The same attack with its budget times a factor in [0, 1]."""
@@ -121,47 +129,45 @@ class Attack(ABC):
         """The noise (m, B, ...) of one attack."""
 
     def _region(self, law: Law, x: Tensor) -> Region:
-        if not x.is_floating_point():
-            raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
-        if x.ndim < 2 or len(x) == 0:
-            raise ValueError(f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}")
-        deformed = isinstance(law, Deformation)
-        low, high = (-math.inf, math.inf) if deformed or self.box is None else self.box
-        bad = ~((x >= low) & (x <= high) & x.isfinite())
-        if bool(bad.any()):
-            place = "be finite" if high == math.inf else f"lie in the box [{low:g}, {high:g}]"
-            raise ValueError(f"x must {place}, got {x[bad][0].item()!r} at index {tuple(bad.nonzero()[0].tolist())}")
-        if deformed:
+        if isinstance(law, Deformation):
             offsets = x.new_zeros((len(x), *law.noise_shape(x.shape[1:])))
             return Region(offsets, law.norm, self.epsilon, box=None, levels=None)
+        if self.box is not None:
+            low, high = self.box
+            bad = (x < low) | (x > high)
+            if bool(bad.any()):
+                where = tuple(bad.nonzero()[0].tolist())
+                raise ValueError(f"x must lie in the box [{low:g}, {high:g}], got {x[where].item()!r} at index {where}")
         return Region(x, law.norm, self.epsilon, self.box, self.levels)
 
     # What attacks differ in; these are plain projected ascent on the smoothed cross-entropy.
 
-    def _slope(self, smoother: Smoother, x: Tensor, y: Tensor, point: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(
+        self, smoother: Smoother, x: Tensor, y: Tensor, point: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The direction in which the objective grows (B, ...), and the logits (m, B, K)."""
         with torch.enable_grad():
             point.requires_grad_()
             logits = logits_at(smoother, x, point, noise)
             objective = smoothed_cross_entropy(logits, y).sum()
-            (slope,) = torch.autograd.grad(objective, point)  # of the point alone: no parameter's gradient is computed
-        return slope, logits.detach()
+            (gradient,) = torch.autograd.grad(objective, point)  # of the point alone, of no parameter
+        return gradient, logits.detach()
 
     def _budget(self) -> float:
         """What the first step may spend."""
         return self.epsilon
 
-    def _length(self, step: int) -> float:
+    def _step_size(self, step: int) -> float:
         return 2 * self.epsilon / self.steps if self.step_size is None else self.step_size
 
-    def _judge(self, walk: _Walk, logits: Tensor, y: Tensor, region: Region) -> None:  # noqa: B027
+    def _update(self, state: _State, logits: Tensor, y: Tensor, region: Region) -> None:  # noqa: B027
         """Set the budget of the next step."""
 
-    def _bounded(self, region: Region, delta: Tensor, radius: Tensor) -> Tensor:
+    def _project(self, region: Region, delta: Tensor, radius: Tensor) -> Tensor:
         return region.projected(region.boxed(delta), radius)
 
-    def _answer(self, walk: _Walk) -> Tensor:
-        return walk.delta
+    def _result(self, state: _State) -> Tensor:
+        return state.delta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,27 +244,27 @@ class SmoothAdvDDN(_Sampled):
         return self.epsilon * self.start
 
     @override
-    def _length(self, step: int) -> float:
+    def _step_size(self, step: int) -> float:
         first = self.epsilon if self.step_size is None else self.step_size
         return first * (0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2)
 
     @override
-    def _judge(self, walk: _Walk, logits: Tensor, y: Tensor, region: Region) -> None:
+    def _update(self, state: _State, logits: Tensor, y: Tensor, region: Region) -> None:
         fooled = logits.softmax(dim=-1).mean(dim=0).argmax(dim=-1) != y
-        here = size(walk.delta, region.norm)
-        smallest = fooled & (here < walk.size)
-        walk.found = torch.where(rows(smallest, walk.delta), walk.delta, walk.found)
-        walk.size = torch.where(smallest, here, walk.size)
-        sign = 1 - 2 * fooled.to(walk.radius.dtype)
-        walk.radius = (walk.radius * (1 + self.gamma * sign)).clamp(max=self.epsilon)
+        here = size(state.delta, region.norm)
+        smaller = fooled & (here < state.smallest_size)
+        state.smallest = torch.where(rows(smaller, state.delta), state.delta, state.smallest)
+        state.smallest_size = torch.where(smaller, here, state.smallest_size)
+        sign = 1 - 2 * fooled.to(state.radius.dtype)
+        state.radius = (state.radius * (1 + self.gamma * sign)).clamp(max=self.epsilon)
 
     @override
-    def _bounded(self, region: Region, delta: Tensor, radius: Tensor) -> Tensor:
+    def _project(self, region: Region, delta: Tensor, radius: Tensor) -> Tensor:
         return region.boxed(region.rescaled(delta, radius))
 
     @override
-    def _answer(self, walk: _Walk) -> Tensor:
-        return torch.where(rows(walk.size.isfinite(), walk.delta), walk.found, walk.delta)
+    def _result(self, state: _State) -> Tensor:
+        return torch.where(rows(state.smallest_size.isfinite(), state.delta), state.smallest, state.delta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +303,9 @@ class OnePoint(_Sampled):
 
     @override
     @torch.no_grad()
-    def _slope(self, smoother: Smoother, x: Tensor, y: Tensor, point: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(
+        self, smoother: Smoother, x: Tensor, y: Tensor, point: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
         score = _score(smoother.law, noise)
         logits = logits_at(smoother, x, point, noise)
         if self.votes == "soft":

@@ -3,17 +3,17 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rsfl._checks import count
+from rsfl._draws import generator
 from rsfl.attacks.attack import Attack
 from rsfl.attacks.region import size
 from rsfl.deform import Deformation
 from rsfl.smooth.certificate import ABSTAIN, Certificate, predicted
 from rsfl.smooth.input import DeformationSmoother, Smoother
-from rsfl.smooth.votes import Votes, draw_noise, evaluating
+from rsfl.smooth.modes import evaluating
+from rsfl.smooth.votes import Votes, draw_noise
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -80,7 +80,7 @@ def evaluate(
     """Attack batches of inputs in evaluation mode; predict at the points found, and certify the inputs themselves.
 
     An attack with more ``samples`` sees more of the smoothed classifier: 128 are plenty, and so many copies of a batch
-    go through the model at once. Its noise is keyed by seed and input, apart from that of the votes.
+    go through the model at once. Its draws are keyed by seed and input, apart from those of the votes.
 
     Args:
         smoother: What is attacked.
@@ -98,14 +98,14 @@ def evaluate(
         ValueError: There are no batches, or an argument is one that certify, predict or the attack refuse.
     """
     labels, certificates, attacked, distances = [], [], [], []
-    index = torch.arange(0)
+    start = 0
     for x, y in loader:
-        first = len(index) and int(index[-1]) + 1
-        index = torch.arange(first, first + len(x))
-        generators = [_generator(seed, i, x.device) for i in index.tolist()]
+        index = torch.arange(start, start + len(x))
+        start += len(x)
         with evaluating(smoother.model):
-            noise = torch.cat([attack.draw(smoother, x[i : i + 1], draws) for i, draws in enumerate(generators)], dim=1)
-            point = attack(smoother, x, y, noise, generators[0]).point
+            drawn = [_drawn(smoother, attack, one[None], seed, i) for i, one in zip(index.tolist(), x, strict=True)]
+            noise, fallback = torch.cat([n for n, _ in drawn], dim=1), torch.cat([f for _, f in drawn])
+            point = attack(smoother, x, y, noise, fallback=fallback).point
         moved = point.double() - (0.0 if isinstance(smoother.law, Deformation) else x.double())
         labels.append(y)
         certificates.append(smoother.certify(x, n0=n0, n=n, alpha=alpha, seed=seed, index=index))
@@ -118,10 +118,11 @@ def evaluate(
     )
 
 
-def _generator(seed: int, index: int, device: torch.device) -> torch.Generator:
-    """The attacker's own draws for one input."""
-    key = np.random.SeedSequence((count("seed", seed), index)).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(key[0]))
+def _drawn(smoother: Smoother, attack: Attack, x: Tensor, seed: int, index: int) -> tuple[Tensor, Tensor]:
+    """The attacker's own draws for one input: noise, and the direction of a step without a gradient."""
+    draws = generator(seed, index, device=x.device)
+    noise = attack.draw(smoother, x, draws)
+    return noise, torch.randn(noise.shape[1:], generator=draws, device=x.device, dtype=x.dtype)
 
 
 def _predicted(

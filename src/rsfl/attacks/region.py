@@ -37,11 +37,11 @@ class Region:
     box: tuple[float, float] | None
     levels: int | None
 
-    def direction(self, gradient: Tensor, delta: Tensor, spare: Tensor) -> Tensor:
-        """The steepest unit step from ``delta``; ``spare`` replaces gradients that are zero or not finite."""
+    def direction(self, gradient: Tensor, delta: Tensor, fallback: Tensor) -> Tensor:
+        """The steepest unit step from ``delta``; ``fallback`` replaces gradients that are zero or not finite."""
         top = gradient.flatten(1).abs().amax(dim=1)  # dividing by it keeps squares from over- and underflow
         usable = (top > 0) & top.isfinite()
-        gradient = torch.where(rows(usable, gradient), gradient / rows(top, gradient), spare)
+        gradient = torch.where(rows(usable, gradient), gradient / rows(top, gradient), fallback)
         if self.norm == "l2":
             return gradient / rows(size(gradient, "l2").clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
         # In l1 all of the step belongs to the coordinate that gains most, of those that the box lets move.

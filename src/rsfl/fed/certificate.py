@@ -25,8 +25,8 @@ from rsfl.assumptions import (
 from rsfl.bounds.records import Participant, Round
 from rsfl.fed.ledger import Ledger
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
-from rsfl.smooth.parameter import affine_layer
-from rsfl.smooth.votes import evaluating
+from rsfl.smooth.affine import affine_layer
+from rsfl.smooth.modes import evaluating
 
 __all__ = ["PoisoningCertificate", "certify", "largest_backdoors"]
 

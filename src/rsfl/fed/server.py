@@ -26,7 +26,7 @@ from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
 from rsfl.fed.poison import Attack
 from rsfl.fed.training import Failure, train
-from rsfl.smooth.parameter import affine_layer
+from rsfl.smooth.affine import affine_layer
 from rsfl.train import CrossEntropy
 
 __all__ = ["Result", "RoundError", "Run", "Server"]

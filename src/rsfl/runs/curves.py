@@ -18,6 +18,7 @@ __all__ = [
     "average_certified_radius",
     "certified_accuracy",
     "certified_rate",
+    "comparable",
     "correct",
     "envelope",
     "high_probability_accuracy",

@@ -20,8 +20,7 @@ from tqdm import tqdm
 from rsfl._checks import Int64, count
 from rsfl.runs.log import certified, read_log, recording, records, true_labels
 from rsfl.runs.settings import FILE, Settings, fingerprint
-from rsfl.smooth import Certificate, ParameterSmoother
-from rsfl.smooth.voter import Voter
+from rsfl.smooth import Certificate, ParameterSmoother, Voter
 
 __all__ = ["Interrupted", "certify", "example", "peeked"]
 
@@ -151,7 +150,7 @@ def certify(
     *,
     out: str | Path,
     n0: int = 100,
-    n: int = 100_000,
+    n: int | None = None,
     alpha: float = 0.001,
     radius: float | None = None,
     seed: int = 0,
@@ -176,7 +175,7 @@ def certify(
         dataset: Pairs (x, y) of one input and its label, by index or one after the other.
         out: Directory of the run, made if missing.
         n0: Votes for selection, at least 1.
-        n: Votes for estimation, or at most so many if ``radius`` is given.
+        n: Votes for estimation, or at most this many if ``radius`` is given; the smoother's ``default_n`` if None.
         alpha: Probability, for each input, with which the certificate may be wrong.
         radius: Ask only whether each input is certified at this radius, by a sequential test.
         seed: Seed of the draws.
@@ -208,7 +207,7 @@ def certify(
         law=smoother.law,
         radius=radius,
         n0=n0,
-        n=n,
+        n=smoother.default_n if n is None else n,
         alpha=alpha,
         seed=seed,
         num_classes=smoother.num_classes,

@@ -20,8 +20,7 @@ from rsfl.runs.curves import (
 from rsfl.runs.log import certified, read_log, true_labels
 from rsfl.runs.settings import Settings
 from rsfl.runs.tables import Published, read_tsv
-from rsfl.smooth import ABSTAIN, Certificate
-from rsfl.smooth.certificate import floored
+from rsfl.smooth import ABSTAIN, Certificate, floored, raised
 
 __all__ = ["Run", "as_json", "as_text", "read_runs"]
 
@@ -120,10 +119,6 @@ def as_json(runs: Sequence[Run], radii: Sequence[str]) -> str:
     return json.dumps(document)
 
 
-def _raised(value: float, digits: int) -> str:
-    return floored(-value, digits).lstrip("-")
-
-
 def _section(run: Run, radii: Float64, *, rho: float) -> list[str]:
     certificate, size = run.certificate, len(run.labels)
     whole = "" if run.inputs in (None, size) else f" of {run.inputs}: the run is not finished"
@@ -149,7 +144,7 @@ def _section(run: Run, radii: Float64, *, rho: float) -> list[str]:
         lines.append("  all inputs share their noise: no interval for the population, no bound for all at once")
     else:
         low, high = accuracy_interval(*run.curve, radii)
-        ends = [f"{floored(a, 3)} - {_raised(b, 3)}" for a, b in zip(low, high, strict=True)]
+        ends = [f"{floored(a, 3)} - {raised(b, 3)}" for a, b in zip(low, high, strict=True)]
         rows = [row + f"{cell:>18}" for row, cell in zip(rows, ["95 % interval", *ends], strict=True)]
         if run.alpha is not None:
             sure = high_probability_accuracy(*run.curve, radii, alpha=run.alpha, rho=rho)

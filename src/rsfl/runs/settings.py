@@ -19,7 +19,7 @@ from rsfl._checks import count, number
 from rsfl._files import locked, replaced
 from rsfl.noise import Law
 
-__all__ = ["Settings", "fingerprint", "laws"]
+__all__ = ["FILE", "Settings", "fingerprint", "laws"]
 
 FORMAT = 1
 FILE = "run.json"

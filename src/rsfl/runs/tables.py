@@ -17,8 +17,7 @@ from torch import Tensor
 
 from rsfl._checks import Float64, Int64, numbers
 from rsfl.runs.curves import Certified, correct
-from rsfl.smooth import ABSTAIN, Certificate
-from rsfl.smooth.certificate import floored
+from rsfl.smooth import ABSTAIN, Certificate, floored
 
 if TYPE_CHECKING:
     from pandas import DataFrame

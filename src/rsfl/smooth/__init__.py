@@ -1,8 +1,10 @@
 """From a model to certificates: votes under noise, and what they promise."""
 
-from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.certificate import ABSTAIN, Certificate, floored, raised
 from rsfl.smooth.input import DeformationSmoother, GaussianSmoother, LaplaceSmoother, Smoother, UniformSmoother
+from rsfl.smooth.modes import evaluating
 from rsfl.smooth.parameter import ParameterSmoother
+from rsfl.smooth.voter import Voter
 
 __all__ = [
     "ABSTAIN",
@@ -13,4 +15,8 @@ __all__ = [
     "ParameterSmoother",
     "Smoother",
     "UniformSmoother",
+    "Voter",
+    "evaluating",
+    "floored",
+    "raised",
 ]

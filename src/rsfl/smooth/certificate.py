@@ -18,7 +18,17 @@ from rsfl.assumptions import FIXED_NUMBER, FRESH_VOTES, ONE_FUNCTION, OPTIONAL_S
 from rsfl.noise import Law
 from rsfl.smooth.votes import Votes
 
-__all__ = ["ABSTAIN", "Certificate", "certified_by_count", "certified_by_test", "predicted"]
+__all__ = [
+    "ABSTAIN",
+    "METHODS",
+    "Certificate",
+    "Measure",
+    "certified_by_count",
+    "certified_by_test",
+    "floored",
+    "predicted",
+    "raised",
+]
 
 ABSTAIN = -1
 """The label of an input on which the smoothed classifier makes no statement."""
@@ -181,7 +191,7 @@ class Certificate:
         rows = [["index", "label", "radius", "p_lower", "p_upper", "n"]]
         for c in (self[i].cpu() for i in range(min(len(self), _SHOWN))):
             label = "abstain" if int(c.label) == ABSTAIN else str(int(c.label))
-            low, high = floored(float(c.p_lower)), floored(-float(c.p_upper)).lstrip("-")
+            low, high = floored(float(c.p_lower)), raised(float(c.p_upper))
             rows.append([str(int(c.index)), label, floored(float(c.radius)), low, high, str(int(c.n))])
         more = f"... and {len(self) - _SHOWN} more. " if len(self) > _SHOWN else ""
         return heading, rows, f"{more}Assumes {', '.join(dict.fromkeys(map(str, self.assumptions)))}."
@@ -209,6 +219,11 @@ def floored(value: float, digits: int = 4) -> str:
     while float(text := f"{steps / 10**digits:.{digits}f}") > value:
         steps -= 1
     return text
+
+
+def raised(value: float, digits: int = 4) -> str:
+    """``value`` as text, cut to a number of decimals upward: a printed upper bound is an upper bound."""
+    return f"{0.0 - float(floored(-value, digits)):.{digits}f}"
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.int64]:

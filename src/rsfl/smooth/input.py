@@ -10,8 +10,9 @@ from typing_extensions import override
 from rsfl._checks import count
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Uniform
+from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, evaluating, tally
+from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
 
 __all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smoother", "UniformSmoother"]
 
@@ -150,7 +151,7 @@ class DeformationSmoother(Smoother):
     def shifted(self, x: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
         """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the parameters.
 
-        This is what :func:`rsfl.deform.grid_attack` searches: the noise stays the same for all shifts.
+        This is what :func:`rsfl.attacks.grid_attack` searches: the noise stays the same for all shifts.
         """
         x, _ = self._checked(x, None)
         rows = torch.arange(len(x), device=x.device)

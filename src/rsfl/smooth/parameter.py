@@ -11,9 +11,10 @@ from typing_extensions import override
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import ParameterGaussian
-from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.affine import affine_layer
+from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, evaluating, tally
+from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, tally
 
 __all__ = ["ParameterSmoother"]
 
@@ -43,6 +44,7 @@ class ParameterSmoother(Voter):
     """
 
     law: ParameterGaussian
+    default_n = 1000
 
     def __init__(
         self,
@@ -63,36 +65,6 @@ class ParameterSmoother(Voter):
             raise ValueError(f"parameters must be some of {names}, got {list(self.parameters)}")
         super().__init__(model, ParameterGaussian(sigma, partial=set(self.parameters) < set(names)), num_classes)
         self.memory = count("memory", memory, 1)
-
-    @override
-    def certify(
-        self,
-        x: Tensor,
-        *,
-        n0: int = 100,
-        n: int = 1000,
-        alpha: float = 0.001,
-        batch_size: int | None = None,
-        seed: int = 0,
-        index: Tensor | Sequence[int] | None = None,
-        runner_up: str = "complement",
-        method: str = "clopper-pearson",
-    ) -> Certificate:
-        """As :meth:`Smoother.certify`, with n0 noisy models for selection and n others for estimation.
-
-        ``batch_size`` is the number of inputs per forward call.
-        """
-        return super().certify(
-            x,
-            n0=n0,
-            n=n,
-            alpha=alpha,
-            batch_size=batch_size,
-            seed=seed,
-            index=index,
-            runner_up=runner_up,
-            method=method,
-        )
 
     def noisy(self, first: int, last: int, *, seed: int, stage: int = ESTIMATION) -> dict[str, Tensor]:
         """The noisy parameters of the copies ``first`` ... ``last - 1``, stacked along a new first dimension."""
@@ -184,22 +156,3 @@ class _InBatches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = torch.split(x, self.size)
         return torch.cat([checked_logits(self.model(part), len(part), self.num_classes) for part in parts])
-
-
-def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
-    """The name prefix and the layer of a model that is one affine map of the flattened input, else None.
-
-    That is an ``nn.Linear``, alone or at the end of ``nn.Sequential`` containers whose other modules only flatten, and
-    none of which runs hooks.
-    """
-    modules = list(model.named_modules(remove_duplicate=False))  # one that stands twice computes twice
-    if any(module._forward_hooks or module._forward_pre_hooks for _, module in modules):
-        return None
-    leaves = [(name, module) for name, module in modules if type(module) is not nn.Sequential]
-    if not leaves or type(leaves[-1][1]) is not nn.Linear:
-        return None
-    *before, (name, last) = leaves
-    flat = all(
-        type(m) is nn.Identity or (type(m) is nn.Flatten and (m.start_dim, m.end_dim) == (1, -1)) for _, m in before
-    )
-    return (f"{name}." if name else "", last) if flat else None

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from rsfl.noise import Law
 from rsfl.smooth.certificate import METHODS, Certificate, certified_by_count, certified_by_test, predicted
 from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
 
-__all__ = ["Voter", "looks"]
+__all__ = ["Voter", "checked_batch", "looks"]
 
 
 class Voter(ABC):
@@ -21,6 +22,9 @@ class Voter(ABC):
 
     Subclasses say what the noise is added to: they count votes.
     """
+
+    default_n: ClassVar[int] = 100_000
+    """Votes for estimation where the caller names no number; less where a vote costs a model."""
 
     def __init__(self, model: nn.Module, law: Law, num_classes: int) -> None:
         if not isinstance(model, nn.Module):
@@ -74,7 +78,7 @@ class Voter(ABC):
         x: Tensor,
         *,
         n0: int = 100,
-        n: int = 100_000,
+        n: int | None = None,
         alpha: float = 0.001,
         batch_size: int | None = None,
         seed: int = 0,
@@ -87,9 +91,10 @@ class Voter(ABC):
         Args:
             x: Inputs (B, ...), finite.
             n0: Votes for selection, at least 1.
-            n: Votes for estimation; enough to certify something at alpha.
+            n: Votes for estimation, enough to certify something at alpha; ``default_n`` if None.
             alpha: Probability, for each input, with which the certificate may be wrong.
-            batch_size: Noisy inputs per forward call; None chooses one that fits.
+            batch_size: Inputs per forward call, counted with their noisy copies where it is inputs that carry noise;
+                None chooses one that fits.
             seed: Seed of the draws. They depend on it, on ``index`` and on nothing else.
             index: (B,) which inputs these are; 0 ... B - 1 by default.
             runner_up: ``complement`` takes 1 - p_A for the strongest rival (Cohen et al.); ``bounded`` bounds it by
@@ -106,7 +111,7 @@ class Voter(ABC):
         alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
         choice("runner_up", runner_up, ("complement", "bounded"))
         lower, _ = METHODS[choice("method", method, tuple(METHODS))]
-        n0, n = count("n0", n0, 1), count("n", n, 1)
+        n0, n = count("n0", n0, 1), count("n", self.default_n if n is None else n, 1)
         least = bounds.minimum_trials(alpha if runner_up == "complement" else alpha / 2, lower=lower)
         if n < least:
             raise ValueError(f"n must be at least {least} to certify anything at alpha={alpha!r}, got {n}")
@@ -167,7 +172,7 @@ class Voter(ABC):
         *,
         n0: int = 100,
         alpha: float = 0.001,
-        n_max: int = 100_000,
+        n_max: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         index: Tensor | Sequence[int] | None = None,
@@ -182,7 +187,7 @@ class Voter(ABC):
             radius: The radius asked for, at least 0, within what the law can certify.
             n0: Votes for selection, at least 1.
             alpha: Probability, for each input, with which the certificate may be wrong.
-            n_max: Votes after which an undecided input is given up.
+            n_max: Votes after which an undecided input is given up; ``default_n`` if None.
             batch_size: Noisy inputs per forward call; None chooses one that fits.
             seed: Seed of the draws.
             index: (B,) which inputs these are; 0 ... B - 1 by default.
@@ -197,7 +202,7 @@ class Voter(ABC):
         """
         alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
         radius = number("radius", radius, 0, np.inf, open_high=True)
-        n0, n_max = count("n0", n0, 1), count("n_max", n_max, 1)
+        n0, n_max = count("n0", n0, 1), count("n_max", self.default_n if n_max is None else n_max, 1)
         x, index = self._checked(x, index)
         p0 = self.law.probability(radius, dim=self.dim(x))
         least = bounds.sequential_minimum_trials(p0, alpha)
@@ -235,26 +240,37 @@ class Voter(ABC):
 
     def _checked(self, x: Tensor, index: Tensor | Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """The inputs and their indices, if certificates for them would mean something."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
-        if x.ndim < 2 or len(x) == 0:
-            raise ValueError(f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}")
+        x = checked_batch(x)
         device = next((tensor.device for tensor in self.model.parameters()), x.device)
         if device != x.device:
             raise ValueError(f"x must be on the model's device {device}, got {x.device}")
-        finite = x.isfinite()
-        if not bool(finite.all()):
-            where = tuple((~finite).nonzero()[0].tolist())
-            raise ValueError(f"x must be finite, got {x[where].item()!r} at index {where}")
         self.law.check(x)
         if index is None:
-            return x.detach(), torch.arange(len(x))
+            return x, torch.arange(len(x))
         index = torch.as_tensor(index).cpu()
         if index.dtype != torch.int64 or index.shape != (len(x),) or bool((index < 0).any()):
             raise ValueError(f"index must hold {len(x)} whole numbers of at least 0, got {index.tolist()}")
-        return x.detach(), index
+        return x, index
+
+
+def checked_batch(x: Tensor) -> Tensor:
+    """``x``, detached, if it is a batch (B, ...) of finite inputs.
+
+    Raises:
+        ValueError: It holds no input, or an infinity or NaN.
+        TypeError: It is no tensor of floating point numbers.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}")
+    finite = x.isfinite()
+    if not bool(finite.all()):
+        where = tuple((~finite).nonzero()[0].tolist())
+        raise ValueError(f"x must be finite, got {x[where].item()!r} at index {where}")
+    return x.detach()
 
 
 def looks(n_max: int) -> list[tuple[int, int]]:

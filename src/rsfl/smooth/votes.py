@@ -1,7 +1,6 @@
 """The hot loop: votes of noisy copies of many inputs at once, counted where they were cast."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +9,19 @@ from torch import Tensor, nn
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import Law
+from rsfl.smooth.modes import evaluating
 
-__all__ = ["BLOCK", "ESTIMATION", "SELECTION", "Votes", "count_votes", "draw_noise"]
+__all__ = [
+    "BLOCK",
+    "ESTIMATION",
+    "SELECTION",
+    "Votes",
+    "block_key",
+    "checked_logits",
+    "count_votes",
+    "draw_noise",
+    "tally",
+]
 
 BLOCK = 100
 """Samples per key: one generator draws this many perturbations of one input, whatever the batch looks like."""
@@ -79,19 +89,6 @@ def _pieces(first: int, last: int, start: int, per_input: int) -> Iterator[tuple
         size = min(BLOCK - sample % BLOCK, per_input - j, last - first)
         yield i, sample // BLOCK, sample % BLOCK, sample % BLOCK + size
         first += size
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients, each module's own mode restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def checked_logits(logits: object, rows: int, num_classes: int) -> Tensor:

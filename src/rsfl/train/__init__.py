@@ -1,7 +1,7 @@
 """Robust training: losses for a loop of one's own, or for a federated client, and one plain loop."""
 
 from rsfl.train.checkpoint import CheckpointError
-from rsfl.train.loop import Batches, Epoch, Source, fit
+from rsfl.train.loop import Batches, DatasetBatches, Epoch, Source, fit
 from rsfl.train.losses import Adversarial, CrossEntropy, Loss, pseudo_labels
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Batches",
     "CheckpointError",
     "CrossEntropy",
+    "DatasetBatches",
     "Epoch",
     "Loss",
     "Source",

@@ -13,7 +13,7 @@ from rsfl.attacks.attack import Attack
 from rsfl.attacks.objective import checked_labels, logits_at
 from rsfl.noise import Law
 from rsfl.smooth.input import Smoother
-from rsfl.smooth.votes import evaluating
+from rsfl.smooth.modes import evaluating
 
 __all__ = ["Adversarial", "CrossEntropy", "Loss", "pseudo_labels"]
 

@@ -1,0 +1,24 @@
+"""Models that are one affine map, whose noisy copies are cheap and whose votes are known exactly."""
+
+from torch import nn
+
+__all__ = ["affine_layer"]
+
+
+def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
+    """The name prefix and the layer of a model that is one affine map of the flattened input, else None.
+
+    That is an ``nn.Linear``, alone or at the end of ``nn.Sequential`` containers whose other modules only flatten, and
+    none of which runs hooks.
+    """
+    modules = list(model.named_modules(remove_duplicate=False))  # one that stands twice computes twice
+    if any(module._forward_hooks or module._forward_pre_hooks for _, module in modules):
+        return None
+    leaves = [(name, module) for name, module in modules if type(module) is not nn.Sequential]
+    if not leaves or type(leaves[-1][1]) is not nn.Linear:
+        return None
+    *before, (name, last) = leaves
+    flat = all(
+        type(m) is nn.Identity or (type(m) is nn.Flatten and (m.start_dim, m.end_dim) == (1, -1)) for _, m in before
+    )
+    return (f"{name}." if name else "", last) if flat else None
