@@ -17,8 +17,8 @@ from rsfl import demo, runs
 from rsfl.noise import Law
 from rsfl.runs.job import example, peeked
 from rsfl.runs.report import as_json, as_text, read_runs
-from rsfl.runs.settings import laws
 from rsfl.smooth import Smoother, evaluating
+from rsfl.smooth.laws import known
 
 __all__ = ["main"]
 
@@ -43,8 +43,8 @@ def _dashed(name: str) -> str:
 def _laws() -> dict[str, type[Law]]:
     """The laws of this library that perturb inputs, by the names of the option."""
     return {
-        _dashed(name): law
-        for name, law in sorted(laws().items())
+        _dashed(law.__name__): law
+        for law in known()
         if law.__module__.startswith("rsfl.") and law.space != "parameters"
     }
 
