@@ -27,7 +27,7 @@ def _name(law: type) -> str:
     return law.__name__ if law.__module__.partition(".")[0] == "rsfl" else f"{law.__module__}:{law.__qualname__}"
 
 
-def to_document(law: Law) -> dict[str, Any]:
+def to_document(law: object) -> dict[str, Any]:
     """The name of a law and its parameters, as JSON takes them.
 
     Raises:
