@@ -20,7 +20,7 @@ from tqdm import tqdm
 from rsfl._checks import Int64, count
 from rsfl.runs.log import Record, certified, data_of, read_log, recording, records, true_labels
 from rsfl.runs.settings import FILE, Settings, fingerprint
-from rsfl.smooth import Certificate, ParameterSmoother, Voter
+from rsfl.smooth import Certificate, ParameterSmoother, Voter, floored
 
 __all__ = ["Interrupted", "certify", "example", "peeked"]
 
@@ -269,7 +269,7 @@ def certify(
                 append(new)
                 right += int((certificate.label.cpu() == torch.tensor([label for _, label in inputs])).sum())
                 seen += len(group)
-                bar.set_postfix({"certified accuracy": f"{right / seen:.3f}"}, refresh=False)
+                bar.set_postfix({"certified accuracy": floored(right / seen, 3)}, refresh=False)
                 bar.update(len(new))
                 if came := stopped():
                     raise Interrupted(f"{signal.Signals(came).name}: stopped, all votes are safe in {out}", came)

@@ -153,7 +153,12 @@ class Certificate:
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """One certificate for the inputs of several, which must agree in everything that is not per input."""
+        """One certificate for the inputs of several, which must agree in everything that is not per input.
+
+        Noise is a function of seed and ``index``. Batches that were certified without ``index`` all count from 0 and
+        share their noise: each certificate holds as it stands, but their errors are not independent, and
+        :mod:`rsfl.runs` refuses them in statements about all inputs at once.
+        """
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         first = parts[0]
