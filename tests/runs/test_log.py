@@ -223,7 +223,7 @@ def test_files_of_the_first_format_are_refused_by_its_number(tmp_path):
     "changes",
     [
         {"n": np.int64(200)},
-        {"n": 200.0},
+        {"n": 200.0, "limit": 4.0},
         {"n0": np.int32(20), "seed": np.int64(3), "limit": np.int64(4), "skip": np.int16(2)},
         {"alpha": np.float32(0.001)},
         {"radius": np.float32(0.1), "n": np.int64(3000)},

@@ -8,7 +8,7 @@ from scipy import special
 
 from rsfl._checks import Float64, Floats, counts, numbers
 from rsfl.bounds._normal import quantile_above, quantile_below
-from rsfl.bounds._safe import EPS, finished, pair
+from rsfl.bounds._safe import EPS, SMALLEST, finished, pair
 
 __all__ = [
     "cohen_radius",
@@ -238,7 +238,7 @@ def lecuyer_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: Array
     high = np.minimum(1.0, _log_ratio(a_, b_, gap_) / 2)[..., 0]
 
     def at(beta: Float64) -> Float64:
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             # p_A - e^{2 beta} p_B, without cancelling: the part that beta takes off the gap is expm1
             room = gap_ - b_ * np.expm1(2 * beta)
             return np.asarray(beta / np.sqrt(2 * np.log(1.25 * (1 + np.exp(beta)) / np.where(room > 0, room, np.nan))))
@@ -291,7 +291,7 @@ def li_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: ArrayLike)
             m = np.where(b_ > 0, -np.log1p(np.expm1(-c * log_ratio) / 2) / c, 0.0)
             # What is missing from 1 in 1 - p_A - p_B + 2 mean. In a close vote the terms all but cancel: what they were
             # rounded by comes off, before the root makes much of it.
-            drop = gap_ - 2 * b_ * np.expm1(m) - 16 * EPS * (1 + m) * gap_
+            drop = gap_ - 2 * b_ * np.expm1(m) - (16 * EPS * (1 + m) * gap_ + 4 * EPS * SMALLEST)
             drop = np.minimum(drop, 1.0)
             return np.asarray(np.sqrt(np.maximum(-2 / (1 + c) * np.log1p(-drop), 0.0)))
 

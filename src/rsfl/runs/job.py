@@ -210,6 +210,7 @@ def certify(
     if rank >= world_size:
         raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
     skip = count("skip", skip, 1)
+    limit = None if limit is None else count("limit", limit, 1)
     first, dataset = peeked(dataset)
     x, y = example(first, smoother.model)
     settings = Settings(

@@ -1,7 +1,8 @@
 """The vote log: one line an input, written once, read back whole or not at all.
 
 A run directory holds ``run.json`` (:class:`rsfl.runs.settings.Settings`) and a file of votes for each rank that ever
-wrote, ``votes-00000.jsonl`` and on. Every line ends in a checksum of itself.
+wrote, ``votes-00000.jsonl`` and on. Every line names the run and the input that its votes are of, and ends in a
+checksum of itself.
 """
 
 import json
