@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from models import MODELS
 from scipy import special
 from torch import nn
 from torch.nn import functional
@@ -569,6 +570,16 @@ def test_no_attack_breaks_a_certificate(network, digits):
         assert 0.3 < result.certified_accuracy < result.robust_accuracy < result.clean_accuracy < 1
         assert repr(result).startswith("Evaluation of 150 inputs at epsilon = 0.25")
     assert model_modes == [m.training for m in network.modules()]
+
+
+def test_an_evaluation_is_printed_to_the_safe_side():
+    certificate = Smoother(MODELS["threshold"], Gaussian(0.1), 2).certify(torch.tensor([[-1.0], [-0.5], [0.5]]), n=500)
+    two_of_three = torch.tensor([0, 0, -1])
+    result = attacks.Evaluation(torch.zeros(3), certificate, two_of_three, torch.zeros(3), epsilon=32 / 255)
+    assert certificate.label.tolist() == two_of_three.tolist()
+    assert repr(result) == (
+        "Evaluation of 3 inputs at epsilon = 0.12549019607843137: clean 0.666, attacked 0.667, certified 0.666"
+    )
 
 
 def test_refutation_is_noticed(network, digits):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from callables import LABELS, SIZE, data, linear, model
+from callables import LABELS, SIZE, X, data, linear, model
 
 from rsfl import cli, runs
 from rsfl.runs.log import read_log, read_shard
 from rsfl.runs.settings import Settings
-from rsfl.smooth import DeformationSmoother, GaussianSmoother
+from rsfl.smooth import DeformationSmoother, GaussianSmoother, floored
 
 HERE = str(Path(__file__).parent)
 WHAT = ["--model", "callables:model", "--data", "callables:data"]
@@ -58,9 +59,30 @@ def test_progress_and_a_closing_line(tmp_path, capsys):
     assert cli.main(["certify", *WHAT, "--sigma", "0.5", "--n", "150", "--device", "cpu", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().err
     certificate, labels = runs.load(tmp_path)
-    share = runs.certified_accuracy(certificate, labels, 0.0)
+    share = floored(runs.certified_accuracy(certificate, labels, 0.0), 3)
     assert "12/12" in shown
-    assert shown.endswith(f"12 inputs in {tmp_path}, certified accuracy {share:.3f} at radius 0\n")
+    assert shown.endswith(f"12 inputs in {tmp_path}, certified accuracy {share} at radius 0\n")
+
+
+def test_the_closing_line_promises_no_more_than_was_certified(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("callables.data", lambda: list(zip(X[:3], [0, 0, 3], strict=True)))
+    what = [*WHAT, "--sigma", "0.1", "-n", "2000", "--device", "cpu", "--at-radius", "0.0019607843137254"]
+    assert cli.main(["certify", *what, "--out", str(tmp_path)]) == 0
+    certificate, labels = runs.load(tmp_path)
+    share = runs.certified_accuracy(certificate, labels, 0.0)
+    shown = float(re.search(r"certified accuracy (\S+) at radius 0\.0019607843137254\n$", capsys.readouterr().err)[1])
+    assert share == 2 / 3
+    assert shown == 0.666
+
+
+def test_report_is_told_the_norm_of_files(tmp_path, capsys):
+    assert certify(tmp_path / "l1", law=("--law", "uniform", "--half-width", "0.5")) == 0
+    words = ["report", str(tmp_path / "l1"), "--tsv", str(tmp_path / "l1.tsv")]
+    assert cli.main(words) == 2
+    assert "norm must be 'l1', that of the certificate, got 'l2'" in capsys.readouterr().err
+    assert cli.main([*words, "--norm", "l1"]) == 0
+    assert cli.main(["report", str(tmp_path / "l1.tsv"), "--norm", "l1", "--unit", "pixels"]) == 0
+    assert "as published, taken for l1 radius in pixels" in capsys.readouterr().out
 
 
 def test_deformations_are_laws_too(tmp_path, monkeypatch):
@@ -166,7 +188,7 @@ def test_report_prints_json_plots_and_writes(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["/no/such/run"], "No such file or directory: '/no/such/run'"),
+        (["/no/such/run"], "error: there is no file /no/such/run, nor a directory of a run"),
         (["--radii", "0;1"], "radii must be numbers, got '0;1'"),
         (["--radii", "-1"], "radii must lie in [0, inf], got -1.0"),
         (["--alpha", "2"], "alpha must lie in (0, 1), got 2.0"),

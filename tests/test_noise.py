@@ -1,3 +1,5 @@
+import json
+
 import mpmath as mp
 import numpy as np
 import oracles
@@ -9,7 +11,7 @@ from models import LAWS
 from scipy import stats
 from strategies import probabilities
 
-from rsfl import bounds, noise
+from rsfl import bounds, deform, noise
 from rsfl.smooth import Smoother
 
 CLOSED = {
@@ -80,12 +82,33 @@ def test_bad_values_are_named_and_quoted(law, words):
         law()
 
 
+@pytest.mark.parametrize("given_", [np.float32(0.25), np.array(0.25), np.float64(0.25), torch.tensor(0.25), 1])
+def test_laws_hold_plain_numbers_whatever_they_were_given(given_):
+    laws_ = [noise.Gaussian(given_), noise.RoundedGaussian(given_, np.int16(16)), deform.Translation(given_)]
+    laws_ += [noise.Uniform(given_), noise.Laplace(given_), deform.Rotation(given_), deform.DCT(given_, np.int64(2))]
+    for law in laws_:
+        assert {type(value) for value in vars(law).values()} <= {float, int, str}
+        assert json.loads(json.dumps(vars(law))) == vars(law)
+    assert noise.Gaussian(given_) == noise.Gaussian(float(given_))
+    assert noise.Gaussian(given_).sample((3,)).shape == (3,)
+
+
 # -- rounded Gaussian --------------------------------------------------------------------------------------------------
 
 
 def exact_tail(m, sigma, levels=256):
     """P[|N(0, (sigma (levels - 1))^2)| >= m - 1/2]."""
     return mp.erfc((mp.mpf(m) - mp.mpf("0.5")) / (mp.mpf(sigma) * (levels - 1)) / mp.sqrt(2))
+
+
+def test_noise_far_below_a_step_is_none():
+    law = noise.RoundedGaussian(1e-6)
+    assert noise._magnitude_table(1e-6, 256) == ()  # at once: its series would take long to vanish
+    assert exact_tail(1, 1e-6) < mp.mpf(2) ** -63
+    assert law.sample((100,)).abs().max() == 0
+    # where the table ends by the rule of ten deviations, what is cut rounds to nothing
+    for sigma in (1e-3, 2e-4, 1.9e-4):
+        assert exact_tail(len(noise._magnitude_table(sigma, 256)) + 1, sigma) < mp.mpf(2) ** -62
 
 
 @pytest.mark.parametrize(("sigma", "levels"), [(0.25, 256), (0.12, 256), (1.0, 256), (0.5, 16), (1e-3, 256)])
@@ -131,6 +154,18 @@ def test_noisy_images_stay_on_the_clamped_grid():
     assert steps.min() >= 255 - law.clamp - 1e-4
     assert steps.max() <= law.clamp + 1e-4
     assert torch.equal(law.perturb(x, torch.zeros(1, 1)), x)
+
+
+def test_the_grid_point_is_two_roundings_away_at_most():
+    """A radius is about the grid point; a model that a tolerance lets see another input has no such radius."""
+    law, pixels = noise.RoundedGaussian(0.5), torch.arange(256).float()
+    for x in (pixels / 255, pixels * (1 / 255), pixels * torch.tensor(1 / 255), (pixels / 255).double()):
+        law.check(x[None])
+    moved = (pixels / 255).double()
+    moved[100] += 1e-3 / 255  # was taken once: with 10,000 such coordinates .0004 from the grid point
+    with pytest.raises(ValueError, match=r"x must lie on the grid k / 255"):
+        law.check(moved[None])
+    noise.RoundedGaussian(0.5, 4096).check((torch.arange(4096).float() / 4095)[None])
 
 
 def test_inputs_off_the_grid_are_refused():

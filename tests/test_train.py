@@ -369,7 +369,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, seed):
         process.join()
         process.close()
     assert kills >= 2  # the batches alone take three times the longest wait
-    assert torch.equal(torch.load(out), weights(undisturbed))
+    assert torch.equal(torch.load(out, weights_only=True), weights(undisturbed))
 
 
 def test_the_error_names_the_batch(tmp_path):

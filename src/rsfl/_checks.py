@@ -6,7 +6,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Float64", "Floats", "Int64", "choice", "count", "counts", "number", "numbers", "probabilities", "unwrapped"]
+__all__ = [
+    "Float64",
+    "Floats",
+    "Int64",
+    "choice",
+    "count",
+    "counts",
+    "number",
+    "numbers",
+    "probabilities",
+    "stored",
+    "unwrapped",
+]
 
 Float64: TypeAlias = NDArray[np.float64]
 Int64: TypeAlias = NDArray[np.int64]
@@ -24,6 +36,21 @@ def _first_bad(values: NDArray[Any], bad: NDArray[np.bool_]) -> str:
     return f"{values[where].item()!r} at index {where[0] if len(where) == 1 else where}"
 
 
+def _array(name: str, value: Any, what: str) -> NDArray[Any]:
+    """``value`` as an array of integers or of floats, none of them wider than float64."""
+    try:
+        raw = np.asarray(value)
+        if raw.dtype == object and all(type(entry) is int for entry in raw.flat):  # too large for any dtype of integers
+            raw = raw.astype(np.float64)
+    except Exception:  # ragged lists, tensors that are not on the CPU or carry a gradient, ...
+        raw = np.empty((), dtype=object)
+    if raw.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be {what} or an array of them, got {value!r}")
+    if raw.dtype.itemsize > 8:
+        raise TypeError(f"{name} must be no wider than float64, which would round it, got {raw.dtype}")
+    return raw
+
+
 def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:
     return f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
 
@@ -38,9 +65,7 @@ def numbers(
     open_high: bool = False,
 ) -> Float64:
     """``value`` as a float64 array whose entries all lie in the interval; NaN lies in no interval."""
-    raw = np.asarray(value)
-    if raw.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be a real number or an array of them, got {value!r}")
+    raw = _array(name, value, "a real number")
     array = raw.astype(np.float64)
     bad = np.isnan(array)
     bad |= (array <= low) if open_low else (array < low)
@@ -73,10 +98,9 @@ def probabilities(name: str, value: ArrayLike) -> Float64:
 
 def counts(name: str, value: ArrayLike, low: int = 0) -> Int64:
     """``value`` as an int64 array of counts >= low. Whole floats are taken, fractions refused: nothing is rounded."""
-    raw = np.asarray(value)
-    if raw.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be a whole number or an array of them, got {value!r}")
+    raw = _array(name, value, "a whole number")
     if raw.dtype.kind == "f":
+        raw = raw.astype(np.float64)
         bad = ~np.isfinite(raw) | (raw != np.floor(raw))
         if bad.any():
             raise ValueError(f"{name} must be whole, got {_first_bad(raw, bad)}")
@@ -99,6 +123,12 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
     return value
+
+
+def stored(record: object, **checked: Any) -> None:
+    """Put what the checks returned in place of what a frozen record was given: plain numbers, whatever they came as."""
+    for name, value in checked.items():
+        object.__setattr__(record, name, value)
 
 
 def unwrapped(array: NDArray[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What tells settings and tensors from others, the same in every process: names, numbers and bytes, no addresses."""
+"""What tells settings, tensors and models from others, the same in every process: names, numbers and bytes."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -6,23 +6,23 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["described", "tensor_bytes"]
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """Type, shape and content of a tensor, for a hash."""
-    head = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
-    return head + content.numpy().tobytes()
+__all__ = ["described"]
 
 
 def described(value: Any) -> str:
-    """A setting in words. Modules and functions count by their names: they are not looked into."""
+    """A text that is the same for equal settings, and differs where tensors, numbers, texts or containers of them do.
+
+    Modules and functions count by their names, other objects by their types: they are not looked into.
+    """
     if isinstance(value, Tensor):
-        return sha256(tensor_bytes(value)).hexdigest()
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
+        return f"{value.dtype} {tuple(value.shape)} {sha256(content.numpy().tobytes()).hexdigest()}"
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return f"{value.dtype} {value.shape} {sha256(value.tobytes()).hexdigest()}"
     if isinstance(value, nn.Module):
         return type(value).__name__
     if is_dataclass(value) and not isinstance(value, type):
@@ -36,4 +36,6 @@ def described(value: Any) -> str:
         return repr(sorted(map(described, value)))
     if isinstance(value, (list, tuple)):
         return repr(list(map(described, value)))
-    return getattr(value, "__qualname__", type(value).__qualname__) if callable(value) else repr(value)
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, torch.dtype)):
+        return repr(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)

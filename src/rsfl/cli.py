@@ -17,8 +17,8 @@ from rsfl import demo, runs
 from rsfl.noise import Law
 from rsfl.runs.inputs import example, peeked
 from rsfl.runs.report import as_json, as_text, read_runs
-from rsfl.runs.settings import laws
-from rsfl.smooth import Smoother, evaluating
+from rsfl.smooth import Smoother, evaluating, floored
+from rsfl.smooth.laws import known
 
 __all__ = ["main"]
 
@@ -43,8 +43,8 @@ def _dashed(name: str) -> str:
 def _laws() -> dict[str, type[Law]]:
     """The laws of this library that perturb inputs, by the names of the option."""
     return {
-        _dashed(name): law
-        for name, law in sorted(laws().items())
+        _dashed(law.__name__): law
+        for law in known()
         if law.__module__.startswith("rsfl.") and law.space != "parameters"
     }
 
@@ -140,19 +140,20 @@ def _certify(args: argparse.Namespace) -> None:
         progress=not args.quiet and rank == 0,
     )
     if not args.quiet and len(labels):
-        at = args.at_radius or 0.0
-        share = runs.certified_accuracy(certificate, labels, at)
-        print(f"{len(labels)} inputs in {args.out}, certified accuracy {share:.3f} at radius {at:g}", file=sys.stderr)
+        at = args.at_radius or 0
+        share = floored(runs.certified_accuracy(certificate, labels, at), 3)
+        print(f"{len(labels)} inputs in {args.out}, certified accuracy {share} at radius {at}", file=sys.stderr)
 
 
 def _report(args: argparse.Namespace) -> None:
-    found = read_runs(args.paths, alpha=args.alpha, runner_up=args.runner_up)
+    measure = {"norm": args.norm, "unit": args.unit}
+    found = read_runs(args.paths, alpha=args.alpha, runner_up=args.runner_up, **measure)
     radii = [text.strip() for text in args.radii.split(",")]
     text = as_json(found, radii) if args.json else as_text(found, radii, with_envelope=args.envelope, rho=args.rho)
     if args.tsv:
         if len(found) != 1:
             raise ValueError(f"--tsv writes one run, got {len(found)}")
-        runs.write_tsv(args.tsv, *found[0].curve, found[0].seconds)
+        runs.write_tsv(args.tsv, *found[0].curve, found[0].seconds, **measure)
     if args.plot:
         import matplotlib
 
@@ -224,6 +225,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--plot", metavar="FILE", help="draw the curves (.png, .pdf, .svg)")
     report.add_argument("--envelope", action="store_true", help="add the best run at each radius")
     report.add_argument("--tsv", metavar="FILE", help="write the run as idx label predict radius correct time")
+    report.add_argument(
+        "--norm", default="l2", help="norm of the radii of files that are read or written, which do not say it (l2)"
+    )
+    report.add_argument("--unit", default="input units", help="their unit, likewise (input units)")
     report.add_argument(
         "--alpha", type=float, help="read the votes at this failure probability; for files, the one they were made with"
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from rsfl._checks import Floats, choice, count, number
+from rsfl._checks import Floats, choice, count, number, stored
 from rsfl.assumptions import IDEAL_NOISE, ORIGINAL_INPUT
 from rsfl.noise import Gaussian, Law, Uniform
 
@@ -52,7 +52,7 @@ class Deformation(Law):
 
     def __post_init__(self) -> None:
         choice("padding", self.padding, ("zeros", "border", "reflection"))
-        _ = self.base  # which checks its own number
+        stored(self, **vars(self.base))  # which has checked its number
 
     @property
     @abstractmethod
@@ -300,7 +300,7 @@ class DCT(_GaussianDeformation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        count("bases", self.bases, 1)
+        stored(self, bases=count("bases", self.bases, 1))
 
     @override
     def dim(self, height: int, width: int) -> int:

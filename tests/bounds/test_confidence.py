@@ -68,6 +68,47 @@ def test_clopper_pearson_up_to_a_billion_trials(n):
             assert_tight_upper(i, n, alpha, hi)
 
 
+def far_tail(k, n, p):
+    """P[Bin(n, p) >= k] for p well below k / n, by the continued fraction of the incomplete beta function."""
+    with mp.workdps(50):
+        a, b, x = mp.mpf(k), mp.mpf(n - k + 1), mp.mpf(p)
+        assert x < (a + 1) / (a + b + 2)
+        c, d = mp.mpf(1), 1 / (1 - (a + b) * x / (a + 1))
+        value, m, factor = d, 0, mp.mpf(0)
+        while abs(factor - 1) > mp.mpf("1e-25"):
+            m += 1
+            for term in (
+                m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+                -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+            ):
+                d, c = 1 / (1 + term * d), 1 + term / c
+                factor = d * c
+                value *= factor
+        log = a * mp.log(x) + b * mp.log1p(-x) + mp.loggamma(a + b) - mp.loggamma(a + 1) - mp.loggamma(b)
+        return value * mp.exp(log)
+
+
+@pytest.mark.parametrize("n", [10**9, 10**11, 10**13, 10**15, 2**53])
+def test_clopper_pearson_beyond_a_billion_trials(n):
+    """scipy's tails err the more, the more trials: bounds must stay on their sides all the same."""
+    rng = np.random.default_rng(1)
+    share = np.concatenate([rng.uniform(0.5, 1, 20), 1 - 10.0 ** -rng.uniform(0, 8, 20)])
+    k, alpha = np.rint(n * np.clip(share, 0.05, 1)).astype(np.int64), 10.0 ** -rng.uniform(0.5, 9, 40)
+    lower = bounds.clopper_pearson_lower(k, n, alpha)
+    upper = bounds.clopper_pearson_upper(n - k, n, alpha)
+    for i, level, low, high in zip(k.tolist(), alpha, lower, upper, strict=True):
+        if 0 < i < n:
+            assert far_tail(i, n, low) <= level
+            assert far_tail(i, n, 1 - mp.mpf(high)) <= level
+            spread = mp.sqrt(mp.mpf(i) * (n - i) / n) / n
+            assert mp.mpf(i) / n - low < 7 * spread + mp.mpf(40) / n  # and no looser than levels of 1e-9 are
+
+
+def test_tails_of_known_trials_agree_with_the_series():
+    for k, n, p in ((700, 1000, 0.6), (10**6, 10**6 + 10, 0.9999)):
+        assert abs(far_tail(k, n, p) / oracles.binomial_tail(k, n, p) - 1) < mp.mpf("1e-20")
+
+
 def test_published_quantiles():
     p = bounds.clopper_pearson_lower([100_000, 99_999, 99_990], 100_000, alpha=0.001)
     np.testing.assert_allclose(bounds.cohen_radius(p, sigma=1.0), [3.81146, 3.73913, 3.49021], atol=5e-6)
@@ -135,6 +176,7 @@ def test_least_trials():
     assert (bounds.minimum_trials(0.001), bounds.minimum_trials(0.0005)) == (10, 11)
     assert bounds.top_two_minimum_trials(0.001) == 11
     assert bounds.sequential_minimum_trials(0.5, 0.001) == 12
+    assert 1074 < bounds.sequential_minimum_trials(0.5, 5e-324) < 1100  # each vote doubles the wealth, at most
 
 
 @given(alphas(), open_probabilities(0.01, 0.999))

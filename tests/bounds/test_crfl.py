@@ -2,7 +2,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import probabilities, scales
 
@@ -85,6 +85,16 @@ def test_budget_is_never_above_the_exact_one(p_a, p_b):
         if exact > 1e-290:
             assert float(value / exact) == pytest.approx(1, rel=1e-12)
     assert bounds.kl_budget(p_a) == bounds.kl_budget(p_a, 1 - p_a) or p_a < 0.5
+
+
+@given(st.floats(-300, -1), st.floats(-15, 0))
+@example(-289.0, -0.001)
+@example(-288.7, -9.5)
+def test_budget_of_tiny_probabilities_is_never_above_the_exact_one(exponent, distance):
+    p_a = 10.0**exponent
+    p_b = p_a * (1 - 10.0**distance)
+    with mp.workdps(700):
+        assert bounds.kl_budget(p_a, p_b) <= exact_budget(p_a, p_b)
 
 
 @given(st.just(0.0) | st.floats(1e-280, 1e3), scales())
@@ -192,3 +202,13 @@ def test_arrays():
 def test_bad_values_are_named_and_quoted(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_attackers_are_attackers():
+    for function in (lambda who: radius(attackers=who), lambda who: divergence_of(who)):
+        with pytest.raises(TypeError, match=r"attackers must be a sequence of bounds.Attacker, got \(0.05, 10"):
+            function([(0.05, 10, 30, 0.001, 0.05)])
+
+
+def divergence_of(who):
+    return bounds.crfl_divergence(0.1, attackers=who, lipschitz=4.0, sigma=0.01)

@@ -164,3 +164,33 @@ def test_bad_arguments_are_refused(logits, length, sigma, message):
     if "sigma" not in message:
         with pytest.raises(ValueError, match=message):
             margin_radius(logits, length)
+
+
+def test_the_largest_numbers_overflow_nowhere():
+    largest = np.finfo(np.float64).max
+    cases = [
+        ([1e308, -1e308], 10.0),
+        ([1e308, -1e308], 1.0),
+        ([1.0, 0.0], 4e-309),
+        ([1.0, 0.0], 5e-324),
+        ([largest, -largest], largest),
+        ([5e-324, 0.0], 1e-300),
+        ([5e-324, 0.0], 5e-324),
+        ([5e-324, 0.0], 2.0),
+    ]
+    for (first, second), norm in cases:
+        (value,) = margin_radius([[first, second]], [norm])
+        with mp.workdps(800):
+            assert mp.mpf(float(value)) <= (mp.mpf(first) - mp.mpf(second)) / (mp.sqrt(2) * mp.mpf(norm))
+    assert margin_radius([[1e308, -1e308]], [10.0])[0] > 1e307
+    lower, upper = linear_vote_bounds([[1e308, -1e308]], [1e308], sigma=1.0)
+    exact = [mp.ncdf(mp.sqrt(2)), mp.ncdf(-mp.sqrt(2))]
+    for low, p, high in zip(lower[0], exact, upper[0], strict=True):
+        assert low <= p <= high <= low + 1e-12
+
+
+@pytest.mark.parametrize(("norm", "sigma"), [(1e-200, 1e-200), (1e200, 1e200), (1e-160, 1e-155)])
+@pytest.mark.parametrize("function", [linear_votes, linear_vote_bounds])
+def test_a_deviation_that_float64_cannot_hold_is_refused(function, norm, sigma):
+    with pytest.raises(ValueError, match=r"sigma \* input_norms must lie in \[2\.22507e-308, .* at index 0"):
+        function([[1.0, 0.0]], [norm], sigma=sigma)

@@ -143,6 +143,96 @@ def test_arrays_and_scalars_agree(law, pairs):
         np.testing.assert_allclose(together[i], radius(law, p_a[i], p_b[i], scale[i]), rtol=1e-13)
 
 
+def exact_lecuyer(a, b, grid=200):
+    a, b = mp.mpf(a), mp.mpf(b)
+    high = min(mp.mpf(1), mp.log(a / b) / 2)
+
+    def at(beta):
+        room = a - mp.exp(2 * beta) * b
+        return beta / mp.sqrt(2 * mp.log(mp.mpf(5) / 4 * (1 + mp.exp(beta)) / room)) if room > 0 else mp.mpf(0)
+
+    return exact_supremum(at, mp.mpf(0), high, grid)
+
+
+def exact_li(a, b, grid=200):
+    a, b = mp.mpf(a), mp.mpf(b)
+
+    def at(log_c):
+        c = mp.exp(log_c)
+        mean = b * ((1 + (b / a) ** c) / 2) ** (-1 / c)
+        return mp.sqrt(-2 / (1 + c) * mp.log(1 - a - b + 2 * mean))
+
+    return exact_supremum(at, mp.mpf(-40), mp.mpf(12), grid)
+
+
+def exact_supremum(at, low, high, grid):
+    """The largest value, for a function with one peak."""
+    t = [low + (high - low) * i / grid for i in range(grid + 1)]
+    values = [at(x) for x in t]
+    i = max(range(len(t)), key=values.__getitem__)
+    low, high = t[max(i - 1, 0)], t[min(i + 1, grid)]
+    for _ in range(60):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (left, high) if at(left) < at(right) else (low, right)
+    return max(*values, at(low))
+
+
+CLOSE = [
+    (0.3, 0.3 - 1e-9),
+    (0.3, 0.3 - 1e-6),
+    (0.50000001, 0.49999999),
+    (0.5000001, 0.4999999),
+    (0.500000001, 0.499999999),
+    (0.5 + 1e-10, 0.5 - 1e-10),
+    (0.48935318283142115, 0.48935318282275747),
+    (0.7, np.nextafter(0.7, 0)),
+    (1e-9, 1e-9 - 1e-15),
+    (0.9, 0.1),
+    (0.999, 1e-300),
+    (1e-300, 1e-300 * (1 - 1e-10)),
+]
+
+
+@pytest.mark.parametrize(("law", "exact"), [("li", exact_li), ("lecuyer", exact_lecuyer)])
+@pytest.mark.parametrize(("p_a", "p_b"), CLOSE)
+def test_older_radii_are_below_their_suprema_in_close_votes_too(law, exact, p_a, p_b):
+    value = radius(law, p_a, p_b)
+    with mp.workdps(80 if p_a > 1e-20 else 700):  # 1 - p has that many digits
+        supremum = exact(p_a, p_b)
+        assert value <= supremum
+        assert supremum - value <= supremum * mp.mpf("1e-9") * max(1, mp.mpf("1e-6") / (mp.mpf(p_a) - mp.mpf(p_b)))
+
+
+@pytest.mark.parametrize("law", ["li", "lecuyer"])
+@given(p=probabilities(), distance=st.floats(-17, 0))
+def test_older_radii_never_pass_cohens(law, p, distance):
+    p_b = p * (1 - 10.0**distance)
+    assert radius(law, p, p_b) <= radius("gaussian", p, p_b) * (1 + 1e-9) + 1e-300
+
+
+@pytest.mark.parametrize("law", EXACT)
+@given(st.floats(-320, -1), st.floats(1e-16, 1), st.floats(-323, 300))
+@example(-8.2, 0.42, 0.0)
+@example(-12.0, 0.5, 0.0)
+@example(-323.0, 0.5, 0.0)
+def test_radii_of_tiny_probabilities_and_scales_are_below_the_exact_ones(law, exponent, share, scale):
+    p_a, scale = 10.0**exponent, max(10.0**scale, 5e-324)
+    p_b = p_a * share
+    assume(0 < p_b < p_a)
+    value = radius(law, p_a, p_b, scale)
+    with mp.workdps(700 if exponent < -300 else 360):  # 1 - p has that many digits
+        assert value <= mp.mpf(scale) * EXACT[law](p_a, p_b)
+
+
+def test_the_smallest_numbers_are_stepped_down():
+    smallest = 5e-324
+    for law in LAWS:
+        assert radius(law, 0.8, scale=smallest) in (0, smallest)
+        assert radius(law, 0.8, scale=smallest) <= mp.mpf(smallest) * oracles.normal_quantile(0.8) or law == "laplace"
+    assert bounds.uniform_radius(0.8, half_width=smallest) == 0
+    assert bounds.linf_radius(smallest, 2) == bounds.linf_radius(smallest, 3) == 0
+
+
 def test_broadcasting():
     assert bounds.cohen_radius(np.full((3, 1), 0.9), [0.1, 0.2], sigma=1.0).shape == (3, 2)
     assert bounds.cohen_radius(0.9, sigma=[0.25, 0.5]).shape == (2,)

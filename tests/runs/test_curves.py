@@ -7,8 +7,8 @@ import torch
 from models import MODELS
 from scipy import stats
 
-from rsfl import noise, runs
-from rsfl.smooth import GaussianSmoother
+from rsfl import deform, noise, runs
+from rsfl.smooth import Certificate, GaussianSmoother
 
 matplotlib.use("Agg")
 
@@ -108,6 +108,80 @@ def test_shared_noise_has_no_interval(certificate):
     for call in (runs.accuracy_interval, lambda *a: runs.high_probability_accuracy(*a, alpha=0.001)):
         with pytest.raises(ValueError, match="noise of their own"):
             call(shared, LABELS, 0.0)
+
+
+def test_batches_that_share_their_noise_make_no_joint_statement(tmp_path):
+    """A loop over a loader without index= gives every batch the draws of the first one."""
+    smoother = GaussianSmoother(MODEL, 0.5, 2)
+    alike = Certificate.cat([smoother.certify(x[None], n=500) for x in X])
+    apart = Certificate.cat([smoother.certify(x[None], n=500, index=[i]) for i, x in enumerate(X)])
+    assert torch.equal(apart.counts, smoother.certify(X, n=500).counts)
+    for call in (
+        runs.accuracy_interval,
+        runs.high_probability_accuracy,
+        lambda *pair: runs.write_tsv(tmp_path / "log.tsv", *pair[:2]),
+    ):
+        call(apart, LABELS, 0.0)
+        with pytest.raises(
+            ValueError, match=r"noise of their own, got 5 with the index 0: .* certify\(..., index=...\)"
+        ):
+            call(alike, LABELS, 0.0)
+    assert runs.certified_accuracy(alike, LABELS, 0.0) >= 0  # no statement about all of them
+    published = runs.Published(torch.tensor([3, 4, 4]), torch.ones(3), torch.ones(3), torch.zeros(3))
+    with pytest.raises(ValueError, match="got 2 with the index 4"):
+        runs.accuracy_interval(published, [1, 1, 1], 0.0)
+
+
+def test_shared_draws_would_break_the_joint_bound():
+    """Why: one input, twenty times. Its radius is exactly 1, so every larger one is an error of a certificate."""
+    smoother, x = GaussianSmoother(MODELS["threshold"], 1.0, 2), torch.tensor([[-0.5]])
+    beyond = {"shared": 0, "own": 0}
+    for seed in range(100):
+        same = smoother.certify(x, n=100, alpha=0.05, seed=seed)
+        own = smoother.certify(x.expand(20, 1), n=100, alpha=0.05, seed=seed)
+        # 20 certificates at .05 of which more than seven are wrong: a chance of 3e-5 if they are independent
+        beyond["shared"] += 20 * int((same.radius > 1).sum()) > 7
+        beyond["own"] += int((own.radius > 1).sum()) > 7
+    assert beyond["shared"] > 0 == beyond["own"]
+
+
+def test_alpha_is_that_of_the_certificate_and_never_less():
+    made = GaussianSmoother(MODEL, 0.5, 2).certify(X, n=1000, alpha=0.2)
+    share = runs.high_probability_accuracy(made, LABELS, 0.0)
+    assert share == runs.high_probability_accuracy(made, LABELS, 0.0, alpha=0.2)
+    assert share < runs.certified_accuracy(made, LABELS, 0.0)
+    assert runs.high_probability_accuracy(made, LABELS, 0.0, alpha=0.5) <= share
+    with pytest.raises(
+        ValueError, match=r"alpha must be at least 0.2, with which the certificates were made, got 0.001"
+    ):
+        runs.high_probability_accuracy(made, LABELS, 0.0, alpha=0.001)
+    with pytest.raises(ValueError, match="alpha must be given for a published test set"):
+        runs.high_probability_accuracy(*published(3, 3), 0.5)
+    assert runs.high_probability_accuracy(*published(3, 3), 0.5, alpha=1e-9) == 1
+
+
+def test_what_differs_in_kind_has_no_envelope(certificate):
+    def under(law):
+        return replace(certificate, law=law), LABELS
+
+    pair = under(noise.Gaussian(0.5))
+    assert runs.envelope({"a": pair, "b": under(noise.RoundedGaussian(0.5)), "c": (published(5, 5)[0], LABELS)}, 0.0)
+    for other, words in (
+        (under(noise.Laplace(0.5)), "one norm and unit"),
+        (under(deform.Translation(0.5)), "one norm and unit"),
+        ((pair[0][:4], LABELS[:4]), r"one test set, got others, of \[5, 4\] inputs"),
+        ((pair[0], [1, 1, 1, 1, 1]), r"one test set, got others, of \[5, 5\] inputs"),
+    ):
+        with pytest.raises(ValueError, match=f"curves must .*{words}"):
+            runs.envelope({"a": pair, "b": other}, 0.0)
+    shifts = {"a": under(deform.Translation(0.5)), "b": under(deform.PixelFlow(0.5))}
+    assert shifts["a"][0].unit == shifts["b"][0].unit
+    for call in (lambda curves: runs.envelope(curves, 0.0), runs.plot_certified_accuracy):
+        with pytest.raises(ValueError, match=r"curves must share one space, got \['PixelFlow', 'Translation'\]"):
+            call(shifts)
+    with pytest.raises(ValueError, match="one test set"):
+        runs.plot_certified_accuracy({"a": pair, "b": (pair[0][:4], LABELS[:4])}, envelope=True)
+    matplotlib.pyplot.close("all")
 
 
 def test_the_envelope_is_the_best_of_all(certificate):

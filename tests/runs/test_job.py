@@ -22,7 +22,7 @@ from rsfl import runs
 from rsfl.runs.log import read_log, read_shard, recording
 from rsfl.runs.schedule import owner
 from rsfl.runs.settings import Settings
-from rsfl.smooth import GaussianSmoother
+from rsfl.smooth import GaussianSmoother, floored
 
 SMOOTHER = GaussianSmoother(MODELS["staircase"], 0.5, 4)
 
@@ -178,7 +178,7 @@ def test_a_second_process_is_refused(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_after_the_chunk(tmp_path, number):
     before = signal.getsignal(number)
-    dataset = Slow(40, at={9: lambda: os.kill(os.getpid(), number)})
+    dataset = Slow(40, at={9: lambda: signal.raise_signal(number)})
     with pytest.raises(runs.Interrupted, match=rf"{number.name}: stopped, all votes are safe in .*") as stopped:
         certified(tmp_path, dataset)
     assert stopped.value.signal == number
@@ -192,8 +192,8 @@ def test_signals_stop_after_the_chunk(tmp_path, number):
 
 def test_a_second_interrupt_acts_at_once(tmp_path):
     def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as stopped:
         certified(tmp_path, Slow(40, at={20: twice}))
@@ -210,7 +210,7 @@ def test_a_finished_run_is_left_alone(tmp_path):
     handle = SMOOTHER.model.register_forward_hook(lambda *_: calls.append(1))
     again, labels = certified(tmp_path, dataset)
     handle.remove()
-    assert dataset.read == [0]
+    assert dataset.read == [0, *range(19, 0, -2)]  # some, to see that they are the same
     assert not calls
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
     assert {path: path.stat().st_mtime_ns for path in files} == times
@@ -226,7 +226,7 @@ def test_only_what_is_missing_is_read(tmp_path):
     path.write_bytes(b"".join(lines[:7] + lines[8:]))
     dataset = Slow(20)
     certified(tmp_path, dataset, n=2000)
-    assert dataset.read == [0, 5, 6, 7, 8, 9]  # the group of what is missing
+    assert dataset.read == [0, *range(19, 8, -2), 6, 4, 2, 0, 5, 6, 7, 8, 9]  # some again, the group of what is missing
     assert votes(tmp_path) == expected
     assert len(read_shard(path)[0]) == 20  # of which only that is written
 
@@ -264,6 +264,44 @@ def test_another_run_is_refused(tmp_path):
             certified(tmp_path, **changes)
         assert (tmp_path / "votes-00000.jsonl").read_bytes() == content
     certified(tmp_path, batch_size=7, world_size=3)  # how it is computed is no setting
+
+
+@pytest.mark.parametrize("kind", [list, iter], ids=["by index", "as a stream"])
+def test_later_data_that_changed_are_refused(tmp_path, kind):
+    """The first input is the same; of the others the sign was turned, or the labels are new."""
+    (x, y), *others = data()
+    certified(tmp_path, kind(data()[:]), n=5000)  # two inputs to a group
+    path = tmp_path / "votes-00000.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for kept in (12, 8, 7, 2):
+        content = b"".join(lines[:kept])
+        for changed in ([(-z, t) for z, t in others], [(z, t + 1) for z, t in others]):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=r"dataset is not the one of this run: input \d+ is another than"):
+                certified(tmp_path, kind([(x, y), *changed]), n=5000)
+            assert path.read_bytes() == content
+        certified(tmp_path, kind(data()), n=5000)
+        assert path.read_bytes().splitlines()[:kept] == content.splitlines()
+        assert len(votes(tmp_path)) == 12
+
+
+def test_a_model_that_differs_in_a_plain_attribute_is_another(tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self, std):
+            super().__init__()
+            self.std, self.linear = torch.tensor(std), nn.Linear(1, 4)
+
+        def forward(self, x):
+            return self.linear(x / self.std)
+
+    def smoother(std):
+        torch.manual_seed(0)
+        return GaussianSmoother(Scaled(std), 0.5, 4)
+
+    certified(tmp_path, smoother=smoother(0.1), limit=6)
+    certified(tmp_path, smoother=smoother(0.1), limit=6)
+    with pytest.raises(ValueError, match="holds another run: model is"):
+        certified(tmp_path, smoother=smoother(10.0), limit=6)
 
 
 def test_a_mistake_leaves_no_run_behind(tmp_path):
@@ -378,7 +416,7 @@ def test_progress_says_how_far_and_how_good(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "12/12" in shown
     assert "input/s" in shown
-    assert f"certified accuracy={runs.certified_accuracy(certificate, labels, 0.0):.3f}" in shown
+    assert f"certified accuracy={floored(runs.certified_accuracy(certificate, labels, 0.0), 3)}" in shown
     assert sys.stderr.isatty() or "\n" not in shown.strip()
     certified(tmp_path / "unasked")
     assert capsys.readouterr().err == ""

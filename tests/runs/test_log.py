@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import threading
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from callables import LABELS, X, data
@@ -13,8 +16,9 @@ from models import MODELS
 from rsfl import noise, runs
 from rsfl.runs.log import Record, read_shard, recording
 from rsfl.runs.report import as_text, read_runs
-from rsfl.runs.settings import Settings, fingerprint, laws
+from rsfl.runs.settings import Settings, fingerprint
 from rsfl.smooth import GaussianSmoother, ParameterSmoother, Smoother
+from rsfl.smooth.laws import known
 
 MODEL = MODELS["staircase"]
 SMOOTHER = GaussianSmoother(MODEL, 0.5, 4)
@@ -22,6 +26,8 @@ SMOOTHER = GaussianSmoother(MODEL, 0.5, 4)
 counted = st.dictionaries(st.integers(0, 999), st.integers(1, 10**6), max_size=5)
 a_record = st.builds(
     Record,
+    run=st.text("0123456789abcdef", min_size=16, max_size=16),
+    data=st.text("0123456789abcdef", min_size=16, max_size=16),
     index=st.integers(0, 10**6),
     label=st.integers(0, 999),
     rule=st.sampled_from(["fixed", "sequential"]),
@@ -49,7 +55,7 @@ def test_any_truncation_reads_back_as_a_prefix(tmp_path_factory, written, draw):
 
 def test_every_truncation_of_one_log(tmp_path):
     path = tmp_path / "votes-00000.jsonl"
-    written = [Record(i, 1, "fixed", 10, 30, {1: 10}, {0: 2, 1: 27}, 1, 0.25) for i in (3, 4)]
+    written = [Record("run", "data", i, 1, "fixed", 10, 30, {1: 10}, {0: 2, 1: 27}, 1, 0.25) for i in (3, 4)]
     content = b"".join(record.line() for record in written)
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
@@ -78,7 +84,7 @@ def test_no_changed_byte_goes_unseen(tmp_path_factory, written, draw):
 @pytest.mark.parametrize("garbage", [b"\n", b"{}\n", b"\x00\x00\n", b"idx\tlabel\n", b'{"index":3}\n', b"\xff\n"])
 def test_garbage_lines_are_named(tmp_path, garbage):
     path = tmp_path / "votes-00000.jsonl"
-    line = Record(0, 1, "fixed", 10, 30, {1: 10}, {1: 30}, 0, 0.25).line()
+    line = Record("run", "data", 0, 1, "fixed", 10, 30, {1: 10}, {1: 30}, 0, 0.25).line()
     path.write_bytes(line + garbage + line)
     with pytest.raises(ValueError, match=r"votes-00000.jsonl, line 2: the checksum does not fit the line"):
         read_shard(path)
@@ -124,8 +130,12 @@ def test_sequential_votes_are_read_by_their_own_test_only(tmp_path):
             runs.load(tmp_path, **changes)
     settings = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**settings, "radius": None}))  # to read them as if n were fixed
-    with pytest.raises(ValueError, match="line 1: sequential votes in a fixed run"):
+    with pytest.raises(ValueError, match="line 1: votes of the run"):
         runs.load(tmp_path)
+    record = read_shard(tmp_path / "votes-00000.jsonl")[0][0]
+    fixed = Settings.read(tmp_path)
+    with pytest.raises(ValueError, match="sequential votes in a fixed run"):
+        dataclasses.replace(record, run=fixed.identity).check(fixed)
 
 
 def rewrite(path, **changes):
@@ -151,16 +161,126 @@ def test_shards_are_merged_and_contradictions_named(tmp_path):
             runs.load(tmp_path)
 
 
+def test_votes_of_another_run_are_refused_however_alike(tmp_path):
+    """Machines that share no disk: what was meant to be one run was two, and the votes look alike."""
+    torch.manual_seed(0)
+    runs_ = {
+        "ours": SMOOTHER,
+        "sigma": GaussianSmoother(MODEL, 0.1, 4),
+        "weights": GaussianSmoother(torch.nn.Linear(1, 4), 0.5, 4),
+        "seed": SMOOTHER,
+    }
+    for rank, (name, smoother) in enumerate(runs_.items()):
+        seed = 7 * (name == "seed")
+        runs.certify(
+            smoother,
+            data(),
+            out=tmp_path / name,
+            n0=20,
+            n=5000,
+            seed=seed,
+            rank=min(rank, 1),
+            world_size=2,
+            progress=False,
+        )
+    (foreign,) = {Settings.read(tmp_path / "ours").identity}
+    for name in ("sigma", "weights", "seed"):
+        content = (tmp_path / name / "votes-00001.jsonl").read_bytes()
+        (tmp_path / "ours" / "votes-00001.jsonl").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"votes-00001\.jsonl, line 1: votes of the run .* in the run {foreign}"):
+            runs.load(tmp_path / "ours")
+    runs.certify(SMOOTHER, data(), out=tmp_path / "twin", n0=20, n=5000, rank=1, world_size=2, progress=False)
+    content = (tmp_path / "twin" / "votes-00001.jsonl").read_bytes()
+    (tmp_path / "ours" / "votes-00001.jsonl").write_bytes(content)
+    assert len(runs.load(tmp_path / "ours")[0]) == len(X)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("law", {"name": "Gaussian", "sigma": 5.0}), ("alpha", 0.5), ("dim", 2), ("num_classes", 5)]
+)
+def test_settings_that_were_edited_fit_no_votes(tmp_path, name, value):
+    certified(tmp_path)
+    settings = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**settings, name: value}))
+    with pytest.raises(ValueError, match=r"votes-00000\.jsonl, line 1: votes of the run"):
+        runs.load(tmp_path)
+
+
+def test_files_of_the_first_format_are_refused_by_its_number(tmp_path):
+    certified(tmp_path)
+    record = dataclasses.asdict(read_shard(tmp_path / "votes-00000.jsonl")[0][0])
+    body = json.dumps({name: value for name, value in record.items() if name not in ("run", "data")}).encode()
+    (tmp_path / "votes-00001.jsonl").write_bytes(body[:-1] + b',"crc32":"%08x"}\n' % zlib.crc32(body))
+    with pytest.raises(ValueError, match=r"votes-00001\.jsonl, line 1: format is 1, this version reads 2"):
+        runs.load(tmp_path)
+    settings = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**settings, "format": 1}))
+    with pytest.raises(ValueError, match=r"run\.json cannot be read .*: format is 1, this version reads 2"):
+        runs.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n": np.int64(200)},
+        {"n": 200.0, "limit": 4.0},
+        {"n0": np.int32(20), "seed": np.int64(3), "limit": np.int64(4), "skip": np.int16(2)},
+        {"alpha": np.float32(0.001)},
+        {"radius": np.float32(0.1), "n": np.int64(3000)},
+    ],
+)
+def test_numbers_of_any_type_are_settings(tmp_path, changes):
+    certificate, _ = certified(tmp_path, **changes)
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in changes.items()}
+    assert torch.equal(certified(tmp_path, **plain)[0].radius, certificate.radius)
+    assert all(
+        type(value) in (int, float, str, tuple, type(None))
+        for value in vars(Settings.read(tmp_path)).values()
+        if not isinstance(value, noise.Law)
+    )
+
+
+def test_a_law_of_the_same_name_is_another_law(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Gaussian(noise.Gaussian):
+        """Its radii are in another norm."""
+
+        norm = "linf"
+
+        def radius(self, p_a, p_b=None, *, dim=1):
+            return super().radius(p_a, p_b) / dim**0.5
+
+    def certify(law, out):
+        return runs.certify(Smoother(MODEL, law, 4), data(), out=out, n=200, progress=False)[0]
+
+    own = certify(Gaussian(0.5), tmp_path / "own")
+    assert (own.norm, runs.load(tmp_path / "own")[0].norm) == ("linf", "linf")
+    assert own.law == runs.load(tmp_path / "own")[0].law
+    certify(noise.Gaussian(0.5), tmp_path / "ours")
+    assert type(runs.load(tmp_path / "ours")[0].law) is noise.Gaussian
+    with pytest.raises(ValueError, match="holds another run: law is"):
+        certify(Gaussian(0.5), tmp_path / "ours")
+    names = {"__module__": Gaussian.__module__, "__qualname__": Gaussian.__qualname__}
+    twin = dataclasses.dataclass(frozen=True)(type("Gaussian", (noise.Gaussian,), names))
+    assert twin(0.5) != Gaussian(0.5)
+    with pytest.raises(ValueError, match=r"law '.*Gaussian' is defined 2 times"):
+        runs.load(tmp_path / "own")
+    settings = json.loads((tmp_path / "own/run.json").read_text())
+    (tmp_path / "own/run.json").write_text(json.dumps({**settings, "law": {"name": "mine:Gaussian", "sigma": 0.5}}))
+    with pytest.raises(ValueError, match=r"law 'mine:Gaussian' is not one of .*; import the module"):
+        runs.load(tmp_path / "own")
+
+
 def test_directories_without_a_run(tmp_path):
     with pytest.raises(ValueError, match=r"holds no run: there is no run\.json"):
         runs.load(tmp_path)
-    for text in ("", "{}", '{"format": 2}', '{"format": 1}', "[]"):
+    for text in ("", "{}", '{"format": 2}', '{"format": 3}', "[]"):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(ValueError, match=r"run\.json cannot be read as the settings of a run"):
             runs.load(tmp_path)
 
 
-@pytest.mark.parametrize("law", [law for law in laws().values() if law.space != "parameters"])
+@pytest.mark.parametrize("law", [law for law in known() if law.space != "parameters"])
 def test_every_law_survives_the_round_trip(tmp_path, law):
     given_ = {f.name: 0.25 for f in dataclasses.fields(law) if f.name in ("sigma", "scale", "half_width")}
     law = law(**given_, **({"bases": 2} if law.__name__ == "DCT" else {}))
@@ -208,3 +328,39 @@ def test_fingerprints_see_weights_buffers_and_structure():
     changed[0][0].weight.data[0, 0] += 1e-6
     changed[1][2].running_mean += 1
     assert len({fingerprint(model) for model in [network(), *changed]}) == 5
+
+
+def test_fingerprints_see_what_modules_hold_as_plain_attributes():
+    class Normalised(torch.nn.Module):
+        def __init__(self, **attributes):
+            super().__init__()
+            vars(self).update(attributes)
+
+    def inside(**attributes):
+        return fingerprint(torch.nn.Sequential(Normalised(**attributes)))
+
+    kinds = [
+        {},
+        {"std": torch.tensor([0.5])},
+        {"std": torch.tensor([0.25])},
+        {"std": torch.tensor([0.5], dtype=torch.float64)},
+        {"std": 0.5},
+        {"std": np.array([0.5])},
+        {"std": np.array([0.25])},
+        {"std": (0.5, 0.25)},
+        {"std": [(0.25, 0.5)]},
+        {"mean": 0.5},
+        {"mode": "sum"},
+        {"options": {"scale": 2}},
+        {"options": {"scale": 3}},
+        {"of": {1, 2}},
+        {"dtype": torch.float16},
+        {"dtype": torch.bfloat16},
+    ]
+    assert len({inside(**kind) for kind in kinds}) == len(kinds)
+    assert [inside(**kind) for kind in kinds] == [inside(**kind) for kind in kinds]
+    assert inside(f=lambda: 1, lock=threading.Lock()) == inside(f=lambda: 2, lock=threading.Lock())  # code is not seen
+    model = torch.nn.Sequential(torch.nn.LSTM(2, 2), torch.nn.Dropout())
+    before = fingerprint(model)
+    model.register_forward_hook(lambda *_: None)
+    assert fingerprint(model.eval()) == before

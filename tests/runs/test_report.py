@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from models import MODELS
 
 from rsfl import runs
 from rsfl.runs.report import as_json, as_text, read_runs
-from rsfl.smooth import GaussianSmoother
+from rsfl.smooth import GaussianSmoother, UniformSmoother
 
 RADII = ["0", "0.10", "0.25", "3"]
 
@@ -70,6 +71,37 @@ def test_text_says_it_floored(paths):
     assert sections[4].startswith("upper envelope")
 
 
+def test_shares_are_floored_and_radii_are_the_text_that_was_given(paths):
+    size = 2500
+    (run,) = read_runs(paths[:1])
+    certificate = run.certificate[torch.zeros(size, dtype=torch.int64)]
+    certificate = replace(certificate, index=torch.arange(size), label=torch.tensor([0] * (size - 1) + [1]))
+    many = replace(run, certificate=certificate, labels=np.zeros(size, dtype=np.int64), seconds=np.ones(size))
+    (section, envelope, _) = as_text([many], ["0", "1e-9", "0.0999999"], with_envelope=True).split("\n\n")
+    for rows in (section, envelope):
+        assert re.search(r"^ +0 +0\.999\b", rows, re.MULTILINE)  # 2499 of 2500 is not all of them
+        assert re.search(r"^ +1e-9 +0\.999\b", rows, re.MULTILINE)
+        assert re.search(r"^ +0\.0999999 ", rows, re.MULTILINE)
+    asked = replace(many, asked=128 / 255)
+    text = as_text([asked], ["0.5019607843137255", "0.501961"])
+    assert "whether the radius is at least 0.5019607843137255\n" in text
+    assert re.search(r"^ +0\.501961 +not asked$", text, re.MULTILINE)
+
+
+def test_files_are_read_as_they_are_called(paths, tmp_path):
+    smoother = UniformSmoother(MODELS["staircase"], 1.0, 4)
+    runs.certify(smoother, data(), out=tmp_path / "l1", n=500, progress=False)
+    runs.write_tsv(tmp_path / "l1.tsv", *runs.load(tmp_path / "l1"), norm="l1")
+    named = read_runs([str(tmp_path / "l1.tsv")], norm="l1", unit="pixels")
+    assert "as published, taken for l1 radius in pixels" in as_text(named, RADII)
+    assert "as published, taken for l2 radius in input units" in as_text(read_runs(paths[3:]), RADII)
+    l1 = [str(tmp_path / "l1"), str(tmp_path / "l1.tsv")]
+    assert "upper envelope" in as_text(read_runs(l1, norm="l1"), RADII, with_envelope=True)
+    with pytest.raises(ValueError, match="curves must share one norm and unit"):
+        as_text(read_runs([*l1, paths[0]], norm="l1"), RADII, with_envelope=True)
+    assert json.loads(as_json(read_runs([*l1, paths[0]], norm="l1"), RADII))["envelope"] is None
+
+
 def test_votes_are_read_at_another_alpha(paths):
     loose, strict = (read_runs(paths[:1], alpha=alpha)[0].certificate for alpha in (0.1, 0.001))
     assert bool((loose.radius >= strict.radius).all())
@@ -96,7 +128,7 @@ def test_names_are_short_where_that_is_clear(paths, tmp_path):
     assert [run.name for run in read_runs([paths[0], str(other), paths[1]])] == [paths[0], str(other), "sigma-0.5"]
     with pytest.raises(ValueError, match="radii must be numbers, got '0,x'"):
         as_json(read_runs(paths[:1]), ["0", "x"])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing, nor a directory of a run"):
         read_runs([str(tmp_path / "nothing")])
 
 

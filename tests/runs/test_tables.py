@@ -1,6 +1,7 @@
 """Classic files: what published logs look like is read, what is written comes back, nothing else passes."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from models import MODELS
 
 from rsfl import runs
-from rsfl.smooth import GaussianSmoother, floored, raised
+from rsfl.deform import Rotation
+from rsfl.smooth import GaussianSmoother, ParameterSmoother, UniformSmoother, floored, raised
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
@@ -60,6 +62,7 @@ def test_the_forms_that_published_logs_have(tmp_path):
         ("0\t3\t3\t1.47\t1\tinf", "'inf' is not a finite number"),
         ("0\t-1\t-1\t0\t1\t1.0", "are not an index, a label and a prediction"),
         ("0\t3\t-2\t0\t0\t1.0", "are not an index, a label and a prediction"),
+        ("0\t3\t3\t1.47\t1\t0:00:15.132451", "input 0 is there a second time"),
     ],
 )
 def test_other_lines_are_named(tmp_path, line, words):
@@ -135,6 +138,32 @@ def test_writing_checks_what_it_is_given(tmp_path, certificate):
         runs.write_tsv(tmp_path / "log.tsv", certificate, LABELS[:3])
     with pytest.raises(ValueError, match="seconds must lie in"):
         runs.write_tsv(tmp_path / "log.tsv", certificate, LABELS, -1.0)
+
+
+def test_radii_of_another_kind_are_written_only_by_name(tmp_path):
+    """The file does not say its norm: an l1 radius, or one in radians, would be read as an l2 radius."""
+    path = tmp_path / "log.tsv"
+    law = UniformSmoother(MODELS["staircase"], 1.0, 4).certify(X, n=200)
+    angles = replace(law, law=Rotation(0.5))
+    for certificate, named in ((law, {"norm": "l1"}), (angles, {"norm": "l1", "unit": "radians"})):
+        with pytest.raises(ValueError, match="norm must be 'l1', that of the certificate, got 'l2': the file does not"):
+            runs.write_tsv(path, certificate, LABELS)
+        assert not path.exists()
+        runs.write_tsv(path, certificate, LABELS, **named)
+        said, _ = runs.read_tsv(path, **named)
+        assert (said.norm, said.unit) == (certificate.norm, certificate.unit)
+        path.unlink()
+    with pytest.raises(ValueError, match="unit must be 'radians', that of the certificate, got 'input units'"):
+        runs.write_tsv(path, angles, LABELS, norm="l1")
+    shared = ParameterSmoother(torch.nn.Linear(1, 4), 0.1, 4).certify(X, n=100)
+    with pytest.raises(ValueError, match="noise of their own, got one in parameters space"):
+        runs.write_tsv(path, shared, LABELS, unit="parameter units")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing\.tsv, nor a directory of a run") as error:
+        runs.read_tsv(tmp_path / "nothing.tsv")
+    assert "Errno" not in str(error.value)
 
 
 def test_a_data_frame_has_what_there_is(tmp_path, certificate, monkeypatch):

@@ -1,6 +1,7 @@
 """Arguments, records and use inside a training loop."""
 
 import json
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,79 @@ def test_indexing_concatenation_and_conversion():
     assert isinstance(data["radius"], np.ndarray)
     assert data["abstained"].tolist() == [False, True, False]
     assert json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in data.items()})
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_saved_certificate_is_the_same_promise(tmp_path, name):
+    c = Smoother(MODEL, LAWS[name], 2).certify(torch.tensor([[0.2], [0.4], [1.0]]), n=500, index=[3, 2**40, 5])
+    at = Smoother(MODEL, LAWS[name], 2).certify_at(torch.tensor([[0.2], [0.4], [1.0]]), 0.1)
+    unbounded = replace(c, radius=torch.tensor([0.1 + 0.2, np.inf, 5e-324], dtype=torch.float64))
+    for one in (c, at, unbounded, c[:0], c[1]):
+        one.save(tmp_path / "certificate.json")
+        again = Certificate.load(tmp_path / "certificate.json")
+        assert (again.law, again.assumptions, again.alpha, again.seed) == (
+            one.law,
+            one.assumptions,
+            one.alpha,
+            one.seed,
+        )
+        for field in fields(Certificate):
+            kept, value = getattr(again, field.name), getattr(one, field.name)
+            assert type(kept) is type(value)
+            if isinstance(value, torch.Tensor):
+                assert kept.dtype == value.dtype
+                assert torch.equal(kept, value)
+        assert repr(again) == repr(one)
+        json.loads((tmp_path / "certificate.json").read_text(), parse_constant=pytest.fail)  # JSON as others read it
+
+
+def test_a_loaded_certificate_promises_no_more(tmp_path):
+    path, c = tmp_path / "certificate.json", certificate()
+    c.save(path)
+    text = path.read_text()
+    kept = json.loads(text)
+    kept["certificate"]["radius"][0] = "9.0"
+    for content, words in (
+        (json.dumps(kept), "the checksum does not fit"),
+        (text.replace('"sigma": 0.5', '"sigma": 5.0'), "the checksum does not fit"),
+        (text.replace('"format": 1', '"format": 2'), "format is 2, this version reads 1"),
+        (text[: len(text) // 2], "certificate.json cannot be read as a certificate"),
+        ("[]", "certificate.json cannot be read as a certificate"),
+        ("{}", "certificate.json cannot be read as a certificate"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=words):
+            Certificate.load(path)
+    replace(c, assumptions=()).save(path)  # what the law rests on is named whether or not the file says so
+    assert set(Certificate.load(path).assumptions) == set(c.law.assumptions)
+    with pytest.raises(FileNotFoundError):
+        Certificate.load(tmp_path / "nothing")
+
+
+def test_a_law_that_is_not_known_or_measures_otherwise_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "certificate.json"
+
+    @dataclass(frozen=True)
+    class Mine(noise.Gaussian):
+        pass
+
+    replace(certificate(), law=Mine(0.5)).save(path)
+    assert type(Certificate.load(path).law) is Mine
+    monkeypatch.setattr(Mine, "norm", "linf")
+    with pytest.raises(ValueError, match=r"measured {'norm': 'l2', .* and measures {'norm': 'linf'"):
+        Certificate.load(path)
+    Mine.__qualname__ = "Other"
+    with pytest.raises(ValueError, match=r"law '.*Mine' is not one of .*; import the module that defines it"):
+        Certificate.load(path)
+    with pytest.raises(TypeError, match=r"law must be a noise.Law and a dataclass, got <object"):
+        replace(certificate(), law=object()).save(path)
+
+    @dataclass(frozen=True, repr=False)
+    class More(Certificate):
+        threat: str = "a threat"
+
+    with pytest.raises(TypeError, match=r"only a smooth.Certificate can be saved, got a More"):
+        More(**vars(certificate())).save(path)
 
 
 def test_a_certificate_prints_its_promise_and_floors():

@@ -10,7 +10,7 @@ from rsfl._draws import generator
 from rsfl.attacks.attack import Attack
 from rsfl.attacks.region import size
 from rsfl.deform import Deformation
-from rsfl.smooth.certificate import ABSTAIN, Certificate, predicted
+from rsfl.smooth.certificate import ABSTAIN, Certificate, floored, predicted, raised
 from rsfl.smooth.input import DeformationSmoother, Smoother
 from rsfl.smooth.modes import evaluating
 from rsfl.smooth.votes import Votes, draw_noise
@@ -62,8 +62,9 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return (
-            f"Evaluation of {len(self.y)} inputs at epsilon = {self.epsilon:g}: clean {self.clean_accuracy:.3f}, "
-            f"attacked {self.robust_accuracy:.3f}, certified {self.certified_accuracy:.3f}"
+            f"Evaluation of {len(self.y)} inputs at epsilon = {self.epsilon!r}: "
+            f"clean {floored(self.clean_accuracy, 3)}, attacked {raised(self.robust_accuracy, 3)}, "
+            f"certified {floored(self.certified_accuracy, 3)}"
         )
 
 

@@ -5,10 +5,11 @@ from numpy.typing import ArrayLike
 
 from rsfl._checks import Float64, Floats, probabilities, unwrapped
 
-__all__ = ["EPS", "LARGEST", "ULP", "finished", "pair", "up"]
+__all__ = ["EPS", "LARGEST", "SMALLEST", "ULP", "finished", "pair", "up"]
 
 EPS = float(np.finfo(np.float64).eps)
 LARGEST = float(np.finfo(np.float64).max)
+SMALLEST = float(np.finfo(np.float64).tiny)  # the least number that has all its digits
 ULP = 2.0**-50  # eight units of rounding: more than any one short expression can lose
 
 
@@ -24,7 +25,8 @@ def pair(p_a: ArrayLike, p_b: ArrayLike | None) -> tuple[Float64, Float64, Float
 
 def finished(radius: Float64, lost: np.ndarray, unbounded: np.ndarray) -> Floats:
     """The radius a few units in the last place down, 0 for a lost vote, inf only where the law itself says so."""
-    safe = np.clip(radius * (1 - 16 * EPS), 0.0, LARGEST)
+    # The step is for the smallest floats, which a factor leaves as they are.
+    safe = np.clip(np.nextafter(radius * (1 - 16 * EPS), -1), 0.0, LARGEST)
     return unwrapped(np.where(lost, 0.0, np.where(unbounded, np.inf, safe)))
 
 

@@ -166,6 +166,9 @@ def _log_divergence_factor(
     """log of 2 R sum_i (reach_i L magnitude_i)^2 / sigma^2 times the product of the later contractions, rounded up."""
     if len(attackers) == 0:
         raise ValueError(f"attackers must not be empty, got {attackers!r}")
+    for attacker in attackers:
+        if not isinstance(attacker, Attacker):
+            raise TypeError(f"attackers must be a sequence of bounds.Attacker, got {attacker!r}")
     lipschitz = number("lipschitz", lipschitz, 0, np.inf, open_high=True)
     sigma = number("sigma", sigma, 0, np.inf, open_low=True, open_high=True)
     with np.errstate(divide="ignore"):
@@ -214,7 +217,7 @@ def crfl_divergence(
 
     Raises:
         ValueError: An argument is out of its range, or there is no attacker.
-        TypeError: An argument is not a number.
+        TypeError: An argument is not a number, or an attacker no :class:`Attacker`.
 
     Example:
         >>> two = [Attacker(0.05, 10, 30, 0.001, 0.05)] * 2
@@ -265,7 +268,7 @@ def crfl_radius(
 
     Raises:
         ValueError: An argument is out of its range, or there is no attacker.
-        TypeError: An argument is not a number.
+        TypeError: An argument is not a number, or an attacker no :class:`Attacker`.
 
     Example:
         >>> h = (np.log(1000) / 2000) ** 0.5

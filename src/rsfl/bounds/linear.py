@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from rsfl._checks import Float64, Floats, number, numbers
-from rsfl.bounds._safe import EPS, finished
+from rsfl.bounds._safe import EPS, LARGEST, SMALLEST, finished
 
 __all__ = ["linear_vote_bounds", "linear_votes", "margin_radius"]
 
@@ -43,9 +43,11 @@ def _inputs(logits: ArrayLike, input_norms: ArrayLike) -> tuple[Float64, Float64
 def _scores(logits: ArrayLike, input_norms: ArrayLike, sigma: float) -> Float64:
     """Logits below the largest one, in standard deviations of their noise; shape (inputs, classes), at most 0."""
     mu, norms = _inputs(logits, input_norms)
-    deviation = number("sigma", sigma, 0.0, np.inf, open_low=True, open_high=True) * norms
-    with np.errstate(over="ignore"):
-        return np.asarray((mu - mu.max(axis=1, keepdims=True)) / deviation[:, None])
+    s = number("sigma", sigma, 0.0, np.inf, open_low=True, open_high=True)
+    with np.errstate(over="ignore", under="ignore"):
+        deviation = numbers("sigma * input_norms", s * norms, SMALLEST, LARGEST)
+        behind = mu / 2 - mu.max(axis=1, keepdims=True) / 2  # of halves, which cannot overflow
+        return np.asarray(2 * (behind / deviation[:, None]))
 
 
 def _chunks(rows: int, cells: int) -> Iterator[slice]:
@@ -70,7 +72,8 @@ def linear_votes(logits: ArrayLike, input_norms: ArrayLike, *, sigma: float) -> 
     Args:
         logits: Clean logits of shape (inputs, K), K >= 2, finite.
         input_norms: l2 norms of (x, 1), shape (inputs,), positive.
-        sigma: Standard deviation of the noise on every parameter, positive.
+        sigma: Standard deviation of the noise on every parameter, positive; times a norm it must be a number that
+            float64 holds in full.
 
     Returns:
         Probabilities of shape (inputs, K), within (16 K + 128) * 2.2e-16 of the exact ones; for a certificate take
@@ -128,7 +131,8 @@ def linear_vote_bounds(logits: ArrayLike, input_norms: ArrayLike, *, sigma: floa
     Args:
         logits: Clean logits of shape (inputs, K), K >= 2, finite.
         input_norms: l2 norms of (x, 1), shape (inputs,), positive.
-        sigma: Standard deviation of the noise on every parameter, positive.
+        sigma: Standard deviation of the noise on every parameter, positive; times a norm it must be a number that
+            float64 holds in full.
 
     Returns:
         Lower and upper bounds, both of shape (inputs, K): lower bounds below 1, upper bounds above 0.
@@ -147,7 +151,7 @@ def linear_vote_bounds(logits: ArrayLike, input_norms: ArrayLike, *, sigma: floa
     error = _error(scores.shape[1])
     # The tail of a normal comes out right to a few units times 1 + z^2, and as nothing below the smallest float.
     duels = special.ndtr(scores / sqrt(2)) * (1 + 16 * EPS * (1 + np.minimum(scores**2, 1600)))
-    duels = np.maximum(duels, np.finfo(np.float64).tiny)
+    duels = np.maximum(duels, SMALLEST)
     best = np.argmax(scores, axis=1)[:, None]
     np.put_along_axis(duels, best, 0.0, axis=1)
     lost = duels.sum(axis=1, keepdims=True) * (1 + scores.shape[1] * EPS) + EPS
@@ -186,5 +190,6 @@ def margin_radius(logits: ArrayLike, input_norms: ArrayLike) -> Floats:
     mu, norms = _inputs(logits, input_norms)
     first, second = -np.partition(-mu, 1, axis=1)[:, :2].T
     with np.errstate(over="ignore"):
-        radius = (first - second) / norms / sqrt(2)
+        gap = np.minimum(first - second, LARGEST)
+        radius = np.minimum(gap / norms, LARGEST) / sqrt(2)
     return finished(radius, first == second, np.zeros(radius.shape, dtype=bool))

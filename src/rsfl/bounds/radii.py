@@ -8,7 +8,7 @@ from scipy import special
 
 from rsfl._checks import Float64, Floats, counts, numbers
 from rsfl.bounds._normal import quantile_above, quantile_below
-from rsfl.bounds._safe import finished, pair
+from rsfl.bounds._safe import EPS, SMALLEST, finished, pair
 
 __all__ = [
     "cohen_radius",
@@ -149,10 +149,17 @@ def laplace_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, scale: Array
     lost, unbounded = gap <= 0, b == 0
     settled = lost | unbounded
     a, b, gap, rest = (np.where(settled, value, x) for value, x in ((0.75, a), (0.25, b), (0.5, gap), (0.5, rest)))
-    with np.errstate(divide="ignore", over="ignore"):  # in the branch that is not taken
-        ratio = np.where(gap < b, np.log1p(gap / b), np.log(a) - np.log(b)) / 2
+    ratio = _log_ratio(a, b, gap) / 2
+    with np.errstate(divide="ignore"):  # in the branch that is not taken
         mass = np.where(gap < 0.5, -np.log1p(-gap), -np.log(rest))
     return finished(np.asarray(b_scale * np.maximum(ratio, mass)), *np.broadcast_arrays(lost, unbounded))
+
+
+def _log_ratio(a: Float64, b: Float64, gap: Float64) -> Float64:
+    """log(a / b) for a > b and gap = a - b, to a few units in its last place: a difference of logarithms loses more."""
+    with np.errstate(divide="ignore", over="ignore"):
+        ratio = gap / b
+        return np.asarray(np.where(np.isfinite(ratio), np.log1p(ratio), np.log(a) - np.log(b)))
 
 
 def linf_radius(l2_radius: ArrayLike, dim: ArrayLike) -> Floats:
@@ -227,14 +234,13 @@ def lecuyer_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: Array
     s = numbers("sigma", sigma, 0, np.inf, open_low=True, open_high=True)
     a, b, gap, _ = pair(p_a, p_b)
     lost = gap <= 0
-    a_, b_ = np.where(lost, 0.75, a)[..., None], np.where(lost, 0.25, b)[..., None]
-    with np.errstate(divide="ignore"):
-        high = np.minimum(1.0, (np.log(a_) - np.log(b_)) / 2)[..., 0]
+    a_, b_, gap_ = (np.where(lost, value, x)[..., None] for value, x in ((0.75, a), (0.25, b), (0.5, gap)))
+    high = np.minimum(1.0, _log_ratio(a_, b_, gap_) / 2)[..., 0]
 
     def at(beta: Float64) -> Float64:
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             # p_A - e^{2 beta} p_B, without cancelling: the part that beta takes off the gap is expm1
-            room = (a_ - b_) - b_ * np.expm1(2 * beta)
+            room = gap_ - b_ * np.expm1(2 * beta)
             return np.asarray(beta / np.sqrt(2 * np.log(1.25 * (1 + np.exp(beta)) / np.where(room > 0, room, np.nan))))
 
     radius = np.asarray(s * _largest(at, np.zeros_like(high), high) * (1 - 1e-12))
@@ -275,15 +281,18 @@ def li_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: ArrayLike)
     a, b, gap, _ = pair(p_a, p_b)
     lost, unbounded = gap <= 0, (a == 1) & (b == 0)
     settled = lost | unbounded
-    a_, b_ = np.where(settled, 0.75, a)[..., None], np.where(settled, 0.25, b)[..., None]
+    a_, b_, gap_ = (np.where(settled, value, x)[..., None] for value, x in ((0.75, a), (0.25, b), (0.5, gap)))
+    log_ratio = _log_ratio(a_, b_, gap_)
 
     def at(log_order: Float64) -> Float64:
-        # With c = alpha - 1 the generalised mean is b ((1 + (b/a)^c) / 2)^(-1/c), all of it at most a.
+        # With c = alpha - 1 the generalised mean is b e^m for m = -log((1 + (b/a)^c) / 2) / c, all of it at most a.
         c = np.exp(log_order)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-            log_b = np.log(b_)
-            mean = np.exp(log_b - np.log1p(np.expm1(c * (log_b - np.log(a_))) / 2) / c)
-            drop = np.minimum((a_ - mean) + (b_ - mean), 1.0)
+            m = np.where(b_ > 0, -np.log1p(np.expm1(-c * log_ratio) / 2) / c, 0.0)
+            # What is missing from 1 in 1 - p_A - p_B + 2 mean. In a close vote the terms all but cancel: what they were
+            # rounded by comes off, before the root makes much of it.
+            drop = gap_ - 2 * b_ * np.expm1(m) - (16 * EPS * (1 + m) * gap_ + 4 * EPS * SMALLEST)
+            drop = np.minimum(drop, 1.0)
             return np.asarray(np.sqrt(np.maximum(-2 / (1 + c) * np.log1p(-drop), 0.0)))
 
     shape = np.broadcast_shapes(a.shape, b.shape)

@@ -1,7 +1,7 @@
 """Summaries of a certified test set. A radius promises an open ball, so "at r" means perturbations of norm below r."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from rsfl import bounds
 from rsfl._checks import Float64, Floats, number, numbers, unwrapped
 from rsfl.smooth import ABSTAIN, Certificate
+from rsfl.smooth.certificate import Measure
 
 __all__ = [
     "Certified",
@@ -22,6 +23,8 @@ __all__ = [
     "correct",
     "envelope",
     "high_probability_accuracy",
+    "independent",
+    "one_test_set",
 ]
 
 
@@ -38,6 +41,10 @@ class Certified(Protocol):
         """(B,) float64, 0 where it abstains."""
 
     @property
+    def index(self) -> Tensor:
+        """(B,) int64, which inputs these are."""
+
+    @property
     def norm(self) -> str:
         """The norm of the radius."""
 
@@ -50,6 +57,18 @@ def _radii(certificate: Certified) -> tuple[Float64, NDArray[np.bool_]]:
     if len(certificate) == 0:
         raise ValueError("certificate must hold at least one input, got 0")
     return certificate.radius.cpu().numpy(), certificate.label.cpu().numpy() != ABSTAIN
+
+
+def independent(certificate: Certified) -> None:
+    """Raise ValueError where the inputs are known to share their noise, and so their errors."""
+    if isinstance(certificate, Certificate) and certificate.space not in ("input", "parametric"):
+        raise ValueError(f"certificate must be of inputs with noise of their own, got one in {certificate.space} space")
+    index, times = np.unique(certificate.index.cpu().numpy(), return_counts=True)
+    if times.max(initial=1) > 1:
+        raise ValueError(
+            f"certificate must be of inputs with noise of their own, got {times.max()} with the index "
+            f"{index[times.argmax()]}: the draws follow from it, so give certify(..., index=...) another for each input"
+        )
 
 
 def correct(certificate: Certified, labels: ArrayLike) -> NDArray[np.bool_]:
@@ -130,8 +149,9 @@ def accuracy_interval(
 
     Assumes:
         The inputs are independent draws from the population, and each was certified with noise of its own. Noise that
-        all inputs share, as in parameter smoothing, makes their certificates dependent, and this interval wrong. That
-        a certificate may itself be wrong (its alpha) is left to :func:`high_probability_accuracy`.
+        all inputs share, as in parameter smoothing, or that batches share because they were certified under the same
+        ``index``, makes their certificates dependent, and this interval wrong. That a certificate may itself be wrong
+        (its alpha) is left to :func:`high_probability_accuracy`.
 
     Args:
         certificate: The certificates of a test set.
@@ -143,11 +163,10 @@ def accuracy_interval(
         Lower ends (never above the exact ones) and upper ends (never below), for each r.
 
     Raises:
-        ValueError: labels do not fit, an argument is out of its range, or the noise was shared by all inputs.
+        ValueError: labels do not fit, an argument is out of its range, or inputs shared their noise.
     """
     spent = (1 - number("level", level, 0, 1, open_low=True, open_high=True)) / 2
-    if isinstance(certificate, Certificate) and certificate.space == "parameters":
-        raise ValueError("certificate must be of inputs with noise of their own, got one in parameters space")
+    independent(certificate)
     hits = np.rint(np.asarray(certified_accuracy(certificate, labels, radii)) * len(certificate))
     return (
         bounds.clopper_pearson_lower(hits, len(certificate), spent),
@@ -156,7 +175,7 @@ def accuracy_interval(
 
 
 def high_probability_accuracy(
-    certificate: Certified, labels: ArrayLike, radii: ArrayLike, *, alpha: float, rho: float = 0.001
+    certificate: Certified, labels: ArrayLike, radii: ArrayLike, *, alpha: float | None = None, rho: float = 0.001
 ) -> Floats:
     r"""Certified accuracy on this test set that holds for all its inputs together, with probability 1 - rho.
 
@@ -165,20 +184,22 @@ def high_probability_accuracy(
     :math:`\rho` is taken off, at every r alike.
 
     Assumes:
-        The draws of different inputs are independent: not those of parameter smoothing.
+        The draws of different inputs are independent: not those of parameter smoothing, nor those of batches that were
+        certified under the same ``index``.
 
     Args:
         certificate: The certificates of a test set.
         labels: (B,) its true labels.
         radii: The r asked for, at least 0; any shape.
-        alpha: Failure probability of each certificate, in (0, 1).
+        alpha: Failure probability of each certificate, in (0, 1): by default its own, and never less. A published file
+            does not say it.
         rho: Probability in (0, 1) with which the result may be too large.
 
     Returns:
         A lower bound on the share of inputs that the smoothed classifier gets right within r, at all r at once.
 
     Raises:
-        ValueError: labels do not fit, an argument is out of its range, or the noise was shared by all inputs.
+        ValueError: labels do not fit, an argument is out of its range, or inputs shared their noise.
 
     References:
         Cohen et al., "Certified adversarial robustness via randomized smoothing", ICML 2019, for the question. The
@@ -186,10 +207,14 @@ def high_probability_accuracy(
         \log(1/\rho) / (3m)`, takes off more than this at m = 500 and too little at m = 10,000 (it then fails with
         probability .0016 where .001 was asked).
     """
-    alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
+    independent(certificate)
+    own = certificate.alpha if isinstance(certificate, Certificate) else None
+    if alpha is None and own is None:
+        raise ValueError("alpha must be given for a published test set, which does not say it")
+    alpha = number("alpha", own if alpha is None else alpha, 0, 1, open_low=True, open_high=True)
+    if own is not None and alpha < own:
+        raise ValueError(f"alpha must be at least {own!r}, with which the certificates were made, got {alpha!r}")
     rho = number("rho", rho, 0, 1, open_low=True, open_high=True)
-    if isinstance(certificate, Certificate) and certificate.space == "parameters":
-        raise ValueError("certificate must be of inputs with noise of their own, got one in parameters space")
     share, m = np.asarray(certified_accuracy(certificate, labels, radii)), len(certificate)
     # P[Bin(m, alpha) > k] <= rho just where the lower bound of k + 1 successes at rho reaches alpha
     wrong = bisect_left(range(m), True, key=lambda k: bounds.clopper_pearson_lower(k + 1, m, rho) >= alpha)
@@ -209,17 +234,33 @@ def envelope(curves: Mapping[str, tuple[Certified, ArrayLike]], radii: ArrayLike
         A share for each r.
 
     Raises:
-        ValueError: There is no run, or they differ in norm or unit.
+        ValueError: There is no run, or they differ in what they measure or in their test sets.
     """
     comparable(curves)
+    one_test_set(labels for _, labels in curves.values())
     return unwrapped(np.max([certified_accuracy(*pair, radii) for pair in curves.values()], axis=0))
 
 
 def comparable(curves: Mapping[str, tuple[Certified, ArrayLike]]) -> tuple[str, str]:
-    """The norm and the unit that the runs share."""
+    """The norm and the unit that the runs share; ValueError if they share none."""
     if not curves:
         raise ValueError(f"curves must not be empty, got {curves!r}")
     measures = {(certificate.norm, certificate.unit) for certificate, _ in curves.values()}
     if len(measures) > 1:
         raise ValueError(f"curves must share one norm and unit, got {sorted(measures)}")
+    spaces = {_space(certificate.law) for certificate, _ in curves.values() if isinstance(certificate, Certificate)}
+    if len(spaces) > 1:
+        raise ValueError(f"curves must share one space, got {sorted(spaces)}")
     return measures.pop()
+
+
+def _space(law: Measure) -> str:
+    """What the radii under a law are distances of; the parameters of each deformation are a space of their own."""
+    return type(law).__name__ if law.space == "parametric" else law.space
+
+
+def one_test_set(tests: Iterable[ArrayLike]) -> None:
+    """Raise ValueError if some of these true labels are not of the same test set."""
+    found = [np.sort(np.asarray(labels)) for labels in tests]
+    if any(not np.array_equal(found[0], other) for other in found[1:]):
+        raise ValueError(f"curves must be of one test set, got others, of {[len(labels) for labels in found]} inputs")

@@ -5,24 +5,27 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from rsfl._checks import Int64, count
 from rsfl.runs.inputs import example, peeked
-from rsfl.runs.log import certified, read_log, recording, records, true_labels
+from rsfl.runs.log import Record, certified, data_of, read_log, recording, records, true_labels
 from rsfl.runs.schedule import groups, owner, remaining
 from rsfl.runs.settings import FILE, Settings, fingerprint
-from rsfl.smooth import Certificate, ParameterSmoother, Voter
+from rsfl.smooth import Certificate, ParameterSmoother, Voter, floored
 from rsfl.train.batches import indexable
 
 __all__ = ["Interrupted", "certify"]
+
+_READ_AGAIN = 16  # inputs that were certified before, to see that the data are the same
 
 
 class Interrupted(KeyboardInterrupt):
@@ -61,18 +64,25 @@ def _signals() -> Iterator[Callable[[], int]]:
 
 def _certified(
     group: list[tuple[int, Callable[[], Any]]], settings: Settings, smoother: Voter, batch_size: int | None
-) -> tuple[Certificate, list[int]]:
-    """The certificate of one group, and its labels."""
-    xs, labels = zip(*(example(load(), smoother.model) for _, load in group), strict=True)
-    for (index, _), x in zip(group, xs, strict=True):
+) -> tuple[Certificate, list[tuple[Tensor, int]]]:
+    """The certificate of one group, and its inputs with their labels."""
+    inputs = [example(load(), smoother.model) for _, load in group]
+    for (index, _), (x, _) in zip(group, inputs, strict=True):
         if x.shape != settings.input_shape:
             raise ValueError(f"input {index} has shape {tuple(x.shape)}, the first one {settings.input_shape}")
-    batch = torch.stack(xs)
+    batch = torch.stack([x for x, _ in inputs])
     shared: dict[str, Any] = {"n0": settings.n0, "alpha": settings.alpha, "seed": settings.seed}
     shared |= {"index": [index for index, _ in group], "batch_size": batch_size}
     if settings.radius is None:
-        return smoother.certify(batch, n=settings.n, **shared), list(labels)
-    return smoother.certify_at(batch, settings.radius, n_max=settings.n, **shared), list(labels)
+        return smoother.certify(batch, n=settings.n, **shared), inputs
+    return smoother.certify_at(batch, settings.radius, n_max=settings.n, **shared), inputs
+
+
+def _same(found: Iterable[tuple[int, str]], done: Mapping[int, Record]) -> None:
+    """Raise ValueError if an input is not the one that was certified before under its index."""
+    for index, data in found:
+        if index in done and data != done[index].data:
+            raise ValueError(f"dataset is not the one of this run: input {index} is another than was certified")
 
 
 def certify(
@@ -95,9 +105,10 @@ def certify(
     """Certify a data set and log the votes; do nothing twice.
 
     Called again with the same arguments it resumes, however it was stopped, and the votes are those of an undisturbed
-    run, bit for bit (on hardware and software that repeat themselves). Several processes may
-    share the work: each passes its ``rank``. What a lost one has left is done by calling again with any number of
-    them; another number than before shares it evenly.
+    run, bit for bit (on hardware and software that repeat themselves). Several processes may share the work: each
+    passes its ``rank``. What a lost one has left is done by calling again with any number of them; another number than
+    before shares it evenly. Some of the inputs that are done are read again: data that have changed are another run. So
+    is a model whose weights, buffers or plain attributes have.
 
     The classifier that is certified computes in the type of the model's first parameter: inputs are converted to it.
 
@@ -121,7 +132,7 @@ def certify(
         What :func:`load` gives: the certificate of all inputs done so far, by whichever process, and their labels.
 
     Raises:
-        ValueError: An argument is out of its range, or the directory holds another run.
+        ValueError: An argument is out of its range, or the directory holds another run, or votes or data of one.
         TypeError: The data set does not yield pairs (x, y).
         BlockingIOError: Another process works on this rank of the run.
         OSError: The directory cannot be written. What was done before is safe.
@@ -132,6 +143,7 @@ def certify(
     if rank >= world_size:
         raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
     skip = count("skip", skip, 1)
+    limit = None if limit is None else count("limit", limit, 1)
     first, dataset = peeked(dataset)
     x, y = example(first, smoother.model)
     settings = Settings(
@@ -159,6 +171,8 @@ def certify(
         if (out / FILE).exists():
             settings.agree(out)
         done = read_log(out, settings)
+        again = list(done)[:: -(len(done) // _READ_AGAIN + 1)] if indexable(dataset) else []
+        _same(((index, data_of(*example(dataset[index], smoother.model))) for index in again), done)
 
         total = remaining(settings, done, rank, world_size)
         bar = tqdm(
@@ -172,17 +186,21 @@ def certify(
         with bar:
             for number, group in enumerate(groups(dataset, settings)):
                 if owner(number, world_size) != rank or all(index in done for index, _ in group):
+                    if not indexable(dataset):  # they had to be read to get past them
+                        _same(((index, data_of(*example(load(), smoother.model))) for index, load in group), done)
                     continue
                 began = time.perf_counter()
-                certificate, labels = _certified(group, settings, smoother, batch_size)
+                certificate, inputs = _certified(group, settings, smoother, batch_size)
                 seconds = (time.perf_counter() - began) / len(group)
                 if seen == 0:  # only now: a call that fails at once leaves no settings to disagree with
                     settings.establish(out)
-                new = [r for r in records(certificate, labels, settings.rule, seconds) if r.index not in done]
+                made = records(settings, certificate, inputs, seconds)
+                _same(((record.index, record.data) for record in made), done)
+                new = [record for record in made if record.index not in done]
                 append(new)
-                right += int((certificate.label.cpu() == torch.tensor(labels)).sum())
+                right += int((certificate.label.cpu() == torch.tensor([label for _, label in inputs])).sum())
                 seen += len(group)
-                bar.set_postfix({"certified accuracy": f"{right / seen:.3f}"}, refresh=False)
+                bar.set_postfix({"certified accuracy": floored(right / seen, 3)}, refresh=False)
                 bar.update(len(new))
                 if came := stopped():
                     raise Interrupted(f"{signal.Signals(came).name}: stopped, all votes are safe in {out}", came)

@@ -1,7 +1,8 @@
 """The vote log: one line an input, written once, read back whole or not at all.
 
 A run directory holds ``run.json`` (:class:`rsfl.runs.settings.Settings`) and a file of votes for each rank that ever
-wrote, ``votes-00000.jsonl`` and on. Every line ends in a checksum of itself.
+wrote, ``votes-00000.jsonl`` and on. Every line names the run and the input that its votes are of, and ends in a
+checksum of itself.
 """
 
 import json
@@ -19,12 +20,12 @@ from torch import Tensor
 from rsfl import bounds
 from rsfl._checks import Int64, number
 from rsfl._files import appended, locked
-from rsfl.runs.settings import Settings
+from rsfl.runs.settings import FORMAT, Settings, fingerprint
 from rsfl.smooth import Certificate
 from rsfl.smooth.certificate import certified_by_count, certified_by_test
 from rsfl.smooth.votes import Votes
 
-__all__ = ["Record", "certified", "load", "read_log", "read_shard", "recording", "records", "true_labels"]
+__all__ = ["Record", "certified", "data_of", "load", "read_log", "read_shard", "recording", "records", "true_labels"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Record:
     """The votes of one input.
 
     Attributes:
+        run: Identity of the settings under which they were cast.
+        data: Fingerprint of the input and its label.
         index: Which input.
         label: Its true label.
         rule: What stopped the votes: ``fixed`` or ``sequential``.
@@ -43,6 +46,8 @@ class Record:
         seconds: What they took.
     """
 
+    run: str
+    data: str
     index: int
     label: int
     rule: str
@@ -55,7 +60,7 @@ class Record:
 
     def line(self) -> bytes:
         """The record as it is written."""
-        body = json.dumps(asdict(self), separators=(",", ":")).encode()
+        body = json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":")).encode()
         return body[:-1] + _seal(body) + b"\n"
 
     @classmethod
@@ -63,19 +68,23 @@ class Record:
         """The record of a line without its line break.
 
         Raises:
-            ValueError: This is not a line that was written here, from its first byte to its last.
+            ValueError: This is not a line that was written here, from its first byte to its last, in this format.
         """
         start = max(len(line) - len(_seal(b"")), 0)
         body = line[:start] + b"}"
         if line[start:] != _seal(body):
             raise ValueError("the checksum does not fit the line")
         values = json.loads(body)
+        if (found := values.pop("format", 1)) != FORMAT:
+            raise ValueError(f"format is {found!r}, this version reads {FORMAT}")
         for name in ("selection", "counts"):
             values[name] = {int(label): votes for label, votes in values[name].items()}
         return cls(**values)
 
     def check(self, settings: Settings) -> None:
         """Raise ValueError if the votes are not of a run with these settings."""
+        if self.run != settings.identity:
+            raise ValueError(f"votes of the run {self.run} in the run {settings.identity}")
         if self.rule != settings.rule:
             raise ValueError(f"{self.rule} votes in a {settings.rule} run")
         enough = self.n == settings.n if settings.rule == "fixed" else self.n <= settings.n
@@ -93,8 +102,10 @@ def _seal(body: bytes) -> bytes:
     return b',"crc32":"%08x"}' % zlib.crc32(body)
 
 
-def records(certificate: Certificate, labels: Sequence[int], rule: str, seconds: float) -> list[Record]:
-    """One record for each input of a certificate; ``seconds`` is for each."""
+def records(
+    settings: Settings, certificate: Certificate, inputs: Sequence[tuple[Tensor, int]], seconds: float
+) -> list[Record]:
+    """One record for each input of a certificate, with its label; ``seconds`` is for each."""
 
     def sparse(row: Tensor) -> dict[int, int]:
         return {label: int(row[label]) for label in row.nonzero()[:, 0].tolist()}
@@ -102,9 +113,11 @@ def records(certificate: Certificate, labels: Sequence[int], rule: str, seconds:
     c = certificate.cpu()
     return [
         Record(
+            run=settings.identity,
+            data=data_of(x, label),
             index=int(c.index[i]),
             label=label,
-            rule=rule,
+            rule=settings.rule,
             n0=int(c.n0[i]),
             n=int(c.n[i]),
             selection=sparse(c.selection_counts[i]),
@@ -112,8 +125,13 @@ def records(certificate: Certificate, labels: Sequence[int], rule: str, seconds:
             invalid=int(c.invalid[i]),
             seconds=round(seconds, 6),
         )
-        for i, label in enumerate(labels)
+        for i, (x, label) in enumerate(inputs)
     ]
+
+
+def data_of(x: Tensor, label: int) -> str:
+    """What a record keeps to know its input by."""
+    return fingerprint((x, label))[:16]
 
 
 def read_shard(path: Path) -> tuple[list[Record], int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsfl.runs.curves import Certified, certified_accuracy, comparable
+from rsfl.runs.curves import Certified, certified_accuracy, comparable, one_test_set
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ def plot_certified_accuracy(
         The axes.
 
     Raises:
-        ValueError: There is no curve, or the curves differ in norm or unit.
+        ValueError: There is no curve, or the curves differ in what they measure; with an envelope, in their test sets.
     """
     import matplotlib.pyplot as plt
 
@@ -59,6 +59,7 @@ def plot_certified_accuracy(
     grid = np.linspace(0, radius, 1001)
     shares = {name: np.array([certified_accuracy(*pair, grid) for pair in group]) for name, group in groups.items()}
     if envelope:
+        one_test_set(group[0][1] for group in groups.values() if len(group) == 1)
         best = np.max([share.mean(axis=0) for share in shares.values()], axis=0)
         ax.plot(grid, best, label="upper envelope", color="#BBBBBB", linewidth=6, solid_capstyle="butt")
     for i, (name, share) in enumerate(shares.items()):

@@ -53,8 +53,17 @@ class Run:
         return self.certificate, self.labels
 
 
-def read_runs(paths: Sequence[str], *, alpha: float | None = None, runner_up: str = "complement") -> list[Run]:
+def read_runs(
+    paths: Sequence[str],
+    *,
+    alpha: float | None = None,
+    runner_up: str = "complement",
+    norm: str = "l2",
+    unit: str = "input units",
+) -> list[Run]:
     """The runs of some directories and classic files, called by the last part of their paths where that is unique.
+
+    ``norm`` and ``unit`` are those of the files, which do not say it.
 
     Raises:
         ValueError: One cannot be read, or holds nothing yet.
@@ -73,7 +82,7 @@ def read_runs(paths: Sequence[str], *, alpha: float | None = None, runner_up: st
                 name, certificate, true_labels(found), seconds, settings.inputs, certificate.alpha, settings.radius
             )
         else:
-            said, labels = read_tsv(path)
+            said, labels = read_tsv(path, norm=norm, unit=unit)
             run = Run(name, said, labels, said.seconds.numpy(), None, alpha)
         if len(run.labels) == 0:
             raise ValueError(f"{path} holds no input yet")
@@ -96,13 +105,18 @@ def _abstained(run: Run) -> int:
 def as_json(runs: Sequence[Run], radii: Sequence[str]) -> str:
     """``{"runs": [{"name", "n", "radii": {"0.25": 0.61, ...}, "acr", "abstained"}], "envelope": {...}}``.
 
-    ``n`` and ``abstained`` count inputs; the keys of ``radii`` are the texts that were given.
+    ``n`` and ``abstained`` count inputs; the keys of ``radii`` are the texts that were given. The envelope is null if
+    the runs differ in what they measure or in their test sets.
     """
     values = _parsed(radii)
 
     def keyed(shares: Float64) -> dict[str, float]:
         return dict(zip(radii, shares.tolist(), strict=True))
 
+    try:
+        best = keyed(envelope({run.name: run.curve for run in runs}, values))
+    except ValueError:
+        best = None
     document: dict[str, Any] = {
         "runs": [
             {
@@ -114,32 +128,37 @@ def as_json(runs: Sequence[Run], radii: Sequence[str]) -> str:
             }
             for run in runs
         ],
-        "envelope": keyed(envelope({run.name: run.curve for run in runs}, values)),
+        "envelope": best,
     }
     return json.dumps(document)
 
 
-def _section(run: Run, radii: Float64, *, rho: float) -> list[str]:
+def _section(run: Run, texts: Sequence[str], radii: Float64, *, rho: float) -> list[str]:
     certificate, size = run.certificate, len(run.labels)
     whole = "" if run.inputs in (None, size) else f" of {run.inputs}: the run is not finished"
-    level = "" if run.alpha is None else f", alpha = {run.alpha:g} for each"
-    law = f", {certificate.law}" if isinstance(certificate, Certificate) else ", as published"
+    level = "" if run.alpha is None else f", alpha = {run.alpha!r} for each"
+    measure = f"{certificate.norm} radius in {certificate.unit}"
+    law = (
+        f"{measure}, {certificate.law}"
+        if isinstance(certificate, Certificate)
+        else f"as published, taken for {measure}"
+    )
     votes = f" and {certificate.n.double().mean():.0f} votes" if isinstance(certificate, Certificate) else ""
     lines = [
         f"{run.name}: {size} inputs{whole}",
-        f"  {certificate.norm} radius in {certificate.unit}{law}{level}",
+        f"  {law}{level}",
         f"  average certified radius {floored(average_certified_radius(*run.curve))}, {_abstained(run)} abstained, "
         f"{run.seconds.mean():.3g} s{votes} for an input",
     ]
     if run.asked is not None:
-        lines.append(f"  asked only whether the radius is at least {run.asked:g}")
+        lines.append(f"  asked only whether the radius is at least {run.asked!r}")
     elif isinstance(certificate, Certificate):
         parts = np.quantile(certificate.p_lower.numpy(), [0.1, 0.25, 0.5, 0.75, 0.9], method="lower")
         lines.append(
             f"  p_A is at least (10, 25, 50, 75, 90 % of inputs): {', '.join(floored(float(p)) for p in parts)}"
         )
     share = certified_accuracy(*run.curve, radii)
-    rows = [f"{'r':>10}{'certified':>12}", *(f"{r:>10g}{part:>12.3f}" for r, part in zip(radii, share, strict=True))]
+    rows = [f"{'r':>10}{'certified':>12}", *_rows(texts, share)]
     if isinstance(certificate, Certificate) and certificate.space == "parameters":
         lines.append("  all inputs share their noise: no interval for the population, no bound for all at once")
     else:
@@ -151,27 +170,32 @@ def _section(run: Run, radii: Float64, *, rho: float) -> list[str]:
             cells = ["all at once", *(floored(part, 3) for part in sure)]
             rows = [row + f"{cell:>14}" for row, cell in zip(rows, cells, strict=True)]
     if run.asked is not None:
-        beyond = [
-            f"{r:>10g}{'not asked':>12}" if r > run.asked else row for r, row in zip(radii, rows[1:], strict=True)
+        rows[1:] = [
+            f"{text:>10}{'not asked':>12}" if r > run.asked else row
+            for text, r, row in zip(texts, radii, rows[1:], strict=True)
         ]
-        rows[1:] = beyond
     return lines + rows
 
 
+def _rows(texts: Sequence[str], shares: Float64) -> list[str]:
+    """Radii as they were given, shares floored."""
+    return [f"{text:>10}{floored(share, 3):>12}" for text, share in zip(texts, shares.tolist(), strict=True)]
+
+
 def as_text(runs: Sequence[Run], radii: Sequence[str], *, with_envelope: bool = False, rho: float = 0.001) -> str:
-    """A section for each run. Radii and lower bounds are floored, upper bounds raised."""
+    """A section for each run. Radii, shares and lower bounds are floored, upper bounds raised; the radii of the table
+    are the texts that were given."""
     values = _parsed(radii)
-    sections = [_section(run, values, rho=rho) for run in runs]
+    sections = [_section(run, radii, values, rho=rho) for run in runs]
     if with_envelope:
         best = envelope({run.name: run.curve for run in runs}, values)
-        rows = [f"{r:>10g}{share:>12.3f}" for r, share in zip(values, best, strict=True)]
-        sections.append(["upper envelope: the best run at each radius, chosen with this test set", *rows])
+        sections.append(["upper envelope: the best run at each radius, chosen with this test set", *_rows(radii, best)])
     closing = (
         "certified: share of inputs classified correctly and certified against perturbations of norm below r.\n"
         "95 % interval: of that share in the population that the inputs were drawn from."
     )
     if any(run.alpha is not None for run in runs):
         closing += (
-            f"\nall at once: what is left of that share, with probability 1 - {rho:g}, if certificates are wrong."
+            f"\nall at once: what is left of that share, with probability 1 - {rho!r}, if certificates are wrong."
         )
     return "\n\n".join("\n".join(section) for section in [*sections, [closing]])

@@ -2,12 +2,11 @@
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import platform
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsfl._checks import count, number
+from rsfl._checks import count, number, stored
 from rsfl._files import locked, replaced
-from rsfl._fingerprint import tensor_bytes
+from rsfl._fingerprint import described
 from rsfl.noise import Law
+from rsfl.smooth.laws import from_document, to_document
 
-__all__ = ["FILE", "Settings", "fingerprint", "laws"]
+__all__ = ["FILE", "FORMAT", "Settings", "fingerprint"]
 
-FORMAT = 1
+FORMAT = 2
 FILE = "run.json"
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the votes of a run are a function of. Two sets of votes may share a directory only if these agree.
+
+    Numbers are held as plain ones, whatever they came as.
 
     Attributes:
         law: The noise.
@@ -70,17 +72,22 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.radius is not None:
-            number("radius", self.radius, 0, np.inf, open_high=True)
+            stored(self, radius=number("radius", self.radius, 0, np.inf, open_high=True))
         for name, low in (("n0", 1), ("n", 1), ("num_classes", 1), ("dim", 1), ("skip", 1), ("seed", 0)):
-            count(name, getattr(self, name), low)
+            stored(self, **{name: count(name, getattr(self, name), low)})
         if self.limit is not None:
-            count("limit", self.limit, 1)
-        number("alpha", self.alpha, 0, 1, open_low=True, open_high=True)
+            stored(self, limit=count("limit", self.limit, 1))
+        stored(self, alpha=number("alpha", self.alpha, 0, 1, open_low=True, open_high=True))
 
     @property
     def rule(self) -> str:
         """What stopped the votes: their ``fixed`` number, or the ``sequential`` test."""
         return "fixed" if self.radius is None else "sequential"
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of all settings. Every record carries it: votes cannot pass for those of another run."""
+        return _hashed(json.dumps(self._fields(), sort_keys=True))[:16]
 
     @classmethod
     def read(cls, out: Path) -> "Settings":
@@ -97,7 +104,7 @@ class Settings:
             if found["format"] != FORMAT:
                 raise ValueError(f"format is {found['format']!r}, this version reads {FORMAT}")
             values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
-            values |= {"law": _law(values["law"]), "input_shape": tuple(values["input_shape"])}
+            values |= {"law": from_document(values["law"]), "input_shape": tuple(values["input_shape"])}
             values["parameters"] = None if values["parameters"] is None else tuple(values["parameters"])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
@@ -123,54 +130,43 @@ class Settings:
             else:
                 replaced(out / FILE, (json.dumps(self._document(), indent=2) + "\n").encode())
 
+    def _fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
+            "law": to_document(self.law)
+        }
+
     def _document(self) -> dict[str, Any]:
         import rsfl  # which imports this room
 
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         versions = {
             "rsfl": rsfl.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
         }
-        law = {"name": type(self.law).__name__, **dataclasses.asdict(self.law)}  # type: ignore[call-overload]
-        return {"format": FORMAT, "rule": self.rule, **values, "law": law, "versions": versions}
+        return {"format": FORMAT, "rule": self.rule, **self._fields(), "versions": versions}
 
 
-def laws() -> dict[str, type[Law]]:
-    """The laws of noise that a run can name: every concrete one that has been imported."""
-    found: dict[str, type[Law]] = {}
-    pending = Law.__subclasses__()
-    while pending:
-        law = pending.pop()
-        pending += law.__subclasses__()
-        if not inspect.isabstract(law) and dataclasses.is_dataclass(law):
-            found[law.__name__] = law
-    return found
-
-
-def _law(fields: Mapping[str, Any]) -> Law:
-    known, values = laws(), dict(fields)
-    name = values.pop("name")
-    if name not in known:
-        raise ValueError(f"law {name!r} is not one of {', '.join(sorted(known))}; import the module that defines it")
-    return known[name](**values)
+_OWN = frozenset(vars(nn.Module()))  # mode, hooks, and the parameters and buffers, which are hashed by their names
 
 
 def fingerprint(of: nn.Module | tuple[Tensor, int]) -> str:
-    """A hash of a model (as it prints, its weights, its buffers) or of one input and its label.
+    """A hash of a model or of one input and its label.
 
-    What a model computes in code that does not show in its print is not seen.
+    Of a model it is how it prints, its weights, its buffers, and the tensors, numbers and texts that its modules hold
+    as plain attributes. What it computes in code is not seen; what it stores there while it runs is, and makes it
+    another model.
     """
-    digest = hashlib.sha256()
-    if isinstance(of, nn.Module):
-        digest.update(re.sub(r" at 0x[0-9a-f]+", "", repr(of)).encode())  # addresses differ between processes
-        for kind in (of.named_parameters(), of.named_buffers()):
-            for name, tensor in sorted(kind):
-                digest.update(name.encode())
-                digest.update(tensor_bytes(tensor))
-    else:
-        x, y = of
-        digest.update(tensor_bytes(x))
-        digest.update(str(y).encode())
-    return digest.hexdigest()
+    if not isinstance(of, nn.Module):
+        return _hashed(*map(described, of))
+    told = [re.sub(r" at 0x[0-9a-f]+", "", repr(of))]  # addresses differ between processes
+    for kind in (of.named_parameters(), of.named_buffers()):
+        told += [f"{name} {described(tensor)}" for name, tensor in sorted(kind)]
+    for path, module in of.named_modules():
+        plain = {name: value for name, value in vars(module).items() if name not in _OWN}
+        told.append(f"{path} {described(plain)}")
+    return _hashed(*told)
+
+
+def _hashed(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

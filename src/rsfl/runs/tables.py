@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rsfl._checks import Float64, Int64, numbers
-from rsfl.runs.curves import Certified, correct
+from rsfl.runs.curves import Certified, correct, independent
 from rsfl.smooth import ABSTAIN, Certificate, floored
 
 if TYPE_CHECKING:
@@ -105,22 +105,27 @@ def read_tsv(path: str | os.PathLike[str], *, norm: str = "l2", unit: str = "inp
         What it says, and the true labels.
 
     Raises:
-        ValueError: A line is not of this format; the error names it.
+        ValueError: A line is not of this format, or of an input that was there before; the error names it.
+        FileNotFoundError: There is no such file.
         OSError: The file cannot be read.
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no file {path}, nor a directory of a run")
     try:
         lines = Path(path).read_text().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file: {error}") from error
     if not lines or tuple(lines[0].split("\t")) != COLUMNS:
         raise ValueError(f"{path}, line 1: the columns must be {' '.join(COLUMNS)}, tab-separated")
-    rows = []
+    rows: dict[int, tuple[int, int, int, float, float]] = {}
     for number, line in enumerate(lines[1:], 2):
         try:
-            rows.append(_row(line))
+            row = _row(line)
+            if rows.setdefault(row[0], row) is not row:
+                raise ValueError(f"input {row[0]} is there a second time")
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
-    index, label, predict, radius, seconds = zip(*rows, strict=True) if rows else ((),) * 5
+    index, label, predict, radius, seconds = zip(*rows.values(), strict=True) if rows else ((),) * 5
     said = Published(
         index=torch.tensor(index, dtype=torch.int64),
         label=torch.tensor(predict, dtype=torch.int64),
@@ -137,19 +142,34 @@ def write_tsv(
     certificate: Certificate | Published,
     labels: Sequence[int] | Int64,
     seconds: ArrayLike = 0.0,
+    *,
+    norm: str = "l2",
+    unit: str = "input units",
 ) -> None:
     """Write a classic file, radii floored to 4 decimals.
+
+    The file does not say what its radii measure, and its readers take them for l2 radii in units of the input. Name
+    ``norm`` and ``unit`` if they are others: whoever reads the file has to.
 
     Args:
         path: The file.
         certificate: The certificates of a test set, or what another file said.
         labels: (B,) its true labels.
         seconds: What each input took, at least 0; one number or (B,).
+        norm: Norm of the radii.
+        unit: Their unit.
 
     Raises:
-        ValueError: labels or seconds do not fit the certificate.
+        ValueError: labels or seconds do not fit the certificate, or norm and unit are not its own. Nor can the file say
+            that inputs share their noise, as in parameter smoothing, or an index.
         OSError: The file cannot be written.
     """
+    independent(certificate)
+    for name, value, own in (("norm", norm, certificate.norm), ("unit", unit, certificate.unit)):
+        if value != own:
+            raise ValueError(
+                f"{name} must be {own!r}, that of the certificate, got {value!r}: the file does not say it"
+            )
     right = correct(certificate, labels)
     times: Float64 = np.broadcast_to(numbers("seconds", seconds, 0, np.inf, open_high=True), right.shape)
     columns = (c.tolist() for c in (certificate.index, certificate.label, certificate.radius))

@@ -1,9 +1,12 @@
 """What is promised: the certificate, and how votes become one."""
 
 import html
+import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +17,10 @@ from typing_extensions import Self
 
 from rsfl import bounds
 from rsfl._checks import choice
+from rsfl._files import replaced
 from rsfl.assumptions import FIXED_NUMBER, FRESH_VOTES, ONE_FUNCTION, OPTIONAL_STOPPING, PER_INPUT, Assumption
 from rsfl.noise import Law
+from rsfl.smooth.laws import from_document, to_document
 from rsfl.smooth.votes import Votes
 
 __all__ = [
@@ -34,6 +39,8 @@ ABSTAIN = -1
 """The label of an input on which the smoothed classifier makes no statement."""
 
 _SHOWN = 10
+_FORMAT = 1
+_REALS = ("radius", "p_lower", "p_upper")
 
 Bound = Callable[[Any, Any, float], Any]
 CONFIDENCE: dict[str, tuple[Bound, Bound]] = {
@@ -146,7 +153,12 @@ class Certificate:
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """One certificate for the inputs of several, which must agree in everything that is not per input."""
+        """One certificate for the inputs of several, which must agree in everything that is not per input.
+
+        Noise is a function of seed and ``index``. Batches that were certified without ``index`` all count from 0 and
+        share their noise: each certificate holds as it stands, but their errors are not independent, and
+        :mod:`rsfl.runs` refuses them in statements about all inputs at once.
+        """
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         first = parts[0]
@@ -181,6 +193,82 @@ class Certificate:
             "assumptions": [str(assumption) for assumption in self.assumptions],
         }
 
+    def _measure(self) -> dict[str, str]:
+        return {"norm": self.norm, "space": self.space, "unit": self.unit}
+
+    def save(self, path: str | Path) -> None:
+        """Write the certificate to a JSON file, whole and with a checksum; every number is kept exactly.
+
+        Args:
+            path: The file; one that is there is replaced.
+
+        Raises:
+            TypeError: The law is no law of noise that can be named, or this is a certificate of another kind, with
+                more to keep.
+            OSError: The file cannot be written.
+        """
+        if type(self) is not Certificate:
+            raise TypeError(f"only a smooth.Certificate can be saved, got a {type(self).__name__}")
+        columns = {name: column.tolist() for name, column in self._columns()}
+        kept = {
+            **columns,
+            **{name: [str(value) for value in columns[name]] for name in _REALS},  # inf is no number in JSON
+            "classes": self.counts.shape[1],
+            "alpha": self.alpha,
+            "law": to_document(self.law),
+            **self._measure(),
+            "seed": int(self.seed),
+            "assumptions": [asdict(assumption) for assumption in self.assumptions],
+        }
+        document = {"format": _FORMAT, "crc32": _checksum(kept), "certificate": kept}
+        replaced(Path(path), (json.dumps(document) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Certificate":
+        """Read a certificate back, to the CPU: the same promise under the same law, which must be known here.
+
+        Args:
+            path: A file that :meth:`save` wrote.
+
+        Returns:
+            The certificate. It names at least the assumptions that it named, and those that its law names here.
+
+        Raises:
+            ValueError: The file is not as it was written, or no law here has that name and measures radii as it did.
+            OSError: The file cannot be read.
+        """
+        try:
+            document = json.loads(Path(path).read_bytes())
+            if document["format"] != _FORMAT:
+                raise ValueError(f"format is {document['format']!r}, this version reads {_FORMAT}")
+            found = document["certificate"]
+            if document["crc32"] != _checksum(found):
+                raise ValueError("the checksum does not fit")
+            law = from_document(found["law"])
+            named = (*(Assumption(**one) for one in found["assumptions"]), *law.assumptions)
+            reals = {name: torch.tensor([float(text) for text in found[name]], dtype=torch.float64) for name in _REALS}
+            whole = {
+                name: torch.tensor(found[name], dtype=torch.int64) for name in ("label", "invalid", "n0", "n", "index")
+            }
+            votes = {
+                name: torch.tensor(found[name], dtype=torch.int64).reshape(-1, found["classes"])
+                for name in ("selection_counts", "counts")
+            }
+            certificate = Certificate(
+                **reals,
+                **whole,
+                **votes,
+                alpha=found["alpha"],
+                law=law,
+                seed=found["seed"],
+                assumptions=tuple({assumption.id: assumption for assumption in named}.values()),
+            )
+            if (then := {name: found[name] for name in certificate._measure()}) != certificate._measure():
+                raise ValueError(f"the law measured {then} and measures {certificate._measure()} here")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as a certificate: {error}") from error
+        return certificate
+
     def _table(self) -> tuple[str, list[list[str]], str]:
         """Heading, rows and closing line; radii and lower bounds are floored, upper bounds raised."""
         abstained = int(self.abstained.sum())
@@ -208,6 +296,10 @@ class Certificate:
             f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             f"<p>{html.escape(closing)}</p>"
         )
+
+
+def _checksum(kept: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(kept).encode())
 
 
 def floored(value: float, digits: int = 4) -> str:
