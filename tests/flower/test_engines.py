@@ -3,7 +3,6 @@
 The deployment, two minutes long, runs with ``.venv-flower/bin/python -m pytest -m slow tests/flower``.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from rsfl import fed
 
 pytest.importorskip("flwr", reason="needs the extra rsfl[flower]: make test-flower")
 
@@ -88,8 +89,8 @@ def test_the_example_runs_in_simulation(engine):
     )
     run.wait(timeout=200)
     assert "certified whichever client is removed" in engine.log.read_text()
-    fates = json.loads((out / "ledger.json").read_text())["fates"]
-    assert fates == [{str(client): "used" for client in range(10)}] * 3
+    ledger = fed.Ledger.load(out / "ledger.json")
+    assert [ledger.fates(index) for index in (1, 2, 3)] == [dict.fromkeys(range(10), "used")] * 3
 
 
 @pytest.mark.slow
@@ -113,10 +114,11 @@ def test_a_node_is_killed_and_the_run_goes_on(engine):
     kill(nodes[1])
     found = engine.home / "out" / "ledger.json"
     wait(found.exists, run, engine)
-    fates = json.loads(found.read_text())["fates"]
-    assert [one["0"] for one in fates] == ["used"] * rounds
-    assert [one["1"] for one in fates[:2]] == ["used"] * 2
-    assert all(one["1"].startswith("absent: ") for one in fates[3:])
+    ledger = fed.Ledger.load(found)
+    fates = [ledger.fates(index + 1) for index in range(rounds)]
+    assert [one[0] for one in fates] == ["used"] * rounds
+    assert [one[1] for one in fates[:2]] == ["used"] * 2
+    assert all(one[1].startswith("absent: ") for one in fates[3:])
 
 
 def wait(condition, run, engine, seconds=240):

@@ -185,11 +185,11 @@ def test_a_loaded_certificate_promises_no_more(tmp_path):
     c.save(path)
     text = path.read_text()
     kept = json.loads(text)
-    kept["certificate"]["radius"][0] = "9.0"
+    kept["content"]["radius"][0] = "9.0"
     for content, words in (
         (json.dumps(kept), "the checksum does not fit"),
         (text.replace('"sigma": 0.5', '"sigma": 5.0'), "the checksum does not fit"),
-        (text.replace('"format": 1', '"format": 2'), "format is 2, this version reads 1"),
+        (text.replace('"format": 1', '"format": 2'), "it is a certificate of format 2, not a certificate of 1"),
         (text[: len(text) // 2], "certificate.json cannot be read as a certificate"),
         ("[]", "certificate.json cannot be read as a certificate"),
         ("{}", "certificate.json cannot be read as a certificate"),

@@ -1,7 +1,5 @@
 """The ServerApp: wait for clients, train, certify, write down what happened."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -45,6 +43,4 @@ def main(grid: Grid, context: Context) -> None:
     out = Path(config["out"])
     out.mkdir(parents=True, exist_ok=True)
     torch.save(result.model.state_dict(), out / "model.pt")
-    rounds = [asdict(one) for one in result.ledger.rounds]
-    fates = [result.ledger.fates(index) for index in range(1, len(rounds) + 1)]
-    (out / "ledger.json").write_text(json.dumps({"rounds": rounds, "fates": fates}, indent=1))
+    result.ledger.save(out / "ledger.json")

@@ -154,6 +154,11 @@ class Round:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Round":
-        """The round whose ``dataclasses.asdict`` (possibly through JSON) is ``record``."""
-        fields = dict(record)
-        return cls(**{**fields, "participants": tuple(Participant(**one) for one in fields.get("participants", ()))})
+        """The round whose ``dataclasses.asdict`` is ``record``, possibly through JSON, with infinities as texts."""
+        fields = _numbers(record, "clip", "update_clip", "reject_norm")
+        participants = (Participant(**_numbers(one, "input_norm")) for one in fields.get("participants", ()))
+        return cls(**{**fields, "participants": tuple(participants)})
+
+
+def _numbers(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: float(value) if name in names else value for name, value in record.items()}

@@ -1,15 +1,29 @@
 """What a federated run did, kept for certificates: one entry a round, every registered client accounted for."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from math import isfinite
+from typing import Any, cast
 
 from torch import Tensor
 
+from rsfl import _document
 from rsfl.bounds.records import Round
 
 __all__ = ["Entry", "Ledger"]
+
+_FORMAT = 1
+
+
+def _texts(value: Any) -> Any:
+    """The same with ``"inf"`` for an infinity, as for limits that are not set: JSON has no such number."""
+    if isinstance(value, Mapping):
+        return {key: _texts(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_texts(one) for one in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -29,17 +43,25 @@ class Entry:
     metrics: Mapping[str, float] = field(default_factory=dict)
     updates: Tensor | None = field(default=None, repr=False, compare=False)
 
+    def to_numbers(self) -> dict[str, Any]:
+        """All of it that JSON can hold: everything but the updates."""
+        numbers = {"round": asdict(self.round), "shares": list(self.shares.items()), "metrics": dict(self.metrics)}
+        return cast(dict[str, Any], _texts(numbers))
+
+    @classmethod
+    def from_numbers(cls, numbers: Mapping[str, Any], updates: Tensor | None = None) -> "Entry":
+        """The entry that `to_numbers` gave."""
+        metrics = {name: float(value) for name, value in numbers["metrics"].items()}
+        return cls(Round.from_dict(numbers["round"]), dict(numbers["shares"]), metrics, updates)
+
     def pack(self) -> dict[str, Any]:
         """The entry as JSON text and a tensor."""
-        numbers = {"round": asdict(self.round), "shares": list(self.shares.items()), "metrics": dict(self.metrics)}
-        return {"numbers": json.dumps(numbers), "updates": self.updates}
+        return {"numbers": json.dumps(self.to_numbers()), "updates": self.updates}
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Any]) -> "Entry":
         """The entry that `pack` gave."""
-        numbers = json.loads(packed["numbers"])
-        shares = dict(numbers["shares"])
-        return cls(Round.from_dict(numbers["round"]), shares, numbers["metrics"], packed["updates"])
+        return cls.from_numbers(json.loads(packed["numbers"]), packed["updates"])
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,34 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the ledger to a JSON file, whole and with a checksum: all of it but kept updates, every number exactly.
+
+        Args:
+            path: The file; one that is there is replaced.
+        """
+        content = {
+            "sizes": list(self.sizes.items()),
+            "excluded": list(self.excluded),
+            "entries": [entry.to_numbers() for entry in self.entries],
+        }
+        _document.write(path, "ledger", _FORMAT, content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Ledger":
+        """Read a ledger back.
+
+        Args:
+            path: A file that :meth:`save` wrote.
+
+        Raises:
+            ValueError: The file is not as it was written.
+            OSError: The file cannot be read.
+        """
+        found = _document.read(path, "ledger", _FORMAT)
+        entries = tuple(Entry.from_numbers(numbers) for numbers in found["entries"])
+        return cls(dict(found["sizes"]), tuple(found["excluded"]), entries)
 
     def fates(self, index: int) -> dict[int, str]:
         """What became of every registered client in a round, counted from 1.

@@ -1,12 +1,10 @@
 """What is promised: the certificate, and how votes become one."""
 
 import html
-import json
 import math
-import zlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
-from rsfl import bounds
+from rsfl import _document, bounds
 from rsfl._checks import choice
-from rsfl._files import replaced
 from rsfl.assumptions import FIXED_NUMBER, FRESH_VOTES, ONE_FUNCTION, OPTIONAL_STOPPING, PER_INPUT, Assumption
 from rsfl.noise import Law
 from rsfl.smooth.laws import from_document, to_document
@@ -196,7 +193,7 @@ class Certificate:
     def _measure(self) -> dict[str, str]:
         return {"norm": self.norm, "space": self.space, "unit": self.unit}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to a JSON file, whole and with a checksum; every number is kept exactly.
 
         Args:
@@ -220,11 +217,10 @@ class Certificate:
             "seed": int(self.seed),
             "assumptions": [asdict(assumption) for assumption in self.assumptions],
         }
-        document = {"format": _FORMAT, "crc32": _checksum(kept), "certificate": kept}
-        replaced(Path(path), (json.dumps(document) + "\n").encode())
+        _document.write(path, "certificate", _FORMAT, kept)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Certificate":
+    def load(cls, path: str | os.PathLike[str]) -> "Certificate":
         """Read a certificate back, to the CPU: the same promise under the same law, which must be known here.
 
         Args:
@@ -237,13 +233,8 @@ class Certificate:
             ValueError: The file is not as it was written, or no law here has that name and measures radii as it did.
             OSError: The file cannot be read.
         """
+        found = _document.read(path, "certificate", _FORMAT)
         try:
-            document = json.loads(Path(path).read_bytes())
-            if document["format"] != _FORMAT:
-                raise ValueError(f"format is {document['format']!r}, this version reads {_FORMAT}")
-            found = document["certificate"]
-            if document["crc32"] != _checksum(found):
-                raise ValueError("the checksum does not fit")
             law = from_document(found["law"])
             named = (*(Assumption(**one) for one in found["assumptions"]), *law.assumptions)
             reals = {name: torch.tensor([float(text) for text in found[name]], dtype=torch.float64) for name in _REALS}
@@ -296,10 +287,6 @@ class Certificate:
             f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             f"<p>{html.escape(closing)}</p>"
         )
-
-
-def _checksum(kept: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(kept).encode())
 
 
 def floored(value: float, digits: int = 4) -> str:
