@@ -1,6 +1,6 @@
 """What a bound on a threat rests on: conditions that are checked in the ledger, and what no ledger can show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 
 from rsfl.bounds._safe import ULP
@@ -121,7 +121,7 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
 
     Raises:
         ConditionError: A condition fails; the message names it and quotes the value, the round and the client.
-        ValueError: The ledger is empty, or the threat names a round or a sample that is not in it.
+        ValueError: The ledger is empty, or the threat attacks a round that is not in it.
 
     Example:
         >>> one = Participant(
@@ -143,11 +143,6 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
     missing = sorted(set(threat.rounds or ()) - set(indices))
     if missing:
         raise ValueError(f"threat.rounds must lie in the ledger's rounds {indices[0]} to {indices[-1]}, got {missing}")
-    if isinstance(threat.samples, Mapping):
-        for client, named in threat.samples.items():
-            seen = [one.samples for record in rounds for one in record.participants if one.client == client]
-            if unknown := sorted(set(named).difference(*(drawn or () for drawn in seen))) if all(seen) else []:
-                raise ValueError(f"threat.samples must be samples that client {client} has drawn, got {unknown!r}")
     if indices != list(range(indices[0], indices[0] + len(indices))):
         raise ConditionError("consecutive-rounds", "the ledger", f"rounds {indices!r}")
     outside = set(threat.clients or ()) if threat.level == "removal" else set()

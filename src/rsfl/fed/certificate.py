@@ -152,7 +152,7 @@ def certify(
     Raises:
         ConditionError: The run breaks a condition; the message names it and quotes the value.
         ValueError: An argument is out of its range, missing, or does not apply to this method; the threat names clients
-            that the ledger does not know.
+            that the ledger does not know, or samples that were never drawn.
         TypeError: An argument is of another kind.
     """
     for name, value, kind in (("model", model, nn.Module), ("threat", threat, bounds.Threat)):
@@ -161,6 +161,11 @@ def certify(
     x, rounds, known = checked_batch(x), _rounds(ledger), _clients(ledger)
     if strangers := sorted(set(threat.clients or ()) - known):
         raise ValueError(f"threat.clients must be clients of the ledger, got {strangers!r}")
+    for client, named in threat.samples.items() if isinstance(threat.samples, Mapping) else ():
+        drawn = [one.samples for record in rounds for one in record.participants if one.client == client]
+        kept = [one for one in drawn if one is not None]
+        if len(kept) == len(drawn) and (unknown := sorted(set(named).difference(*kept))):
+            raise ValueError(f"threat.samples must be samples that client {client} has drawn, got {unknown!r}")
     if index is not None and len(index) != len(x):
         raise ValueError(f"index must hold {len(x)} whole numbers, got {index!r}")
     choice("method", method, ("margin", "votes", "published"))
