@@ -108,7 +108,8 @@ class Gaussian(Law):
 class ParameterGaussian(Gaussian):
     """Independent N(0, sigma^2) noise on the parameters of a model: l2 certificates for a change of the parameters.
 
-    ``partial`` says that some parameters carry no noise: those must be the same in the models that are compared.
+    ``partial`` says that a part of the model carries no noise, parameters or buffers: it must be the same in the models
+    that are compared.
     """
 
     partial: bool = False

@@ -67,6 +67,11 @@ class Pair(nn.Module):
             "runner_up must be one of 'complement', 'bounded', got 'max'",
         ),
         (lambda: Smoother(MODEL, 0.5, 2), TypeError, "law must be a noise.Law, got 0.5"),
+        (
+            lambda: Smoother(MODEL, noise.ParameterGaussian(0.5), 2),
+            ValueError,
+            r"law must perturb inputs, got ParameterGaussian\(sigma=0.5",
+        ),
         (lambda: Smoother(lambda x: x, noise.Gaussian(1), 2), TypeError, "model must be a torch.nn.Module"),
         (lambda: GaussianSmoother(MODEL, -1.0, 2), ValueError, r"sigma must lie in \(0, inf\), got -1.0"),
         (

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from rsfl._checks import count
 from rsfl.deform import Deformation
-from rsfl.noise import Gaussian, Laplace, Uniform
+from rsfl.noise import Gaussian, Laplace, Law, Uniform
 from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
@@ -23,9 +23,14 @@ class Smoother(Voter):
     Smoothing acts on the tensors given to it; put any normalisation inside the model.
 
     Args:
-        model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any dtype.
+        model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any dtype. It may write
+            into the batch: that is never the caller's tensor.
         law: How inputs are perturbed.
         num_classes: Width of the logits, at least 1.
+
+    Raises:
+        ValueError: The law perturbs parameters, or num_classes is below 1.
+        TypeError: model or law is of another type.
 
     Example:
         >>> from rsfl.noise import Gaussian
@@ -36,6 +41,11 @@ class Smoother(Voter):
         >>> int(certificate.label), 0.6 < float(certificate.radius) < 0.8  # the exact radius is 0.8
         (0, True)
     """
+
+    def __init__(self, model: nn.Module, law: Law, num_classes: int) -> None:
+        super().__init__(model, law, num_classes)
+        if law.space == "parameters":
+            raise ValueError(f"law must perturb inputs, got {law}: ParameterSmoother is for parameters")
 
     def noise(self, x: Tensor, m: int, *, generator: torch.Generator | None = None) -> Tensor:
         """m draws for each input, (m, B, ...), float32, on the device of x."""
