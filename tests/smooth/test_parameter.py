@@ -128,6 +128,14 @@ def test_buffers_are_a_rest_that_must_be_the_same():
     assert "same-rest" in {a.id for a in one.assumptions}
 
 
+def test_a_low_precision_model_is_rounded_after_the_noise():
+    model = linear(torch.bfloat16)
+    smoother = ParameterSmoother(model, 0.5, 3)
+    exact = ParameterSmoother(copy.deepcopy(model).float(), 0.5, 3).noisy(0, 5, seed=1)
+    assert all(torch.equal(value, exact[name].bfloat16()) for name, value in smoother.noisy(0, 5, seed=1).items())
+    assert torch.equal(smoother.votes(X, 50), smoother.votes(X.bfloat16(), 50))  # X fits itself to the model
+
+
 class Centred(nn.Linear):
     """Moves its input before it looks at it, in place or not."""
 

@@ -1,4 +1,4 @@
-"""The inputs of a data set, by index or one after the other, as a model takes them."""
+"""The inputs of a data set, by index or one after the other."""
 
 import itertools
 from typing import Any
@@ -29,11 +29,9 @@ def peeked(dataset: Any) -> tuple[Any, Any]:
 
 
 def example(item: Any, model: nn.Module) -> tuple[Tensor, int]:
-    """One input, in the type and on the device of the model's first parameter, and its label."""
+    """One input, as it is in the data set but on the model's device, and its label."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise TypeError(f"dataset must yield pairs (x, y), got {type(item).__name__}")
     x, y = torch.as_tensor(item[0]), count("y", item[1])
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if weight is not None:
-        x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
-    return x, y
+    device = next((p.device for p in model.parameters()), x.device)
+    return x.to(device), y

@@ -20,6 +20,7 @@ from rsfl.runs.log import certified, read_log, recording, records, true_labels
 from rsfl.runs.schedule import groups, owner, remaining
 from rsfl.runs.settings import FILE, Settings, fingerprint
 from rsfl.smooth import Certificate, ParameterSmoother, Voter
+from rsfl.smooth.dtype import input_dtype
 from rsfl.train.batches import indexable
 
 __all__ = ["Interrupted", "certify"]
@@ -99,7 +100,8 @@ def certify(
     share the work: each passes its ``rank``. What a lost one has left is done by calling again with any number of
     them; another number than before shares it evenly.
 
-    The classifier that is certified computes in the type of the model's first parameter: inputs are converted to it.
+    Noise is added to the inputs as they are in the data set; what the model gets is converted to the dtype of its first
+    parameter, which is a part of the classifier that is certified.
 
     Args:
         smoother: What is certified.
@@ -144,7 +146,7 @@ def certify(
         num_classes=smoother.num_classes,
         input_shape=tuple(x.shape),
         dim=smoother.dim(x[None]),
-        dtype=str(x.dtype).removeprefix("torch."),
+        dtype=str(input_dtype(smoother.model, x)).removeprefix("torch."),
         device=x.device.type,
         model=fingerprint(smoother.model),
         parameters=smoother.parameters if isinstance(smoother, ParameterSmoother) else None,

@@ -10,6 +10,7 @@ from typing_extensions import override
 from rsfl._checks import count
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
+from rsfl.smooth.dtype import input_dtype, widened
 from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
@@ -20,7 +21,9 @@ __all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smooth
 class Smoother(Voter):
     r"""The smoothed classifier of a model: the class that the model votes for most under noise.
 
-    Smoothing acts on the tensors given to it; put any normalisation inside the model.
+    Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is added to them in float32,
+    or in their own dtype if it has more digits, and the sum is given to the model in the dtype of its first parameter:
+    of a bfloat16 model, the rounding is a part of what is certified, and inputs stay in float32.
 
     Args:
         model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any dtype. It may write
@@ -58,8 +61,8 @@ class Smoother(Voter):
         if noise.shape[1:] != (size, *self.law.noise_shape(x.shape[1:])):
             expected = ("m", size, *self.law.noise_shape(x.shape[1:]))
             raise ValueError(f"noise must have shape {expected}, got {tuple(noise.shape)}")
-        rows = x.expand(m, *x.shape).flatten(0, 1)
-        noisy = self.law.perturb(rows, noise.flatten(0, 1))
+        rows = widened(x).expand(m, *x.shape).flatten(0, 1)
+        noisy = self.law.perturb(rows, noise.flatten(0, 1)).to(input_dtype(self.model, x))
         return checked_logits(self.model(noisy), m * size, self.num_classes).view(m, size, -1)
 
     def probabilities(self, x: Tensor, noise: Tensor | int, *, generator: torch.Generator | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import ParameterGaussian
 from rsfl.smooth.affine import affine_layer
+from rsfl.smooth.dtype import input_dtype, widened
 from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, tally
@@ -82,7 +83,7 @@ class ParameterSmoother(Voter):
             noise[row].normal_(0.0, self.law.sigma, generator=generator)
         parts = torch.split(noise, sizes, dim=1)
         return {
-            name: value + part.view(-1, *value.shape).to(value.dtype)
+            name: (widened(value) + part.view(-1, *value.shape)).to(value.dtype)
             for (name, value), part in zip(clean.items(), parts, strict=True)
         }
 
@@ -110,6 +111,7 @@ class ParameterSmoother(Voter):
         stage: int = ESTIMATION,
     ) -> Votes:
         seed = count("seed", seed)
+        x = x.to(input_dtype(self.model, x))
         way = self._way(x)
         size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
         counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
