@@ -21,7 +21,7 @@ def _first_bad(values: NDArray[Any], bad: NDArray[np.bool_]) -> str:
     if values.ndim == 0:
         return repr(values.item())
     where = tuple(int(i) for i in np.argwhere(bad)[0])
-    return f"{values[where].item()!r} at index {where[0] if len(where) == 1 else where}"
+    return f"{values.item(where)!r} at index {where[0] if len(where) == 1 else where}"
 
 
 def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:
@@ -74,13 +74,14 @@ def probabilities(name: str, value: ArrayLike) -> Float64:
 def counts(name: str, value: ArrayLike, low: int = 0) -> Int64:
     """``value`` as an int64 array of counts >= low. Whole floats are taken, fractions refused: nothing is rounded."""
     raw = np.asarray(value)
-    if raw.dtype.kind not in "iuf":
+    large = raw.dtype.kind == "O" and all(isinstance(entry, int) for entry in raw.flat)  # for 64 bits
+    if raw.dtype.kind not in "iuf" and not large:
         raise TypeError(f"{name} must be a whole number or an array of them, got {value!r}")
     if raw.dtype.kind == "f":
         bad = ~np.isfinite(raw) | (raw != np.floor(raw))
         if bad.any():
             raise ValueError(f"{name} must be whole, got {_first_bad(raw, bad)}")
-    bad = (raw < low) | (raw > 2**53)
+    bad = np.asarray((raw < low) | (raw > 2**53), dtype=bool)
     if bad.any():
         raise ValueError(f"{name} must be a count of at least {low} (and at most 2**53), got {_first_bad(raw, bad)}")
     return raw.astype(np.int64)

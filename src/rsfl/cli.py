@@ -183,7 +183,10 @@ def _parser() -> argparse.ArgumentParser:
         "--model", required=True, metavar="pkg.mod:callable", help="returns the model, a torch.nn.Module giving logits"
     )
     certify.add_argument(
-        "--data", required=True, metavar="pkg.mod:callable", help="returns or yields pairs (x, y) of one input each"
+        "--data",
+        required=True,
+        metavar="pkg.mod:callable",
+        help="returns or yields pairs (x, y) of one input each, or returns two tensors of all x and all y",
     )
     certify.add_argument("--out", required=True, metavar="DIR", help="directory of the run")
     certify.add_argument("--law", default="gaussian", choices=_laws(), help="law of the noise (default: gaussian)")

@@ -170,6 +170,7 @@ class Laplace(Law):
 
 _BITS = 62
 _GUARD = 128  # fixed-point bits of the table's construction; its terms number a few hundred
+_BEYOND = 88  # of 2 y^2: from here on P[|N| >= a] <= e^(-y^2) < 2^-63 rounds to 0, and the terms would be many
 
 
 @lru_cache(maxsize=32)
@@ -189,6 +190,8 @@ def _magnitude_table(sigma: float, levels: int) -> tuple[int, ...]:
         while True:
             twice_square = (Fraction(2 * m - 1, 2) / step) ** 2  # 2 y^2
             ratio = twice_square.numerator * one // twice_square.denominator
+            if twice_square > _BEYOND:
+                return tuple(table)
             total, term, k = 0, one, 0
             while term:
                 total += term

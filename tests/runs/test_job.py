@@ -331,6 +331,7 @@ def test_data_sets_of_all_kinds_give_the_same_votes(tmp_path):
         data(),
         iter(data()),
         TensorDataset(X, torch.tensor(LABELS)),
+        (X, torch.tensor(LABELS)),
         Stream(),
         DataLoader(data(), batch_size=None),
         [(x.tolist(), y) for x, y in data()],
@@ -352,7 +353,8 @@ def test_data_sets_of_all_kinds_give_the_same_votes(tmp_path):
         ([(X[0], -1)], ValueError, "y must be a count of at least 0"),
         ([(torch.tensor([1]), 0)], TypeError, "x must have a floating point dtype"),
         ([(X[0], 0), (X[:2, 0], 0)], ValueError, r"input 1 has shape \(2,\), the first one \(1,\)"),
-        (DataLoader(data(), batch_size=4), TypeError, "y must be one whole number"),
+        (DataLoader(data(), batch_size=4), TypeError, "one input and its label at a time, got 4 labels; of a DataLoad"),
+        ((X, torch.tensor(LABELS[:5])), ValueError, r"y must hold a label for each x, got shapes \(5,\) and \(12, 1\)"),
     ],
 )
 def test_bad_data_are_named(tmp_path, dataset, error, words):

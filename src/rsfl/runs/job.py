@@ -105,7 +105,8 @@ def certify(
 
     Args:
         smoother: What is certified.
-        dataset: Pairs (x, y) of one input and its label, by index or one after the other.
+        dataset: Pairs (x, y) of one input and its label, by index or one after the other; or two tensors, of all
+            inputs and of all labels.
         out: Directory of the run, made if missing.
         n0: Votes for selection, at least 1.
         n: Votes for estimation, or at most this many if ``radius`` is given; the smoother's ``default_n`` if None.
@@ -124,7 +125,7 @@ def certify(
 
     Raises:
         ValueError: An argument is out of its range, or the directory holds another run.
-        TypeError: The data set does not yield pairs (x, y).
+        TypeError: The data set does not yield pairs (x, y), or yields whole batches.
         BlockingIOError: Another process works on this rank of the run.
         OSError: The directory cannot be written. What was done before is safe.
         Interrupted: SIGINT or SIGTERM came; the inputs at work were finished and are safe.

@@ -26,6 +26,6 @@ def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
 
 def _changed(module: nn.Module) -> bool:
     """Whether this object computes, or passes back, something else than its class does."""
-    hooks = [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]
-    hooks += [parameter._backward_hooks for parameter in module.parameters(recurse=False)]
-    return "forward" in vars(module) or any(hooks)
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    of_gradients = any(parameter._backward_hooks for parameter in module.parameters(recurse=False))
+    return bool(hooked) or of_gradients or "forward" in vars(module)

@@ -21,9 +21,9 @@ __all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smooth
 class Smoother(Voter):
     r"""The smoothed classifier of a model: the class that the model votes for most under noise.
 
-    Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is added to them in float32,
-    or in their own dtype if it has more digits, and the sum is given to the model in the dtype of its first parameter:
-    of a bfloat16 model, the rounding is a part of what is certified, and inputs stay in float32.
+    Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is added to them in
+    float32, or in their own dtype if it has more digits, and the sum is given to the model in the dtype of its first
+    parameter: of a bfloat16 model, the rounding is a part of what is certified, and inputs stay in float32.
 
     Args:
         model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any dtype. It may write
@@ -101,7 +101,7 @@ class Smoother(Voter):
             self.num_classes,
             start=start,
             stop=stop,
-            seed=count("seed", seed),
+            seed=seed,
             index=index,
             stage=stage,
             batch_size=batch_size,

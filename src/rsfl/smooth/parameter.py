@@ -110,7 +110,6 @@ class ParameterSmoother(Voter):
         batch_size: int | None,
         stage: int = ESTIMATION,
     ) -> Votes:
-        seed = count("seed", seed)
         x = x.to(input_dtype(self.model, x))
         way = self._way(x)
         size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))

@@ -1,5 +1,6 @@
 """The hot loop: votes of noisy copies of many inputs at once, counted where they were cast."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -186,6 +187,11 @@ def count_votes(
                 tally(logits, bins, counts)
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
+                    if sys.version_info >= (3, 11):
+                        error.add_note(
+                            f"The model was called with {size} noisy inputs of shape {tuple(x.shape[1:])}; one input "
+                            "alone is given as x[None]."
+                        )
                     raise
                 batch, noisy = max(1, size // 2), torch.empty(0)  # what was counted stays counted
                 continue
