@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ class Certificate:
     def _mapped(self, **columns: Tensor) -> Self:
         return replace(self, **columns)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: int | slice | Tensor | Sequence[int]) -> Self:
+    def __getitem__(self, key: SupportsIndex | slice | Tensor | Sequence[int]) -> Self:
         """The certificate of some of the inputs; a single number gives a batch of one."""
         if not isinstance(key, slice):
             key = torch.as_tensor(key, device=self.label.device)

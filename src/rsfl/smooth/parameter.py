@@ -34,8 +34,8 @@ class ParameterSmoother(Voter):
         sigma: Standard deviation of the noise on each parameter, positive.
         num_classes: Width of the logits.
         parameters: Names of the parameters that carry noise, as in ``model.named_parameters()``; all by default. With
-            a part of them, the certificate is for models whose other parameters are identical; for models with the
-            same buffers it is in any case.
+            a part of them, the certificate is for models whose other parameters are identical. Buffers never carry
+            any, and are to be identical too.
         memory: Bytes that noisy parameters and their logits may take at a time.
 
     Example:

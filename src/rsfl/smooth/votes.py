@@ -187,7 +187,7 @@ def count_votes(
                 tally(logits, bins, counts)
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
-                    if sys.version_info >= (3, 11):
+                    if sys.version_info >= (3, 11):  # which shows notes below the message
                         error.add_note(
                             f"The model was called with {size} noisy inputs of shape {tuple(x.shape[1:])}; one input "
                             "alone is given as x[None]."
