@@ -93,8 +93,7 @@ def measured(batch: int, n: int) -> list[Row]:
     model.load_state_dict(plain.state_dict())
     model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     image = torch.rand(1, 3, 32, 32, device="cuda").mul(255).round().div(255)
-    x = image.bfloat16()
-    example = x.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    example = image.bfloat16().expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
     forwards: dict[str, nn.Module] = {
         "as written": model,
         "compiled": torch.compile(model),
@@ -111,7 +110,9 @@ def measured(batch: int, n: int) -> list[Row]:
 
         smoother = GaussianSmoother(forward, SIGMA, 10)
         calls[f"bare {kind}"] = finished(bare)
-        calls[f"votes {kind}"] = finished(lambda smoother=smoother: smoother.votes(x, rows_a_call, batch_size=batch))
+        calls[f"votes {kind}"] = finished(
+            lambda smoother=smoother: smoother.votes(image, rows_a_call, batch_size=batch)
+        )
     pair = {
         law.__class__.__name__: finished(
             lambda law=law: Smoother(plain, law, 10).votes(image, rows_a_call // 4, batch_size=batch)
@@ -135,7 +136,7 @@ def measured(batch: int, n: int) -> list[Row]:
     laws = turns(pair, repeats=3)
     slower = ratio(laws["RoundedGaussian"], laws["Gaussian"])
     found.append(Row("RoundedGaussian, float32: time over Gaussian's", slower, "times", 2, at_least=False))
-    waits = float(host_waits(GaussianSmoother(model, SIGMA, 10), x, 200))
+    waits = float(host_waits(GaussianSmoother(model, SIGMA, 10), image, 200))
     found.append(Row("host waits inside the loop", waits, "(0 or 1)", 0, at_least=False))
     found.append(Row("peak memory", peak, "GiB"))
     return found

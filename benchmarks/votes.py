@@ -84,7 +84,7 @@ def rows() -> Iterator[Row]:
             if dtype == torch.bfloat16:
                 cast = copy.deepcopy(model).to(dtype).to(memory_format=torch.channels_last)
             smoother, inputs = GaussianSmoother(cast, SIGMA, 10), x.to(dtype)
-            calls[kind] = lambda smoother=smoother, inputs=inputs, n=n: smoother.votes(inputs, n)
+            calls[kind] = lambda smoother=smoother, x=x, n=n: smoother.votes(x, n)
             calls[f"{kind} forward"] = forward_calls(cast, inputs, 2 * n, batch, None)
             calls[f"{kind} noise"] = forward_calls(cast, inputs, 2 * n, batch, Gaussian(SIGMA))
         with (

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -718,6 +719,32 @@ def test_noise_of_the_wrong_shape():
         SmoothAdvPGD(epsilon=0.1, steps=1, samples=2)(smoother, GOOD_X, GOOD_Y, torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"fallback must have shape \(2, 4\), got \(4,\)"):
         PGD(epsilon=0.1, steps=1)(smoother, GOOD_X, GOOD_Y, fallback=torch.zeros(4))
+
+
+@pytest.mark.parametrize("law", [Gaussian(0.25), Uniform(0.5)])
+@pytest.mark.parametrize("box", [None, (0.0, 1.0)])
+def test_a_step_beyond_the_dtype_stays_within_the_budget(law, box):
+    """Points that are no numbers are within no budget."""
+    smoother = Smoother(linear(np.eye(4)[:3]), law, 3)
+    for attack in (PGD, partial(SmoothAdvDDN, samples=2)):
+        point = attack(epsilon=0.3, steps=3, step_size=1e39, box=box)(smoother, GOOD_X, GOOD_Y).point
+        assert (torch.linalg.vector_norm((point - GOOD_X).double(), float(law.norm[1:]), dim=1) <= 0.3).all()
+
+
+def test_a_low_precision_model_is_attacked_at_inputs_of_float32():
+    model = linear(np.eye(4)[:3]).bfloat16()
+    result = attacks.evaluate(Smoother(model, Gaussian(0.25), 3), PGD(epsilon=0.1, steps=2), [(GOOD_X, GOOD_Y)], n=100)
+    assert float(result.distance.max()) <= 0.1
+
+
+def test_a_pair_of_tensors_is_one_batch():
+    smoother, attack = Smoother(linear(np.eye(4)[:3]), Gaussian(0.25), 3), PGD(epsilon=0.1, steps=1)
+    alone, listed = (
+        attacks.evaluate(smoother, attack, batches, n=100) for batches in ((GOOD_X, GOOD_Y), [(GOOD_X, GOOD_Y)])
+    )
+    assert torch.equal(alone.attacked, listed.attacked)
+    with pytest.raises(TypeError, match=r"loader must yield pairs \(x, y\), got Tensor"):
+        attacks.evaluate(smoother, attack, [GOOD_X])
 
 
 def test_an_evaluation_of_nothing():

@@ -55,6 +55,21 @@ def test_certify_options_reach_the_run(tmp_path, capsys):
     assert linear().weight.dtype == torch.float32
 
 
+def test_certify_leaves_the_data_alone(tmp_path, monkeypatch):
+    """A model that writes into its input is shown a copy, also when it is asked for its classes."""
+    x = torch.tensor([[0.6, 0.0], [0.4, 0.0]])
+    monkeypatch.setattr("callables.data", lambda: torch.utils.data.TensorDataset(x, torch.tensor([0, 1])))
+
+    class InPlace(torch.nn.Module):
+        def forward(self, x):
+            x.sub_(0.5)
+            return torch.stack([x[:, 0], -x[:, 0]], dim=1)
+
+    monkeypatch.setattr("callables.model", InPlace)
+    assert certify(tmp_path) == 0
+    assert x.tolist() == torch.tensor([[0.6, 0.0], [0.4, 0.0]]).tolist()
+
+
 def test_progress_and_a_closing_line(tmp_path, capsys):
     assert cli.main(["certify", *WHAT, "--sigma", "0.5", "--n", "150", "--device", "cpu", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().err

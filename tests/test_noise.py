@@ -195,6 +195,13 @@ def test_the_table_error_is_paid_at_both_ends(p_a, p_b, dim):
         assert value == pytest.approx(float(exact), rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.parametrize("sigma", [1e-6, 5e-324])
+def test_noise_far_below_the_grid_rounds_to_none_at_once(sigma):
+    law = noise.RoundedGaussian(sigma)
+    assert law.sample((1000,), generator=torch.Generator().manual_seed(0)).tolist() == [0.0] * 1000
+    assert law.total_variation == 2 * 2.0**-62
+
+
 class SpotsTheCentre(torch.nn.Module):
     """Class 1 for numbers that float32 can hold: noise around the centre 0 is such a number, noise around a generic
     float64 number next to it is not. On real numbers this classifier is constant, almost everywhere."""

@@ -442,6 +442,9 @@ def test_settings_of_the_loop(capsys):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(ValueError, match="epochs must be a count of at least 1"):
         fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=0)
+    for plain in (nn.CrossEntropyLoss(), lambda outputs, y: outputs.sum()):
+        with pytest.raises(TypeError, match=r"loss must take \(model, x, y, generator\), as train.CrossEntropy"):
+            fit(model, Batches(*blobs()), plain, optimizer, epochs=1)
     with pytest.raises(TypeError, match="loss must be Adversarial for a warmup"):
         fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=1, warmup=2)
     fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=1)

@@ -33,7 +33,7 @@ def _first_bad(values: NDArray[Any], bad: NDArray[np.bool_]) -> str:
     if values.ndim == 0:
         return repr(values.item())
     where = tuple(int(i) for i in np.argwhere(bad)[0])
-    return f"{values[where].item()!r} at index {where[0] if len(where) == 1 else where}"
+    return f"{values.item(where)!r} at index {where[0] if len(where) == 1 else where}"
 
 
 def _array(name: str, value: Any, what: str) -> NDArray[Any]:
@@ -104,7 +104,7 @@ def counts(name: str, value: ArrayLike, low: int = 0) -> Int64:
         bad = ~np.isfinite(raw) | (raw != np.floor(raw))
         if bad.any():
             raise ValueError(f"{name} must be whole, got {_first_bad(raw, bad)}")
-    bad = (raw < low) | (raw > 2**53)
+    bad = np.asarray((raw < low) | (raw > 2**53), dtype=bool)
     if bad.any():
         raise ValueError(f"{name} must be a count of at least {low} (and at most 2**53), got {_first_bad(raw, bad)}")
     return raw.astype(np.int64)

@@ -18,6 +18,7 @@ from rsfl.noise import Law
 from rsfl.runs.inputs import example, peeked
 from rsfl.runs.report import as_json, as_text, read_runs
 from rsfl.smooth import Smoother, evaluating, floored
+from rsfl.smooth.dtype import input_dtype
 from rsfl.smooth.laws import known
 
 __all__ = ["main"]
@@ -117,8 +118,9 @@ def _certify(args: argparse.Namespace) -> None:
     model.to(_device(args.device), getattr(torch, args.dtype) if args.dtype else None)
     first, dataset = peeked(_made("data", args.data))
     x, _ = example(first, model)
+    one = x[None].to(input_dtype(model, x), copy=True)  # the model may write into it
     with evaluating(model):
-        logits = _calling(f"--model {args.model!r} on an input of shape {tuple(x.shape)}", lambda: model(x[None]))
+        logits = _calling(f"--model {args.model!r} on an input of shape {tuple(x.shape)}", lambda: model(one))
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"--model {args.model!r} must give logits (1, K) for one input, got {shape}")
@@ -182,7 +184,10 @@ def _parser() -> argparse.ArgumentParser:
         "--model", required=True, metavar="pkg.mod:callable", help="returns the model, a torch.nn.Module giving logits"
     )
     certify.add_argument(
-        "--data", required=True, metavar="pkg.mod:callable", help="returns or yields pairs (x, y) of one input each"
+        "--data",
+        required=True,
+        metavar="pkg.mod:callable",
+        help="returns or yields pairs (x, y) of one input each, or returns two tensors of all x and all y",
     )
     certify.add_argument("--out", required=True, metavar="DIR", help="directory of the run")
     certify.add_argument("--law", default="gaussian", choices=_laws(), help="law of the noise (default: gaussian)")
@@ -200,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     certify.add_argument("--limit", type=int, metavar="N", help="certify at most N inputs, counted after skipping")
     certify.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     certify.add_argument(
-        "--dtype", choices=DTYPES, help="convert model and inputs; the classifier in this type is what is certified"
+        "--dtype", choices=DTYPES, help="convert the model, which gets noisy inputs in this type: that is certified"
     )
     certify.add_argument("--device", help="such as cpu, cuda, cuda:1 (default: cuda if there is one)")
     certify.add_argument("--batch-size", type=int, metavar="B", help="noisy inputs per forward call (default: fitting)")

@@ -108,7 +108,8 @@ class Gaussian(Law):
 class ParameterGaussian(Gaussian):
     """Independent N(0, sigma^2) noise on the parameters of a model: l2 certificates for a change of the parameters.
 
-    ``partial`` says that some parameters carry no noise: those must be the same in the models that are compared.
+    ``partial`` says that a part of the model carries no noise, parameters or buffers: it must be the same in the models
+    that are compared.
     """
 
     partial: bool = False
@@ -169,6 +170,7 @@ class Laplace(Law):
 
 _BITS = 62
 _GUARD = 128  # fixed-point bits of the table's construction; its terms number a few hundred
+_BEYOND = 88  # of 2 y^2: from here on P[|N| >= a] <= e^(-y^2) < 2^-63 rounds to 0, and the terms would be many
 
 
 @lru_cache(maxsize=32)
@@ -190,6 +192,8 @@ def _magnitude_table(sigma: float, levels: int) -> tuple[int, ...]:
             if twice_square > 100:  # beyond ten deviations less than 2^-75 is left
                 return tuple(table)
             ratio = twice_square.numerator * one // twice_square.denominator
+            if twice_square > _BEYOND:
+                return tuple(table)
             total, term, k = 0, one, 0
             while term:
                 total += term

@@ -115,3 +115,14 @@ def test_groups_vote_in_evaluation_mode():
     votes = fed.GroupVote((network,), ((0,),), 3).votes(x)
     assert torch.equal(votes.argmax(dim=1), network[1](x).argmax(dim=1))
     assert network.training
+
+
+def test_members_that_write_into_their_input_see_what_the_others_do():
+    class Centred(nn.Module):
+        def forward(self, x):
+            return x.sub_(0.5)
+
+    members, x = (Centred(), Centred(), Centred()), torch.tensor([[0.6, 0.2], [0.1, 0.3]])
+    votes = fed.GroupVote(members, ((0,), (1,), (2,)), 2).votes(before := x.clone())
+    assert votes.tolist() == [[3, 0], [0, 3]]
+    assert before.equal(x)

@@ -221,5 +221,8 @@ def test_bad_arguments(certificate):
         runs.certified_rate(certificate, -1.0)
     with pytest.raises(ValueError, match="curves must not be empty"):
         runs.plot_certified_accuracy({})
+    for entry in (certificate, [certificate, LABELS], [[certificate, LABELS]]):
+        with pytest.raises(TypeError, match=r"curves must hold pairs \(certificates, labels\), got .* as 'a'"):
+            runs.plot_certified_accuracy({"a": entry})
     with pytest.raises(ValueError, match="at least one input"):
         runs.certified_rate(certificate[:0], 0.0)

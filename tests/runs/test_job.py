@@ -369,6 +369,7 @@ def test_data_sets_of_all_kinds_give_the_same_votes(tmp_path):
         data(),
         iter(data()),
         TensorDataset(X, torch.tensor(LABELS)),
+        (X, torch.tensor(LABELS)),
         Stream(),
         DataLoader(data(), batch_size=None),
         [(x.tolist(), y) for x, y in data()],
@@ -390,7 +391,8 @@ def test_data_sets_of_all_kinds_give_the_same_votes(tmp_path):
         ([(X[0], -1)], ValueError, "y must be a count of at least 0"),
         ([(torch.tensor([1]), 0)], TypeError, "x must have a floating point dtype"),
         ([(X[0], 0), (X[:2, 0], 0)], ValueError, r"input 1 has shape \(2,\), the first one \(1,\)"),
-        (DataLoader(data(), batch_size=4), TypeError, "y must be one whole number"),
+        (DataLoader(data(), batch_size=4), TypeError, "one input and its label at a time, got 4 labels; of a DataLoad"),
+        ((X, torch.tensor(LABELS[:5])), ValueError, r"y must hold a label for each x, got shapes \(5,\) and \(12, 1\)"),
     ],
 )
 def test_bad_data_are_named(tmp_path, dataset, error, words):
@@ -409,6 +411,30 @@ def test_inputs_follow_the_type_of_the_model(tmp_path):
         certified(out, smoother=GaussianSmoother(model.to(dtype), 0.5, 3))
         assert seen == {dtype}
         assert Settings.read(out).dtype == str(dtype).removeprefix("torch.")
+
+
+class Coarse(nn.Module):
+    """The sum of 1024 coordinates against a half each, from bfloat16 inputs without any other rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.centre = nn.Parameter(torch.tensor(0.5, dtype=torch.bfloat16))
+
+    def forward(self, x):
+        assert x.dtype == torch.bfloat16
+        margin = (x.float() - self.centre.float()).sum(dim=1) / 32  # of slope 1: the margin is the distance
+        return torch.stack([margin, -margin], dim=1)
+
+
+def test_a_low_precision_model_is_certified_at_the_inputs_of_the_data_set(tmp_path):
+    """Halfway between two bfloat16 numbers the input would be rounded to, its exact radius is half of theirs."""
+    exact = 32 * (2.0**-9 + 1e-6)
+    x = torch.full((1024,), 0.5 + 2.0**-9 + 1e-6)  # rounded: 0.5 + 2 ** -8
+    smoother = GaussianSmoother(Coarse(), 0.25, 2)
+    certificate, _ = certified(tmp_path, [(x, 0)], smoother, n0=500, n=20_000)
+    assert Settings.read(tmp_path).dtype == "bfloat16"
+    assert exact / 2 < float(certificate.radius) <= exact
+    assert torch.equal(smoother.certify(x[None], n0=500, n=20_000).counts, certificate.counts)
 
 
 def test_progress_says_how_far_and_how_good(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Arguments, records and use inside a training loop."""
 
 import json
+import sys
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -60,14 +61,25 @@ class Pair(nn.Module):
         (lambda: smoother().certify(X, n=100.5), ValueError, "n must be whole, got 100.5"),
         (lambda: smoother().certify(X, batch_size=0), ValueError, "batch_size must be a count of at least 1.*got 0"),
         (lambda: smoother().certify(X, seed=-1), ValueError, "seed must be a count of at least 0.*got -1"),
+        (lambda: smoother().certify(X, seed=2**64), ValueError, "seed must be a count of.*got 18446744073709551616"),
         (lambda: smoother().certify(X, index=[1, 2]), ValueError, r"index must hold 3 whole numbers.*got \[1, 2\]"),
-        (lambda: smoother().certify(X, index=[1, 2, -3]), ValueError, r"index must hold 3 whole numbers.*-3"),
+        (lambda: smoother().certify(X, index=[1, 2, -3]), ValueError, "index must be a count of.*got -3 at index 2"),
+        (lambda: smoother().certify(X, index=[2**63, 1, 2]), ValueError, r"index must be .*got 9\.?223372036854"),
+        (lambda: smoother().certify(X, index=[2**64, 1, 2]), ValueError, "index must be .*18446744073709551616 at"),
+        (lambda: smoother().certify(X, index=[True, False, True]), TypeError, "index must be a whole number or an"),
+        (lambda: smoother().certify(X[:, :0]), ValueError, r"at least one input, got shape \(3, 0\)"),
+        (lambda: smoother().certify(X.to_sparse()), TypeError, "x must be a dense tensor, got one of layout torch.sp"),
         (
             lambda: smoother().certify(X, runner_up="max"),
             ValueError,
             "runner_up must be one of 'complement', 'bounded', got 'max'",
         ),
         (lambda: Smoother(MODEL, 0.5, 2), TypeError, "law must be a noise.Law, got 0.5"),
+        (
+            lambda: Smoother(MODEL, noise.ParameterGaussian(0.5), 2),
+            ValueError,
+            r"law must perturb inputs, got ParameterGaussian\(sigma=0.5",
+        ),
         (lambda: Smoother(lambda x: x, noise.Gaussian(1), 2), TypeError, "model must be a torch.nn.Module"),
         (lambda: GaussianSmoother(MODEL, -1.0, 2), ValueError, r"sigma must lie in \(0, inf\), got -1.0"),
         (
@@ -141,6 +153,9 @@ def test_indexing_concatenation_and_conversion():
     assert c[1:].label.tolist() == [ABSTAIN, 1]
     assert c[~c.abstained].label.tolist() == [0, 1]
     assert c[[2, 0]].index.tolist() == [30, 10]
+    for one in (np.int64(1), torch.tensor(1), np.array(1)):
+        assert c[one].index.tolist() == [20]
+    assert c[torch.tensor([1])].index.tolist() == [20]
     with pytest.raises(IndexError, match="index 3 is out of range"):
         c[3]
     assert len(list(c)) == 3  # iteration ends
@@ -251,6 +266,12 @@ def test_floored_text_is_never_above(value):
     assert value - 1e-4 < float(floored(value)) <= value
 
 
+@pytest.mark.parametrize("value", [2.0**53, 3.3e25, 1.7e305])
+def test_floored_text_of_a_whole_number_is_that_number(value):
+    assert float(floored(value)) == value
+    assert float(floored(-value)) == -value
+
+
 def test_probabilities_are_the_mean_softmax_and_differentiable():
     torch.manual_seed(0)
     model = nn.Linear(3, 4)
@@ -267,6 +288,26 @@ def test_probabilities_are_the_mean_softmax_and_differentiable():
     assert x.grad.abs().sum() > 0
     assert model.weight.grad.abs().sum() > 0
     assert model.training
+
+
+def test_whole_numbers_of_any_type_are_taken_and_kept_as_ours():
+    for index in (np.array([1, 2, 3], dtype=np.uint8), torch.tensor([1, 2, 3], dtype=torch.int32), range(1, 4)):
+        c = certificate(index=index, seed=np.int64(4), n=np.int32(100))
+        assert torch.equal(c.counts, certificate(index=[1, 2, 3], n=100).counts)
+        assert c.index.dtype == torch.int64
+        assert type(c.seed) is int
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take notes from Python 3.11 on")
+def test_one_input_alone_is_told_how_to_become_a_batch():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.LazyLinear(2))
+    network(torch.rand(2, 1, 6, 6))
+    assert len(GaussianSmoother(network, 0.5, 2).certify(torch.rand(1, 6, 6)[None], n=100)) == 1
+    with pytest.raises(RuntimeError) as raised:
+        GaussianSmoother(network, 0.5, 2).certify(torch.rand(1, 6, 6), n=100)
+    assert raised.value.__notes__ == [
+        "The model was called with 100 noisy inputs of shape (6, 6); one input alone is given as x[None]."
+    ]
 
 
 def test_probabilities_of_a_low_precision_model_are_summed_in_float32():

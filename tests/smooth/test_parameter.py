@@ -8,6 +8,7 @@ from torch import nn
 
 from rsfl import bounds
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
+from rsfl.smooth.affine import affine_layer
 
 
 def linear(dtype=torch.float64, features=6, classes=3):
@@ -113,6 +114,70 @@ def test_the_certificate_says_what_space_it_is_in():
     hoeffding = ParameterSmoother(linear(), 0.01, 3).certify(X, seed=3, confidence="hoeffding")
     assert torch.equal(hoeffding.counts, certificate.counts)
     assert bool((hoeffding.radius < certificate.radius).all())
+
+
+def test_buffers_are_a_rest_that_must_be_the_same():
+    """Two models with equal parameters and other running means: at distance 0, yet with other labels."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)).double()
+    model.load_state_dict({**model.state_dict(), "0.weight": torch.tensor([[1.0], [-1.0]]), "0.bias": torch.zeros(2)})
+    other = copy.deepcopy(model)
+    other[1].running_mean.copy_(torch.tensor([3.0, -3.0]))
+    one, two = (ParameterSmoother(m, 0.1, 2).certify(torch.ones(1, 1, dtype=torch.float64)) for m in (model, other))
+    assert one.label.tolist() != two.label.tolist()
+    assert float(one.radius) > 0
+    assert "same-rest" in {a.id for a in one.assumptions}
+
+
+def test_a_low_precision_model_is_rounded_after_the_noise():
+    model = linear(torch.bfloat16)
+    smoother = ParameterSmoother(model, 0.5, 3)
+    exact = ParameterSmoother(copy.deepcopy(model).float(), 0.5, 3).noisy(0, 5, seed=1)
+    assert all(torch.equal(value, exact[name].bfloat16()) for name, value in smoother.noisy(0, 5, seed=1).items())
+    assert torch.equal(smoother.votes(X, 50), smoother.votes(X.bfloat16(), 50))  # X fits itself to the model
+
+
+class Centred(nn.Linear):
+    """Moves its input before it looks at it, in place or not."""
+
+    def __init__(self, in_place):
+        super().__init__(6, 3)
+        self.in_place = in_place
+
+    def forward(self, x):
+        return super().forward((x.sub_(0.5) if self.in_place else x - 0.5).flatten(1))
+
+
+@pytest.mark.parametrize("way", ["vmap", "loop"])
+def test_a_model_may_write_into_its_input(way):
+    """Each copy finds the input as it was, and so does the caller."""
+    x, weights = X.clone(), linear()[1].state_dict()
+    found = []
+    for in_place in (False, True):
+        model = Centred(in_place).double()
+        model.load_state_dict(weights)
+        found.append(Way(way, model, 0.5, 3).votes(x, 300, batch_size=3))
+        assert torch.equal(x, X)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: setattr(layer, "forward", lambda x: -nn.functional.linear(x, layer.weight, layer.bias)),
+        lambda layer: layer.register_forward_hook(lambda module, inputs, logits: -logits),
+        lambda layer: layer.register_forward_pre_hook(lambda module, inputs: (-inputs[0],)),
+        lambda layer: layer.register_full_backward_hook(lambda module, inputs, outputs: None),
+        lambda layer: layer.register_full_backward_pre_hook(lambda module, outputs: None),
+        lambda layer: layer.weight.register_hook(lambda gradient: None),
+    ],
+    ids=["forward", "forward hook", "forward pre-hook", "backward hook", "backward pre-hook", "gradient hook"],
+)
+def test_a_layer_that_does_something_else_than_its_class_is_not_taken_for_affine(change):
+    model = linear()
+    assert affine_layer(model) is not None
+    change(model[1])
+    assert affine_layer(model) is None
+    assert torch.equal(ParameterSmoother(model, 1e-9, 3).certify(X).label, model(X).argmax(dim=1))
 
 
 def test_prediction_and_sequential_decision_work_as_for_inputs():

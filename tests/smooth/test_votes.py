@@ -96,13 +96,26 @@ def test_draws_of_different_keys_are_uncorrelated():
         assert abs(float((one * other.flatten()).mean())) < bound
 
 
-def test_noise_is_float32_whatever_the_dtype_of_the_input():
-    for dtype in (torch.float64, torch.bfloat16, torch.float16):
-        x = INPUTS.to(dtype)
-        _, estimation, _ = recorded(LAWS["gaussian"], x, [7, 8, 9], None)
-        drawn = votes.draw_noise(LAWS["gaussian"], x.shape[1:], 250, seed=11, index=7)
-        assert estimation.dtype == dtype
-        assert torch.equal(estimation[0], x[0] + drawn.to(dtype))
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("given", DTYPES)
+@pytest.mark.parametrize("taken", [None, *DTYPES])
+def test_the_sum_of_input_and_noise_is_rounded_once(given, taken):
+    """Neither the input nor the noise is, whatever the dtypes of the data and of the model."""
+    law, x = LAWS["gaussian"], INPUTS.to(given)
+    model = Recorder()
+    if taken is not None:
+        model.weight = nn.Parameter(torch.zeros(1, dtype=taken))
+    Smoother(model, law, 3).votes(x, 250, seed=11, index=[7, 8, 9])
+    drawn = votes.draw_noise(law, x.shape[1:], 250, seed=11, index=7)
+    exact = x[0].to(torch.promote_types(given, torch.float32)) + drawn
+    seen = model.rows()[:250]
+    assert seen.dtype == (taken or given)
+    assert torch.equal(seen, exact.to(taken or given))
+    model.seen.clear()
+    Smoother(model, law, 3).probabilities(x[:1], drawn[:, None])
+    assert torch.equal(model.rows(), seen)
 
 
 class Modes(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class Evaluation:
 def evaluate(
     smoother: Smoother,
     attack: Attack,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[tuple[Tensor, Tensor]] | tuple[Tensor, Tensor],
     *,
     n0: int = 100,
     n: int = 1000,
@@ -86,7 +87,7 @@ def evaluate(
     Args:
         smoother: What is attacked.
         attack: How.
-        loader: Batches (x, y).
+        loader: Batches (x, y), or one of them.
         n0: Votes that select the class to certify.
         n: Votes for each certificate and for each prediction at an attacked point.
         alpha: Failure probability of each of these.
@@ -97,10 +98,16 @@ def evaluate(
 
     Raises:
         ValueError: There are no batches, or an argument is one that certify, predict or the attack refuse.
+        TypeError: loader yields something else than pairs (x, y).
     """
     labels, certificates, attacked, distances = [], [], [], []
     start = 0
-    for x, y in loader:
+    one = isinstance(loader, tuple) and any(isinstance(part, Tensor) for part in loader)
+    batches: Iterable[Any] = [loader] if one else loader
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise TypeError(f"loader must yield pairs (x, y), got {type(batch).__name__}")
+        x, y = batch
         index = torch.arange(start, start + len(x))
         start += len(x)
         with evaluating(smoother.model):

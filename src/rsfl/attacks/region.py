@@ -75,6 +75,7 @@ class Region:
     def settled(self, delta: Tensor) -> Tensor:
         """The points, drawn towards the centre until ball and box hold of the very numbers that are returned."""
         shrink = torch.zeros(len(delta), dtype=delta.dtype, device=delta.device)
+        delta = delta.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # of steps too long for the dtype: no multiple fits
         while True:
             offset = delta * rows(1 - shrink, delta)
             if self.levels is not None:
@@ -84,7 +85,7 @@ class Region:
                 point = point.clamp(*self.box)  # the centre is inside: this only brings the point nearer
             # In float64 the difference is exact; a caller who measures in the points' own dtype shall find no more.
             exact = size(point.double() - self.center.double(), self.norm)
-            over = exact.maximum(size(point - self.center, self.norm).double()) > self.epsilon
+            over = ~(exact.maximum(size(point - self.center, self.norm).double()) <= self.epsilon)  # NaN is over it
             if not bool(over.any()):
                 return point
             more = (4 * shrink).clamp(min=torch.finfo(delta.dtype).eps, max=1)  # at 1 it is the centre itself

@@ -416,4 +416,4 @@ def _attacker(one: Participant, threat: bounds.Threat, weight: float) -> bounds.
 
 def _outputs(model: nn.Module, x: Tensor) -> int:
     with evaluating(model):
-        return int(model(x[:1]).shape[1])
+        return int(model(x[:1].clone()).shape[1])

@@ -63,7 +63,7 @@ class GroupVote:
             label = torch.full((len(x),), _FIXED, device=x.device)
             if model is not None:
                 with evaluating(model):
-                    outputs = model(x)
+                    outputs = model(x.clone())  # which a member may write into
                 if outputs.shape != total.shape:
                     raise ValueError(f"models must give outputs {tuple(total.shape)}, got {tuple(outputs.shape)}")
                 label = torch.where(torch.isfinite(outputs).all(dim=1), outputs.argmax(dim=1), _FIXED)

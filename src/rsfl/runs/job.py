@@ -21,6 +21,7 @@ from rsfl.runs.log import Record, certified, data_of, read_log, recording, recor
 from rsfl.runs.schedule import groups, owner, remaining
 from rsfl.runs.settings import FILE, Settings, fingerprint
 from rsfl.smooth import Certificate, ParameterSmoother, Voter, floored
+from rsfl.smooth.dtype import input_dtype
 from rsfl.train.batches import indexable
 
 __all__ = ["Interrupted", "certify"]
@@ -110,11 +111,13 @@ def certify(
     before shares it evenly. Some of the inputs that are done are read again: data that have changed are another run. So
     is a model whose weights, buffers or plain attributes have.
 
-    The classifier that is certified computes in the type of the model's first parameter: inputs are converted to it.
+    Noise is added to the inputs as they are in the data set; what the model gets is converted to the dtype of its first
+    parameter, which is a part of the classifier that is certified.
 
     Args:
         smoother: What is certified.
-        dataset: Pairs (x, y) of one input and its label, by index or one after the other.
+        dataset: Pairs (x, y) of one input and its label, by index or one after the other; or two tensors, of all
+            inputs and of all labels.
         out: Directory of the run, made if missing.
         n0: Votes for selection, at least 1.
         n: Votes for estimation, or at most this many if ``radius`` is given; the smoother's ``default_n`` if None.
@@ -133,7 +136,7 @@ def certify(
 
     Raises:
         ValueError: An argument is out of its range, or the directory holds another run, or votes or data of one.
-        TypeError: The data set does not yield pairs (x, y).
+        TypeError: The data set does not yield pairs (x, y), or yields whole batches.
         BlockingIOError: Another process works on this rank of the run.
         OSError: The directory cannot be written. What was done before is safe.
         Interrupted: SIGINT or SIGTERM came; the inputs at work were finished and are safe.
@@ -156,7 +159,7 @@ def certify(
         num_classes=smoother.num_classes,
         input_shape=tuple(x.shape),
         dim=smoother.dim(x[None]),
-        dtype=str(x.dtype).removeprefix("torch."),
+        dtype=str(input_dtype(smoother.model, x)).removeprefix("torch."),
         device=x.device.type,
         model=fingerprint(smoother.model),
         parameters=smoother.parameters if isinstance(smoother, ParameterSmoother) else None,

@@ -43,12 +43,17 @@ def plot_certified_accuracy(
 
     Raises:
         ValueError: There is no curve, or the curves differ in what they measure; with an envelope, in their test sets.
+        TypeError: An entry is no pair, nor a list of pairs.
     """
     import matplotlib.pyplot as plt
 
     groups: dict[str, Sequence[Curve]] = {
         name: [entry] if isinstance(entry, tuple) else entry for name, entry in curves.items()
     }
+    for name, group in groups.items():
+        for pair in group:
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise TypeError(f"curves must hold pairs (certificates, labels), got {type(pair).__name__} as {name!r}")
     members = {f"{name} {i}": pair for name, group in groups.items() for i, pair in enumerate(group)}
     norm, unit = comparable(members)
     if radius is None:

@@ -42,7 +42,7 @@ class Settings:
         num_classes: Width of the logits.
         input_shape: Shape of one input.
         dim: Number of coordinates of the noise that one vote sees.
-        dtype: Type of the inputs as the model gets them: the certified classifier computes in it.
+        dtype: Type in which the model gets noisy inputs: the certified classifier computes in it.
         device: Type of the device; other devices draw and round differently.
         model: Fingerprint of the model's structure, weights and buffers.
         parameters: Names of the parameters that carry noise, None where the input does.

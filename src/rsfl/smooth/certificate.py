@@ -2,10 +2,11 @@
 
 import html
 import math
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 import torch
@@ -138,14 +139,15 @@ class Certificate:
     def _mapped(self, **columns: Tensor) -> Self:
         return replace(self, **columns)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: int | slice | Tensor | Sequence[int]) -> Self:
-        """The certificate of some of the inputs; an int gives a batch of one."""
-        if isinstance(key, int):
-            if not -len(self) <= key < len(self):
-                raise IndexError(f"index {key} is out of range for a certificate of {len(self)} inputs")
-            key = slice(key, key + 1 or None)
-        elif not isinstance(key, slice):
+    def __getitem__(self, key: SupportsIndex | slice | Tensor | Sequence[int]) -> Self:
+        """The certificate of some of the inputs; a single number gives a batch of one."""
+        if not isinstance(key, slice):
             key = torch.as_tensor(key, device=self.label.device)
+            if key.ndim == 0:
+                place = operator.index(key)
+                if not -len(self) <= place < len(self):
+                    raise IndexError(f"index {place} is out of range for a certificate of {len(self)} inputs")
+                key = key[None]
         return self._mapped(**{name: value[key] for name, value in self._columns()})
 
     @classmethod
@@ -294,6 +296,8 @@ def floored(value: float, digits: int = 4) -> str:
     from such a text is printed as it was."""
     if not np.isfinite(value):
         return f"{value:g}"
+    if abs(value) >= 2**53:  # a whole number: nothing is cut
+        return f"{value:.{digits}f}"
     steps = math.floor(value * 10**digits) + 1
     while float(text := f"{steps / 10**digits:.{digits}f}") > value:
         steps -= 1

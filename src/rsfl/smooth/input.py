@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from rsfl._checks import count
 from rsfl.deform import Deformation
-from rsfl.noise import Gaussian, Laplace, Uniform
+from rsfl.noise import Gaussian, Laplace, Law, Uniform
+from rsfl.smooth.dtype import input_dtype, widened
 from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
@@ -20,12 +21,19 @@ __all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smooth
 class Smoother(Voter):
     r"""The smoothed classifier of a model: the class that the model votes for most under noise.
 
-    Smoothing acts on the tensors given to it; put any normalisation inside the model.
+    Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is added to them in
+    float32, or in their own dtype if it has more digits, and the sum is given to the model in the dtype of its first
+    parameter: of a bfloat16 model, the rounding is a part of what is certified, and inputs stay in float32.
 
     Args:
-        model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any dtype.
+        model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any dtype. It may write
+            into the batch: that is never the caller's tensor.
         law: How inputs are perturbed.
         num_classes: Width of the logits, at least 1.
+
+    Raises:
+        ValueError: The law perturbs parameters, or num_classes is below 1.
+        TypeError: model or law is of another type.
 
     Example:
         >>> from rsfl.noise import Gaussian
@@ -36,6 +44,11 @@ class Smoother(Voter):
         >>> int(certificate.label), 0.6 < float(certificate.radius) < 0.8  # the exact radius is 0.8
         (0, True)
     """
+
+    def __init__(self, model: nn.Module, law: Law, num_classes: int) -> None:
+        super().__init__(model, law, num_classes)
+        if law.space == "parameters":
+            raise ValueError(f"law must perturb inputs, got {law}: ParameterSmoother is for parameters")
 
     def noise(self, x: Tensor, m: int, *, generator: torch.Generator | None = None) -> Tensor:
         """m draws for each input, (m, B, ...), float32, on the device of x."""
@@ -48,8 +61,8 @@ class Smoother(Voter):
         if noise.shape[1:] != (size, *self.law.noise_shape(x.shape[1:])):
             expected = ("m", size, *self.law.noise_shape(x.shape[1:]))
             raise ValueError(f"noise must have shape {expected}, got {tuple(noise.shape)}")
-        rows = x.expand(m, *x.shape).flatten(0, 1)
-        noisy = self.law.perturb(rows, noise.flatten(0, 1))
+        rows = widened(x).expand(m, *x.shape).flatten(0, 1)
+        noisy = self.law.perturb(rows, noise.flatten(0, 1)).to(input_dtype(self.model, x))
         return checked_logits(self.model(noisy), m * size, self.num_classes).view(m, size, -1)
 
     def probabilities(self, x: Tensor, noise: Tensor | int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -88,7 +101,7 @@ class Smoother(Voter):
             self.num_classes,
             start=start,
             stop=stop,
-            seed=count("seed", seed),
+            seed=seed,
             index=index,
             stage=stage,
             batch_size=batch_size,

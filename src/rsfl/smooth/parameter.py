@@ -12,6 +12,7 @@ from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import ParameterGaussian
 from rsfl.smooth.affine import affine_layer
+from rsfl.smooth.dtype import input_dtype, widened
 from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, tally
@@ -29,11 +30,12 @@ class ParameterSmoother(Voter):
     the same for every input, whatever the batch. The model itself is never changed.
 
     Args:
-        model: Maps a batch of inputs to logits (B, num_classes).
+        model: Maps a batch of inputs to logits (B, num_classes). It may write into the batch: it is given a copy.
         sigma: Standard deviation of the noise on each parameter, positive.
         num_classes: Width of the logits.
         parameters: Names of the parameters that carry noise, as in ``model.named_parameters()``; all by default. With
-            a part of them, the certificate is for models whose other parameters are identical.
+            a part of them, the certificate is for models whose other parameters are identical. Buffers never carry
+            any, and are to be identical too.
         memory: Bytes that noisy parameters and their logits may take at a time.
 
     Example:
@@ -65,7 +67,8 @@ class ParameterSmoother(Voter):
         self.parameters = tuple(names if parameters is None else parameters)
         if not self.parameters or not set(self.parameters) <= set(names):
             raise ValueError(f"parameters must be some of {names}, got {list(self.parameters)}")
-        super().__init__(model, ParameterGaussian(sigma, partial=set(self.parameters) < set(names)), num_classes)
+        partial = set(self.parameters) < set(names) or any(True for _ in model.buffers())
+        super().__init__(model, ParameterGaussian(sigma, partial=partial), num_classes)
         self.memory = count("memory", memory, 1)
 
     def noisy(self, first: int, last: int, *, seed: int, stage: int = ESTIMATION) -> dict[str, Tensor]:
@@ -80,7 +83,7 @@ class ParameterSmoother(Voter):
             noise[row].normal_(0.0, self.law.sigma, generator=generator)
         parts = torch.split(noise, sizes, dim=1)
         return {
-            name: value + part.view(-1, *value.shape).to(value.dtype)
+            name: (widened(value) + part.view(-1, *value.shape)).to(value.dtype)
             for (name, value), part in zip(clean.items(), parts, strict=True)
         }
 
@@ -107,7 +110,7 @@ class ParameterSmoother(Voter):
         batch_size: int | None,
         stage: int = ESTIMATION,
     ) -> Votes:
-        seed = count("seed", seed)
+        x = x.to(input_dtype(self.model, x))
         way = self._way(x)
         size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
         counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
@@ -135,7 +138,7 @@ class ParameterSmoother(Voter):
         """Logits (B, copies, K) of all copies for all inputs."""
         layer = affine_layer(self.model) if way == "wide" else None
         if layer is None:
-            stacked: Tensor = vmap(lambda copy: functional_call(self.model, copy, (x,)), out_dims=1)(copies)
+            stacked: Tensor = vmap(lambda copy: functional_call(self.model, copy, (x.clone(),)), out_dims=1)(copies)
             return stacked
         # One product for all copies: the weights of all classes of all copies side by side.
         prefix, linear = layer
@@ -156,5 +159,6 @@ class _InBatches(nn.Module):
         self.model, self.size, self.num_classes = model, size, num_classes
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = torch.split(x, self.size)
+        # The model may write into its input: the next copy shall find what this one found, and so shall the caller.
+        parts = (part.clone() for part in torch.split(x, self.size))
         return torch.cat([checked_logits(self.model(part), len(part), self.num_classes) for part in parts])

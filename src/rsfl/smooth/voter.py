@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rsfl import bounds
-from rsfl._checks import choice, count, number
+from rsfl._checks import choice, count, counts, number
 from rsfl.noise import Law
 from rsfl.smooth.certificate import CONFIDENCE, Certificate, certified_by_count, certified_by_test, predicted
 from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
@@ -70,8 +70,9 @@ class Voter(ABC):
         The draws are those of :meth:`certify`'s estimation; the same seed and index give the same votes. Copies with
         non-finite logits do not vote.
         """
+        n, seed = count("n", n, 1), count("seed", seed)
         x, index = self._checked(x, index)
-        return self._count(x, index, 0, count("n", n, 1), seed=seed, batch_size=batch_size).counts
+        return self._count(x, index, 0, n, seed=seed, batch_size=batch_size).counts
 
     def certify(
         self,
@@ -89,7 +90,7 @@ class Voter(ABC):
         """Select a class with n0 votes, bound its probability with n others, return its radius.
 
         Args:
-            x: Inputs (B, ...), finite.
+            x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
             n0: Votes for selection, at least 1.
             n: Votes for estimation, enough to certify something at alpha; ``default_n`` if None.
             alpha: Probability, for each input, with which the certificate may be wrong.
@@ -112,6 +113,7 @@ class Voter(ABC):
         choice("runner_up", runner_up, ("complement", "bounded"))
         lower, _ = CONFIDENCE[choice("confidence", confidence, tuple(CONFIDENCE))]
         n0, n = count("n0", n0, 1), count("n", self.default_n if n is None else n, 1)
+        seed = count("seed", seed)
         least = bounds.minimum_trials(alpha if runner_up == "complement" else alpha / 2, lower=lower)
         if n < least:
             raise ValueError(f"n must be at least {least} to certify anything at alpha={alpha!r}, got {n}")
@@ -143,7 +145,7 @@ class Voter(ABC):
         """The smoothed classifier's class where n votes tell it from the second, else ``ABSTAIN``; no radius.
 
         Args:
-            x: Inputs (B, ...), finite.
+            x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
             n: Votes; enough to tell unanimity from chance at alpha.
             alpha: Probability, for each input, of returning a class that is not the most probable one.
             batch_size: Noisy inputs per forward call; None chooses one that fits.
@@ -158,6 +160,7 @@ class Voter(ABC):
             TypeError: x or the logits are not tensors of numbers.
         """
         alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
+        seed = count("seed", seed)
         n, least = count("n", n, 1), bounds.top_two_minimum_trials(alpha)
         if n < least:
             raise ValueError(f"n must be at least {least} to predict anything at alpha={alpha!r}, got {n}")
@@ -183,7 +186,7 @@ class Voter(ABC):
         schedule of samples and drops inputs that are decided, or that even unanimous votes could no longer certify.
 
         Args:
-            x: Inputs (B, ...), finite.
+            x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
             radius: The radius asked for, at least 0, within what the law can certify.
             n0: Votes for selection, at least 1.
             alpha: Probability, for each input, with which the certificate may be wrong.
@@ -203,6 +206,7 @@ class Voter(ABC):
         alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
         radius = number("radius", radius, 0, np.inf, open_high=True)
         n0, n_max = count("n0", n0, 1), count("n_max", self.default_n if n_max is None else n_max, 1)
+        seed = count("seed", seed)
         x, index = self._checked(x, index)
         p0 = self.law.probability(radius, dim=self.dim(x))
         least = bounds.sequential_minimum_trials(p0, alpha)
@@ -212,14 +216,14 @@ class Voter(ABC):
             )
         selection = self._count(x, index, 0, n0, seed=seed, batch_size=batch_size, stage=SELECTION)
         chosen = selection.counts.argmax(dim=1)
-        counts, invalid = torch.zeros_like(selection.counts), torch.zeros_like(selection.invalid)
+        found, invalid = torch.zeros_like(selection.counts), torch.zeros_like(selection.invalid)
         certified = np.zeros(len(x), dtype=bool)
         undecided = torch.arange(len(x), device=x.device)
         for start, stop in looks(n_max):
             new = self._count(x[undecided], index[undecided.cpu()], start, stop, seed=seed, batch_size=batch_size)
-            counts[undecided] += new.counts
+            found[undecided] += new.counts
             invalid[undecided] += new.invalid
-            successes = counts[undecided, chosen[undecided]].cpu().numpy()
+            successes = found[undecided, chosen[undecided]].cpu().numpy()
             decision = np.asarray(bounds.sequential_decision(successes, stop, p0, alpha))
             hopeless = np.asarray(bounds.sequential_decision(successes + n_max - stop, n_max, p0, alpha)) != 1
             certified[undecided.cpu().numpy()] = decision == 1
@@ -229,7 +233,7 @@ class Voter(ABC):
         return certified_by_test(
             self.law,
             selection,
-            Votes(counts, invalid),
+            Votes(found, invalid),
             certified,
             radius=radius,
             p0=p0,
@@ -247,24 +251,26 @@ class Voter(ABC):
         self.law.check(x)
         if index is None:
             return x, torch.arange(len(x))
-        index = torch.as_tensor(index).cpu()
-        if index.dtype != torch.int64 or index.shape != (len(x),) or bool((index < 0).any()):
-            raise ValueError(f"index must hold {len(x)} whole numbers of at least 0, got {index.tolist()}")
-        return x, index
+        numbers = counts("index", index.cpu() if isinstance(index, Tensor) else index)
+        if numbers.shape != (len(x),):
+            raise ValueError(f"index must hold {len(x)} whole numbers, one for each input, got {numbers.tolist()}")
+        return x, torch.from_numpy(numbers)
 
 
 def checked_batch(x: Tensor) -> Tensor:
     """``x``, detached, if it is a batch (B, ...) of finite inputs.
 
     Raises:
-        ValueError: It holds no input, or an infinity or NaN.
-        TypeError: It is no tensor of floating point numbers.
+        ValueError: It holds no number, or an infinity or NaN.
+        TypeError: It is no dense tensor of floating point numbers.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
-    if x.ndim < 2 or len(x) == 0:
+    if x.layout != torch.strided:
+        raise TypeError(f"x must be a dense tensor, got one of layout {x.layout}")
+    if x.ndim < 2 or x.numel() == 0:
         raise ValueError(f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}")
     finite = x.isfinite()
     if not bool(finite.all()):

@@ -1,5 +1,6 @@
 """The hot loop: votes of noisy copies of many inputs at once, counted where they were cast."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl.noise import Law
+from rsfl.smooth.dtype import input_dtype, widened
 from rsfl.smooth.modes import evaluating
 
 __all__ = [
@@ -146,7 +148,7 @@ def count_votes(
     and neighbours do not change it. Votes are counted on the device of ``x`` and nothing leaves it.
 
     Args:
-        model: Maps a batch of inputs to logits (rows, num_classes).
+        model: Maps a batch of inputs, in its own dtype, to logits (rows, num_classes).
         law: Perturbs the inputs.
         x: Inputs (B, ...).
         num_classes: Width of the logits, K.
@@ -164,6 +166,7 @@ def count_votes(
     rows = len(x) * per_input
     batch = _fitting_batch(x, rows) if batch_size is None else min(count("batch_size", batch_size, 1), max(rows, 1))
     counts = torch.zeros((len(x), num_classes + 1), dtype=torch.int64, device=x.device)
+    dtype, x = input_dtype(model, x), widened(x)
     blocks = _Blocks(law, x.shape[1:], x.device)
     keys = index.tolist()
     noisy = torch.empty(0)
@@ -173,7 +176,7 @@ def count_votes(
             size = min(batch, rows - done)
             try:
                 if len(noisy) < size:
-                    noisy = x.new_empty((size, *x.shape[1:]))
+                    noisy = x.new_empty((size, *x.shape[1:]), dtype=dtype)
                 filled = 0
                 for i, block, first, last in _pieces(done, done + size, start, per_input):
                     noise = blocks(seed, keys[i], stage, block)[first:last]
@@ -184,6 +187,11 @@ def count_votes(
                 tally(logits, bins, counts)
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
+                    if sys.version_info >= (3, 11):  # which shows notes below the message
+                        error.add_note(
+                            f"The model was called with {size} noisy inputs of shape {tuple(x.shape[1:])}; one input "
+                            "alone is given as x[None]."
+                        )
                     raise
                 batch, noisy = max(1, size // 2), torch.empty(0)  # what was counted stays counted
                 continue

@@ -1,5 +1,6 @@
 """A plain training loop that can be killed and resumed. Loops of one's own call the losses directly."""
 
+import inspect
 import math
 import os
 import warnings
@@ -94,6 +95,11 @@ def fit(
             "batches must give the batches of an epoch by its number, as train.Batches(x, y) and "
             f"train.DatasetBatches(dataset) do, got {type(batches).__name__}"
         )
+    if not _takes(loss, model, "x", "y", "generator"):
+        raise TypeError(
+            "loss must take (model, x, y, generator), as train.CrossEntropy() and train.Adversarial(...) do, "
+            f"got {loss!r}"
+        )
     epochs, warmup, _ = count("epochs", epochs, 1), count("warmup", warmup), count("seed", seed)
     if warmup and not isinstance(loss, Adversarial):
         raise TypeError(f"loss must be Adversarial for a warmup, got {loss!r}")
@@ -159,6 +165,19 @@ def _resumed(path: Path, run: str, parts: Mapping[str, Any], epochs: int) -> lis
     for name, part in parts.items():
         part.load_state_dict(content[name])
     return [Epoch(**entry) for entry in content["history"]]
+
+
+def _takes(function: Any, *arguments: Any) -> bool:
+    """Whether a function, or a module's ``forward``, may be called with the arguments, as far as its signature says."""
+    try:
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    except ValueError:  # it has none that Python can read
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def _named(loss: Loss) -> str:
