@@ -25,7 +25,7 @@ from rsfl import _checks, bounds
         (
             lambda: _checks.count("seed", 2**64),
             ValueError,
-            r"seed must be a count .* \(and at most 2\*\*53\), got 1.84",
+            r"seed must be a count .* \(and at most 2\*\*53\), got 18446744073709551616",
         ),
         (lambda: _checks.count("seed", True), TypeError, "seed must be a whole number or an array of them, got True"),
         (lambda: _checks.number("p", 10**400), TypeError, "p must be a real number or an array of them, got 1000"),

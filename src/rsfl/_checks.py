@@ -37,14 +37,15 @@ def _first_bad(values: NDArray[Any], bad: NDArray[np.bool_]) -> str:
 
 
 def _array(name: str, value: Any, what: str) -> NDArray[Any]:
-    """``value`` as an array of integers or of floats, none of them wider than float64."""
+    """``value`` as an array of integers, Python's own where 64 bits are too few, or of floats no wider than float64."""
     try:
         raw = np.asarray(value)
-        if raw.dtype == object and all(type(entry) is int for entry in raw.flat):  # too large for any dtype of integers
-            raw = raw.astype(np.float64)
+        large = raw.dtype == object and all(type(entry) is int for entry in raw.flat)
+        if large:
+            raw.astype(np.float64)  # an error if that is too small, too
     except Exception:  # ragged lists, tensors that are not on the CPU or carry a gradient, ...
-        raw = np.empty((), dtype=object)
-    if raw.dtype.kind not in "iuf":
+        raw, large = np.empty((), dtype=object), False
+    if raw.dtype.kind not in "iuf" and not large:
         raise TypeError(f"{name} must be {what} or an array of them, got {value!r}")
     if raw.dtype.itemsize > 8:
         raise TypeError(f"{name} must be no wider than float64, which would round it, got {raw.dtype}")
