@@ -175,6 +175,17 @@ def test_a_second_process_is_refused(tmp_path):
         certified(tmp_path, Slow(400))  # another rank's file is another matter
 
 
+@pytest.fixture
+def listening():
+    """Signals as in the foreground: what runs these tests may have them ignored."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_after_the_chunk(tmp_path, number):
     before = signal.getsignal(number)
@@ -190,6 +201,15 @@ def test_signals_stop_after_the_chunk(tmp_path, number):
     assert votes(tmp_path) == votes(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("listening")
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    certified(tmp_path, Slow(40, at={9: lambda: signal.raise_signal(signal.SIGINT)}))
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert len(votes(tmp_path)) == 40
+
+
+@pytest.mark.usefixtures("listening")
 def test_a_second_interrupt_acts_at_once(tmp_path):
     def twice():
         signal.raise_signal(signal.SIGINT)

@@ -56,7 +56,8 @@ def _signals() -> Iterator[Callable[[], int]]:
         restore()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of a command that a shell runs in the background
+            before[number] = signal.signal(number, note)
     try:
         yield lambda: came
     finally:
