@@ -416,7 +416,7 @@ VOTES = {"method": "votes", "sigma": 0.1}
         ({"x": TEST * float("nan")}, ValueError, "x must be finite"),
         ({"x": TEST[0]}, ValueError, r"x must be a batch \(B, ...\) of at least one input, got shape \(5,\)"),
         ({"threat": "removal"}, TypeError, "threat must be a Threat, got str"),
-        ({"index": [1, 2]}, ValueError, r"index must hold 400 whole numbers, got \[1, 2\]"),
+        ({"index": [1, 2]}, ValueError, r"index must hold 400 whole numbers, one for each input, got \[1, 2\]"),
     ],
 )
 def test_bad_arguments_are_named_and_quoted(options, error, words):

@@ -230,6 +230,7 @@ def test_a_model_is_called_linear_only_if_nothing_else_can_compute():
         nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)): "Sequential",
         Squared(5, 3): "Squared",
         type("linear", (Squared,), {})(5, 3): "custom linear",
+        type("Bilinear", (Squared,), {})(5, 3): "Bilinear",
     }
     for model, kind in kinds.items():
         found = fed.Server(model.double(), server.clients).run(1, progress=False).ledger.rounds[0]

@@ -28,7 +28,7 @@ from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
 from rsfl.smooth.affine import affine_layer
 from rsfl.smooth.certificate import CONFIDENCE, floored, raised
 from rsfl.smooth.modes import evaluating
-from rsfl.smooth.voter import checked_batch
+from rsfl.smooth.voter import checked_batch, checked_index
 
 __all__ = ["PoisoningCertificate", "certify", "largest_backdoors"]
 
@@ -158,16 +158,8 @@ def certify(
     for name, value, kind in (("model", model, nn.Module), ("threat", threat, bounds.Threat)):
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
-    x, rounds, known = checked_batch(x), _rounds(ledger), _clients(ledger)
-    if strangers := sorted(set(threat.clients or ()) - known):
-        raise ValueError(f"threat.clients must be clients of the ledger, got {strangers!r}")
-    for client, named in threat.samples.items() if isinstance(threat.samples, Mapping) else ():
-        drawn = [one.samples for record in rounds for one in record.participants if one.client == client]
-        kept = [one for one in drawn if one is not None]
-        if len(kept) == len(drawn) and (unknown := sorted(set(named).difference(*kept))):
-            raise ValueError(f"threat.samples must be samples that client {client} has drawn, got {unknown!r}")
-    if index is not None and len(index) != len(x):
-        raise ValueError(f"index must hold {len(x)} whole numbers, got {index!r}")
+    x, rounds = checked_batch(x), _rounds(ledger)
+    _check_known(threat, ledger, rounds)
     choice("method", method, ("margin", "votes", "published"))
     sampling: dict[str, Any] = {"n0": n0, "alpha": alpha, "confidence": confidence, "seed": seed}
     if method == "margin":
@@ -214,11 +206,17 @@ def _rounds(ledger: Ledger | Sequence[Round]) -> tuple[Round, ...]:
     return tuple(rounds)
 
 
-def _clients(ledger: Ledger | Sequence[Round]) -> set[int]:
-    """Who can have taken part."""
-    if isinstance(ledger, Ledger):
-        return set(ledger.sizes)
-    return {one.client for record in ledger for one in record.participants}
+def _check_known(threat: bounds.Threat, ledger: Ledger | Sequence[Round], rounds: Sequence[Round]) -> None:
+    """Refuse clients and samples that the run did not have: a slip in their numbers would certify everything."""
+    entries = [one for record in rounds for one in record.participants]
+    known = set(ledger.sizes) if isinstance(ledger, Ledger) else {one.client for one in entries}
+    if strangers := sorted(set(threat.clients or ()) - known):
+        raise ValueError(f"threat.clients must be clients of the ledger, got {strangers!r}")
+    for client, named in threat.samples.items() if isinstance(threat.samples, Mapping) else ():
+        drawn = [one.samples for one in entries if one.client == client]
+        kept = [samples for samples in drawn if samples is not None]
+        if len(kept) == len(drawn) and (unknown := sorted(set(named).difference(*kept))):
+            raise ValueError(f"threat.samples must be samples that client {client} has drawn, got {unknown!r}")
 
 
 def _refuse(where: str, **arguments: Any) -> None:
@@ -314,7 +312,7 @@ def _exact(model: nn.Module, x: Tensor, sigma: float | None, index: Tensor | Seq
         invalid=none,
         n0=none,
         n=none,
-        index=torch.arange(len(rows), device=device) if index is None else torch.as_tensor(index, device=device),
+        index=checked_index(index, len(rows)).to(device),
         alpha=0.0,
         law=ParameterDistance(sigma),
         seed=0,

@@ -364,8 +364,9 @@ class Rounds:
         sgd = [one.trainer for one in participants if type(one) in (Client, Remote) and type(one.trainer) is SGD]
         ours = len(sgd) == len(participants)
         plain = ours and all(t.mixture is None and t.loss == CrossEntropy() for t in sgd)
+        name = type(self.server.model).__name__
         return {
-            "model": "linear" if self._linear else type(self.server.model).__name__.replace("linear", "custom linear"),
+            "model": "linear" if self._linear else f"custom {name}" if name == "linear" else name,
             "loss": "softmax cross-entropy" if plain else "custom",
             "optimizer": "sgd" if ours else "custom",
             "momentum": max((float(t.momentum) for t in sgd), default=0.0),

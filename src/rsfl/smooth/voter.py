@@ -14,7 +14,7 @@ from rsfl.noise import Law
 from rsfl.smooth.certificate import CONFIDENCE, Certificate, certified_by_count, certified_by_test, predicted
 from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
 
-__all__ = ["Voter", "checked_batch", "looks"]
+__all__ = ["Voter", "checked_batch", "checked_index", "looks"]
 
 
 class Voter(ABC):
@@ -249,12 +249,7 @@ class Voter(ABC):
         if device != x.device:
             raise ValueError(f"x must be on the model's device {device}, got {x.device}")
         self.law.check(x)
-        if index is None:
-            return x, torch.arange(len(x))
-        numbers = counts("index", index.cpu() if isinstance(index, Tensor) else index)
-        if numbers.shape != (len(x),):
-            raise ValueError(f"index must hold {len(x)} whole numbers, one for each input, got {numbers.tolist()}")
-        return x, torch.from_numpy(numbers)
+        return x, checked_index(index, len(x))
 
 
 def checked_batch(x: Tensor) -> Tensor:
@@ -277,6 +272,21 @@ def checked_batch(x: Tensor) -> Tensor:
         where = tuple((~finite).nonzero()[0].tolist())
         raise ValueError(f"x must be finite, got {x[where].item()!r} at index {where}")
     return x.detach()
+
+
+def checked_index(index: Tensor | Sequence[int] | None, rows: int) -> Tensor:
+    """Which inputs a batch holds, (rows,) int64 on the CPU; 0 ... rows - 1 if that is not said.
+
+    Raises:
+        ValueError: It is not one whole number of at least 0 for each input.
+        TypeError: It holds something else than numbers.
+    """
+    if index is None:
+        return torch.arange(rows)
+    numbers = counts("index", index.cpu() if isinstance(index, Tensor) else index)
+    if numbers.shape != (rows,):
+        raise ValueError(f"index must hold {rows} whole numbers, one for each input, got {numbers.tolist()}")
+    return torch.from_numpy(numbers)
 
 
 def looks(n_max: int) -> list[tuple[int, int]]:
