@@ -15,9 +15,18 @@ MODULES = ("imports", "votes", "pipeline", "sequential", "deform", "parameters",
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones (default: all of {', '.join(MODULES)})")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks.json"), help="JSON file to write")
-    parser.add_argument("--threads", type=int, help="threads of a forward pass (default: as many as PyTorch takes)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which ones (default: all of {', '.join(MODULES)})",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/benchmarks.json"), help="JSON file to write"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="threads of a forward pass (default: as many as PyTorch takes)"
+    )
     options = parser.parse_args()
     if unknown := set(options.names) - set(MODULES):
         parser.error(f"NAME must be one of {', '.join(MODULES)}, got {', '.join(sorted(unknown))}")

@@ -1,5 +1,6 @@
-"""Plain loops in processes of their own, where the library has set nothing up: counting votes and training change the
-process's heap (``rsfl._heap``), and what runs beside them would gain or lose by it.
+"""Plain loops in processes of their own, where the library has set nothing up: counting votes and
+training change the process's heap (``rsfl._heap``), and what runs beside them would gain or lose by
+it.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ def apart(call: Callable[[], object]) -> Iterator[Callable[[], None]]:
     """Within the block, a function that has another process make the call, and waits for it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(call, torch.get_num_threads(), theirs), daemon=True)
+    process = context.Process(
+        target=_serve, args=(call, torch.get_num_threads(), theirs), daemon=True
+    )
     process.start()
 
     def asked() -> None:

@@ -1,7 +1,9 @@
-"""An epoch of robust training: two gradient estimators side by side, and beside plainly written training.
+"""An epoch of robust training: two gradient estimators side by side, and beside plainly written
+training.
 
-The setting is that of the papers' small-budget runs: two draws of noise, two steps of the attack, then one step of SGD.
-Two networks: the demo's for 8 x 8 digits, and a convolutional one of the same kind for 32 x 32 colour images.
+The setting is that of the papers' small-budget runs: two draws of noise, two steps of the attack,
+then one step of SGD. Two networks: the demo's for 8 x 8 digits, and a convolutional one of the same
+kind for 32 x 32 colour images.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,7 +39,8 @@ def colour_network() -> nn.Module:
 
 
 def plainly(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """SmoothAdv as one writes it down: repeated inputs, an optimizer for the offset, backward through everything."""
+    """SmoothAdv as one writes it down: repeated inputs, an optimizer for the offset, backward
+    through everything."""
     rows = x.repeat_interleave(SAMPLES, dim=0)
     noise = torch.randn_like(rows) * SIGMA
     delta = torch.zeros_like(x, requires_grad=True)
@@ -57,7 +60,8 @@ def plainly(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         delta.data.renorm_(p=2, dim=0, maxnorm=EPSILON)
     model.zero_grad()
     return functional.cross_entropy(
-        model(rows + delta.detach().repeat_interleave(SAMPLES, dim=0) + noise), y.repeat_interleave(SAMPLES)
+        model(rows + delta.detach().repeat_interleave(SAMPLES, dim=0) + noise),
+        y.repeat_interleave(SAMPLES),
     )
 
 
@@ -87,7 +91,9 @@ def rows() -> Iterator[Row]:
         "stochastic": Adversarial(attack=pgd, law=law, num_classes=10),
         "one-point": Adversarial(attack=one_point, law=law, num_classes=10),
         "stochastic, 10 steps": Adversarial(attack=replace(pgd, steps=10), law=law, num_classes=10),
-        "one-point, 10 steps": Adversarial(attack=replace(one_point, steps=10), law=law, num_classes=10),
+        "one-point, 10 steps": Adversarial(
+            attack=replace(one_point, steps=10), law=law, num_classes=10
+        ),
     }
     for name, make, shape, size, batches, repeats in (
         ("digits", network, (1, 8, 8), 100, 20, 7),
@@ -97,12 +103,21 @@ def rows() -> Iterator[Row]:
         ours = {kind: partial(epoch, make, x, y, size, loss) for kind, loss in losses.items()}
         with apart(partial(plain_epoch, make, x, y, size)) as plain:
             times = turns({"plainly": plain, **ours}, repeats=repeats)
-        detail = ", ".join(f"{kind} {1e3 * median(taken) / batches:.1f} ms" for kind, taken in times.items())
+        detail = ", ".join(
+            f"{kind} {1e3 * median(taken) / batches:.1f} ms" for kind, taken in times.items()
+        )
         for what, above, below, target in (
             ("SmoothAdv epoch, plainly written / ours", "plainly", "stochastic", 1.3),
             ("SmoothAdv epoch, stochastic / one-point", "stochastic", "one-point", None),
-            ("the same, 10 steps of the attack", "stochastic, 10 steps", "one-point, 10 steps", None),
+            (
+                "the same, 10 steps of the attack",
+                "stochastic, 10 steps",
+                "one-point, 10 steps",
+                None,
+            ),
         ):
             yield Row(f"{name}: {what}", ratio(times[above], times[below]), "times", target)
         slower = ratio(times["stochastic"], times["noise"])
-        yield Row(f"{name}: SmoothAdv epoch / noise epoch", slower, "times", detail=f"a step: {detail}")
+        yield Row(
+            f"{name}: SmoothAdv epoch / noise epoch", slower, "times", detail=f"a step: {detail}"
+        )

@@ -1,4 +1,5 @@
-"""Rounds of stacked training beside one-by-one training: 100 clients, 20 steps each in batches of 30."""
+"""Rounds of stacked training beside one-by-one training: 100 clients, 20 steps each in batches of
+30."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -17,7 +18,10 @@ def rows() -> Iterator[Row]:
     trainer = fed.SGD(lr=0.05, batch_size=30, steps=20)
     size = CLIENTS * SAMPLES
     for features in (64, 784):
-        x, y = torch.rand(size, features, generator=generator), torch.randint(10, (size,), generator=generator)
+        x, y = (
+            torch.rand(size, features, generator=generator),
+            torch.randint(10, (size,), generator=generator),
+        )
         members = fed.clients(x, y, fed.partition.equal(size, CLIENTS), trainer)
         for name, model, target in (
             (f"logistic {features}-10", nn.Linear(features, 10), 5),
@@ -28,14 +32,26 @@ def rows() -> Iterator[Row]:
             ),
         ):
             servers = {flag: fed.Server(model, members, stacked=flag) for flag in (False, True)}
-            calls = {str(flag): lambda server=server: server.run(ROUNDS) for flag, server in servers.items()}
+            calls = {
+                str(flag): lambda server=server: server.run(ROUNDS)
+                for flag, server in servers.items()
+            }
             times = turns(calls, repeats=3)
             round_, alone = (median(times[kind]) / ROUNDS for kind in ("True", "False"))
             detail = f"{round_:.3f} s a round, one by one {alone:.3f}"
             gain = ratio(times["False"], times["True"])
-            yield Row(f"{name}, 100 clients: stacked, times one by one", gain, "times", target, detail=detail)
+            yield Row(
+                f"{name}, 100 clients: stacked, times one by one",
+                gain,
+                "times",
+                target,
+                detail=detail,
+            )
 
-    x, y = torch.rand(50_000, 784, generator=generator), torch.randint(10, (50_000,), generator=generator)
+    x, y = (
+        torch.rand(50_000, 784, generator=generator),
+        torch.randint(10, (50_000,), generator=generator),
+    )
     parts = fed.partition.major_class(y.numpy(), 1000, 500, 0.5)
     large = fed.Server(nn.Linear(784, 10), fed.clients(x, y, parts, trainer), fraction=0.1)
     spent = seconds(lambda: large.run(ROUNDS)) / ROUNDS

@@ -1,9 +1,11 @@
-"""Does federated training make clients more robust than training alone? Digits, 20 clients, four training modes.
+"""Does federated training make clients more robust than training alone? Digits, 20 clients, four
+training modes.
 
-The questions of Alfarra et al. (2022, figures 1, 2 and 5) on scikit-learn's digits: local training, federated training,
-a nominal federated model personalised with augmentation, and a mixture of local and global models, certified against
-pixel noise, rotation and translation on each client's own test samples. Prints a table, and saves one panel a
-perturbation: mean over the clients, and the band from the worst to the best. A backdoored run ends it.
+The questions of Alfarra et al. (2022, figures 1, 2 and 5) on scikit-learn's digits: local training,
+federated training, a nominal federated model personalised with augmentation, and a mixture of local
+and global models, certified against pixel noise, rotation and translation on each client's own test
+samples. Prints a table, and saves one panel a perturbation: mean over the clients, and the band
+from the worst to the best. A backdoored run ends it.
 
 Run ``python -m benchmarks.fed_digits --out DIRECTORY`` (about half a minute).
 """
@@ -49,12 +51,22 @@ def network() -> nn.Module:
 
 
 def trainer(law: Law | None = None, mixture: float | None = None) -> fed.SGD:
-    # A mixture weighs the local loss by lambda: the step makes up for it, so that all modes learn as fast.
-    return fed.SGD(lr=0.2 / (mixture or 1), batch_size=16, epochs=2, mixture=mixture, loss=train.CrossEntropy(law))
+    # A mixture weighs the local loss by lambda: the step makes up for it, so that all modes learn
+    # as fast.
+    return fed.SGD(
+        lr=0.2 / (mixture or 1),
+        batch_size=16,
+        epochs=2,
+        mixture=mixture,
+        loss=train.CrossEntropy(law),
+    )
 
 
-def modes(x: Tensor, y: Tensor, parts: list[np.ndarray], law: Law) -> dict[str, nn.Module | Mapping[int, nn.Module]]:
-    """The models that each training mode ends with, all of them after as many passes over the data."""
+def modes(
+    x: Tensor, y: Tensor, parts: list[np.ndarray], law: Law
+) -> dict[str, nn.Module | Mapping[int, nn.Module]]:
+    """The models that each training mode ends with, all of them after as many passes over the
+    data."""
 
     def federated(how: fed.SGD, rounds: int = ROUNDS) -> fed.Result:
         return fed.Server(network(), fed.clients(x, y, parts, how), seed=SEED).run(rounds)
@@ -74,7 +86,11 @@ def curve(law: Law, radii: np.ndarray) -> Callable[[nn.Module, Tensor, Tensor], 
     """Certified accuracy of a model at the given radii: right, and certified at least so far."""
 
     def metric(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
-        smoother = Smoother(model, law, 10) if isinstance(law, Gaussian) else DeformationSmoother(model, law, 10)
+        smoother = (
+            Smoother(model, law, 10)
+            if isinstance(law, Gaussian)
+            else DeformationSmoother(model, law, 10)
+        )
         found = smoother.certify(x, n0=100, n=VOTES, seed=SEED)
         radius = torch.where(found.label == y, found.radius, -1.0).numpy()
         return (radius[:, None] >= radii).mean(axis=0)
@@ -92,7 +108,9 @@ def certify(x: Tensor, y: Tensor, out: Path | None) -> None:
         largest = law.radius((0.001) ** (1 / VOTES))
         radii = np.linspace(0, largest, 41)
         shown = [0, 10, 20, 30]
-        print(f"\n{name}, {law}: certified accuracy, mean (min-max) over {CLIENTS} clients, by {unit}")
+        print(
+            f"\n{name}, {law}: certified accuracy, mean (min-max) over {CLIENTS} clients, by {unit}"
+        )
         print(f"{'':14}" + "".join(f"{math.floor(radii[i] * 1e3) / 1e3:>18.3f}" for i in shown))
         curves[name] = {}
         for mode, models in modes(x, y, parts, law).items():
@@ -115,7 +133,9 @@ def plot(curves: Mapping[str, Mapping[str, fed.PerClient]], path: Path) -> None:
         radii = np.linspace(0, law.radius((0.001) ** (1 / VOTES)), 41)
         for mode, found in by_mode.items():
             (line,) = axis.plot(radii, found.mean, label=mode)
-            axis.fill_between(radii, found.min, found.max, color=line.get_color(), alpha=0.12, linewidth=0)
+            axis.fill_between(
+                radii, found.min, found.max, color=line.get_color(), alpha=0.12, linewidth=0
+            )
         axis.set(title=name, xlabel=unit)
     axes[0].set(ylabel="certified accuracy", ylim=(0, 1))
     axes[-1].legend()
@@ -126,7 +146,8 @@ def plot(curves: Mapping[str, Mapping[str, fed.PerClient]], path: Path) -> None:
 
 
 def backdoor(x: Tensor, y: Tensor) -> None:
-    """One of 20 clients poisons half of each batch and sends five times its update: does the trigger work?"""
+    """One of 20 clients poisons half of each batch and sends five times its update: does the
+    trigger work?"""
     parts = fed.partition.equal(1437, CLIENTS, seed=SEED)
     members = fed.clients(x, y, parts, trainer())
     pattern = poison.pixel_patch((1, 8, 8), 1.0)
@@ -139,8 +160,14 @@ def backdoor(x: Tensor, y: Tensor) -> None:
     rules = {
         "no attack": (fed.Server(network(), members, seed=SEED), {}),
         "undefended": (fed.Server(network(), members, seed=SEED), attacks),
-        "updates clipped at 0.5": (fed.Server(network(), members, update_clip=0.5, seed=SEED), attacks),
-        "geometric median": (fed.Server(network(), members, aggregate=fed.GeometricMedian(), seed=SEED), attacks),
+        "updates clipped at 0.5": (
+            fed.Server(network(), members, update_clip=0.5, seed=SEED),
+            attacks,
+        ),
+        "geometric median": (
+            fed.Server(network(), members, aggregate=fed.GeometricMedian(), seed=SEED),
+            attacks,
+        ),
     }
     for name, (server, who) in rules.items():
         model = server.run(ROUNDS, attacks=who).model

@@ -24,7 +24,9 @@ TRAINER = fed.SGD(lr=0.05, batch_size=30, steps=20)
 def data(client):
     """A client's own samples, made where it is, so that nobody waits for those of the others."""
     generator = torch.Generator().manual_seed(client)
-    return torch.rand(SAMPLES, FEATURES, generator=generator), torch.randint(10, (SAMPLES,), generator=generator)
+    return torch.rand(SAMPLES, FEATURES, generator=generator), torch.randint(
+        10, (SAMPLES,), generator=generator
+    )
 
 
 def model():
@@ -39,7 +41,8 @@ def build(context):
 
 
 def timed(run):
-    """Fewest seconds between the ends of two rounds, as others use the machine too, and the final model."""
+    """Fewest seconds between the ends of two rounds, as others use the machine too, and the final
+    model."""
     ends = []
     result = run(lambda model: ends.append(perf_counter()) or {})
     return min(b - a for a, b in pairwise(ends)), result.model.weight.detach()
@@ -58,10 +61,15 @@ def simulated():
     @app.main()
     def main(grid, context):
         server = fed.Server(model(), flower.register(grid, CLIENTS, TRAINER))
-        found.append(timed(lambda evaluate: flower.Strategy(server, ROUNDS, evaluate=evaluate).run(grid)))
+        found.append(
+            timed(lambda evaluate: flower.Strategy(server, ROUNDS, evaluate=evaluate).run(grid))
+        )
 
     cores = os.cpu_count() or 1
-    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": cores}}
+    resources = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"num_cpus": cores},
+    }
     run_simulation(app, flower.client_app(build), num_supernodes=CLIENTS, backend_config=resources)
     return found[0]
 
@@ -74,8 +82,15 @@ def main():
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(first, third)
     print(f"1 thread, {os.cpu_count()} cores, torch {torch.__version__}")
-    print(f"{CLIENTS} clients x {SAMPLES} samples of {FEATURES}, 20 batches of 30, linear model, {ROUNDS} rounds")
-    for name, seconds in {"stacked": stacked, "one by one": alone, "Flower simulation": network}.items():
+    print(
+        f"{CLIENTS} clients x {SAMPLES} samples of {FEATURES}, 20 batches of 30, linear model, "
+        f"{ROUNDS} rounds"
+    )
+    for name, seconds in {
+        "stacked": stacked,
+        "one by one": alone,
+        "Flower simulation": network,
+    }.items():
         print(f"{name:18} {seconds:7.4f} s a round, {seconds / stacked:6.1f} times stacked")
 
 

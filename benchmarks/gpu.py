@@ -1,9 +1,10 @@
 """Votes on a GPU: ``python -m benchmarks.gpu``, a few minutes; needs CUDA.
 
-ResNet-110 on CIFAR-10 shapes in bfloat16, channels last, n = 100,000 votes an image: images a second, the share of the
-bare forward pass of the same dtype, layout and batch, and how many times the plain loop (one input at a time, batches
-of 400 in float32, one transfer a batch). The forward pass runs as written, compiled, and captured as a graph; votes are
-compared with the bare pass of the same kind. Prints the GPU's name and writes JSON.
+ResNet-110 on CIFAR-10 shapes in bfloat16, channels last, n = 100,000 votes an image: images a
+second, the share of the bare forward pass of the same dtype, layout and batch, and how many times
+the plain loop (one input at a time, batches of 400 in float32, one transfer a batch). The forward
+pass runs as written, compiled, and captured as a graph; votes are compared with the bare pass of
+the same kind. Prints the GPU's name and writes JSON.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from rsfl.smooth.votes import count_votes
 
 
 class Captured(nn.Module):
-    """A model whose forward pass for one shape is captured as a CUDA graph; other shapes run as they are."""
+    """A model whose forward pass for one shape is captured as a CUDA graph; other shapes run as
+    they are."""
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         super().__init__()
@@ -62,7 +64,8 @@ def finished(call: Callable[[], object]) -> Callable[[], None]:
 
 
 def host_waits(smoother: Smoother, x: Tensor, batch: int) -> bool:
-    """Whether counting votes makes the host wait for the device, once the first call has set everything up."""
+    """Whether counting votes makes the host wait for the device, once the first call has set
+    everything up."""
     smoother.votes(x, 2 * batch, batch_size=batch)
     index = torch.arange(len(x))
     torch.cuda.set_sync_debug_mode("error")
@@ -93,14 +96,18 @@ def measured(batch: int, n: int) -> list[Row]:
     model.load_state_dict(plain.state_dict())
     model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     image = torch.rand(1, 3, 32, 32, device="cuda").mul(255).round().div(255)
-    example = image.bfloat16().expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    example = (
+        image.bfloat16().expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    )
     forwards: dict[str, nn.Module] = {
         "as written": model,
         "compiled": torch.compile(model),
         "captured": Captured(model, example),
     }
     rows_a_call = max(1, n // batch) * batch
-    calls: dict[str, Callable[[], None]] = {"plain": finished(lambda: plain_votes(plain, image[0], 4000))}
+    calls: dict[str, Callable[[], None]] = {
+        "plain": finished(lambda: plain_votes(plain, image[0], 4000))
+    }
     for kind, forward in forwards.items():
 
         def bare(forward: nn.Module = forward) -> None:
@@ -115,7 +122,9 @@ def measured(batch: int, n: int) -> list[Row]:
         )
     pair = {
         law.__class__.__name__: finished(
-            lambda law=law: Smoother(plain, law, 10).votes(image, rows_a_call // 4, batch_size=batch)
+            lambda law=law: Smoother(plain, law, 10).votes(
+                image, rows_a_call // 4, batch_size=batch
+            )
         )
         for law in (Gaussian(SIGMA), RoundedGaussian(SIGMA))
     }
@@ -127,15 +136,24 @@ def measured(batch: int, n: int) -> list[Row]:
         taken = times[f"votes {kind}"]
         images = 1 / median(taken) * rows_a_call / 100_000
         detail = f"{rows_a_call / median(taken):.0f} votes/s"
-        found.append(Row(f"{kind}: images a second at n = 100,000", images, "images/s", detail=detail))
+        found.append(
+            Row(f"{kind}: images a second at n = 100,000", images, "images/s", detail=detail)
+        )
         share = ratio(times[f"bare {kind}"], taken)
         found.append(Row(f"{kind}: throughput over the bare forward pass", share, "times", 0.95))
         found.append(
-            Row(f"{kind}: times the plain loop", ratio(times["plain"], taken) * rows_a_call / 4000, "times", 8)
+            Row(
+                f"{kind}: times the plain loop",
+                ratio(times["plain"], taken) * rows_a_call / 4000,
+                "times",
+                8,
+            )
         )
     laws = turns(pair, repeats=3)
     slower = ratio(laws["RoundedGaussian"], laws["Gaussian"])
-    found.append(Row("RoundedGaussian, float32: time over Gaussian's", slower, "times", 2, at_least=False))
+    found.append(
+        Row("RoundedGaussian, float32: time over Gaussian's", slower, "times", 2, at_least=False)
+    )
     waits = float(host_waits(GaussianSmoother(model, SIGMA, 10), image, 200))
     found.append(Row("host waits inside the loop", waits, "(0 or 1)", 0, at_least=False))
     found.append(Row("peak memory", peak, "GiB"))
@@ -146,7 +164,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--batch", type=int, default=20_000, help="noisy images per forward call")
     parser.add_argument("--n", type=int, default=100_000, help="votes timed")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks-gpu.json"), help="JSON file to write")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/benchmarks-gpu.json"), help="JSON file to write"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("python -m benchmarks.gpu needs a CUDA device, and PyTorch sees none here.")
@@ -156,7 +176,9 @@ def main() -> None:
     for row in found:
         print(row, flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": here, "rows": [asdict(row) | {"met": row.met} for row in found]}))
+    options.out.write_text(
+        json.dumps({"machine": here, "rows": [asdict(row) | {"met": row.met} for row in found]})
+    )
     print(f"written to {options.out}")
 
 

@@ -11,7 +11,8 @@ from benchmarks.row import Row, turns
 ALONE = "import torch"
 WITH = {
     "import rsfl": f"{ALONE}; import rsfl",
-    "from rsfl.smooth import GaussianSmoother": f"{ALONE}; from rsfl.smooth import GaussianSmoother",
+    "from rsfl.smooth import "
+    "GaussianSmoother": f"{ALONE}; from rsfl.smooth import GaussianSmoother",
     "from rsfl import *": f"{ALONE}; from rsfl import *",
     "from scipy import special, which all certificates need": f"{ALONE}; from scipy import special",
 }
@@ -19,11 +20,14 @@ WITH = {
 
 def rows() -> Iterator[Row]:
     calls = {
-        code: partial(subprocess.run, [sys.executable, "-c", code], check=True) for code in (ALONE, *WITH.values())
+        code: partial(subprocess.run, [sys.executable, "-c", code], check=True)
+        for code in (ALONE, *WITH.values())
     }
     times = turns(calls)
     for name, code in WITH.items():
         beyond = median(b - a for a, b in zip(times[ALONE], times[code], strict=True))
         target = 0.3 if name == "from rsfl import *" else None
         detail = f"torch {median(times[ALONE]):.2f} s"
-        yield Row(f"{name}: beyond import torch", beyond, "s", target, at_least=False, detail=detail)
+        yield Row(
+            f"{name}: beyond import torch", beyond, "s", target, at_least=False, detail=detail
+        )

@@ -1,4 +1,5 @@
-"""Networks of the benchmarks, in plain PyTorch. They take images in [0, 1]: normalisation is their first layer."""
+"""Networks of the benchmarks, in plain PyTorch. They take images in [0, 1]: normalisation is their
+first layer."""
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ class Normalise(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut, which pads with zero channels where the size halves."""
+    """Two 3 x 3 convolutions around a shortcut, which pads with zero channels where the size
+    halves."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -31,12 +33,17 @@ class Block(nn.Module):
         self.stride, self.extra = stride, outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
-        return functional.relu(self.norm2(self.second(functional.relu(self.norm1(self.first(x))))) + shortcut)
+        shortcut = functional.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra)
+        )
+        return functional.relu(
+            self.norm2(self.second(functional.relu(self.norm1(self.first(x))))) + shortcut
+        )
 
 
 def resnet(depth: int, num_classes: int = 10) -> nn.Sequential:
-    """The CIFAR residual network of He et al. (2016) for 3 x 32 x 32 images: depth 6 k + 2, such as 8, 20 or 110."""
+    """The CIFAR residual network of He et al. (2016) for 3 x 32 x 32 images: depth 6 k + 2, such as
+    8, 20 or 110."""
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth must be 6 k + 2 and at least 8, got {depth!r}")
     layers: list[nn.Module] = [
@@ -50,7 +57,9 @@ def resnet(depth: int, num_classes: int = 10) -> nn.Sequential:
         for number in range((depth - 2) // 6):
             layers.append(Block(width, outputs, 2 if stage and not number else 1))
             width = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
+    )
 
 
 def small_cnn(channels: int = 1, size: int = 28, num_classes: int = 10) -> nn.Sequential:
@@ -67,7 +76,8 @@ def small_cnn(channels: int = 1, size: int = 28, num_classes: int = 10) -> nn.Se
 
 
 def alexnet(num_classes: int = 10) -> nn.Sequential:
-    """AlexNet's five convolutions at the widths that 3 x 32 x 32 images leave room for, and one linear layer."""
+    """AlexNet's five convolutions at the widths that 3 x 32 x 32 images leave room for, and one
+    linear layer."""
     return nn.Sequential(
         Normalise(CIFAR_MEAN, CIFAR_STD),
         nn.Conv2d(3, 64, 11, stride=4, padding=5),
@@ -89,7 +99,8 @@ def alexnet(num_classes: int = 10) -> nn.Sequential:
 
 
 class Projected(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut, which is a 1 x 1 convolution where the shape changes."""
+    """Two 3 x 3 convolutions around a shortcut, which is a 1 x 1 convolution where the shape
+    changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -103,7 +114,9 @@ class Projected(nn.Module):
         self.shortcut = (
             nn.Identity()
             if stride == 1 and inputs == outputs
-            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            else nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +124,8 @@ class Projected(nn.Module):
 
 
 def resnet18(channels: int = 3, num_classes: int = 10) -> nn.Sequential:
-    """ResNet-18 with a 3 x 3 stem, for images of about 32 x 32 in [0, 1]; ``channels`` 1 for MNIST."""
+    """ResNet-18 with a 3 x 3 stem, for images of about 32 x 32 in [0, 1]; ``channels`` 1 for
+    MNIST."""
     mean, std = (CIFAR_MEAN, CIFAR_STD) if channels == 3 else ((0.1307,), (0.3081,))
     layers: list[nn.Module] = [
         Normalise(mean, std),
@@ -124,4 +138,6 @@ def resnet18(channels: int = 3, num_classes: int = 10) -> nn.Sequential:
         for number in range(2):
             layers.append(Projected(width, outputs, 2 if stage and not number else 1))
             width = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
+    )

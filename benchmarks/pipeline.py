@@ -1,8 +1,10 @@
-"""Certified accuracy at one radius, from images to the figure: the sequential test beside the plain certification loop.
+"""Certified accuracy at one radius, from images to the figure: the sequential test beside the plain
+certification loop.
 
-The images are scikit-learn's digits, enlarged to 28 x 28; the network is trained on them with the noise it is certified
-with. The plain loop spends its votes on every image alike, so its time for one holds for all. How much the sequential
-test gains depends on how the votes fall; that is why the network is a trained one.
+The images are scikit-learn's digits, enlarged to 28 x 28; the network is trained on them with the
+noise it is certified with. The plain loop spends its votes on every image alike, so its time for
+one holds for all. How much the sequential test gains depends on how the votes fall; that is why the
+network is a trained one.
 """
 
 import copy
@@ -28,7 +30,9 @@ TEST, EPOCHS = 300, 15
 def digits() -> tuple[Tensor, Tensor]:
     x, y, test_x, test_y = demo.digits()
     small = torch.cat([test_x, x])
-    return functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False), torch.cat([test_y, y])
+    return functional.interpolate(
+        small, size=(28, 28), mode="bilinear", align_corners=False
+    ), torch.cat([test_y, y])
 
 
 def trained(x: Tensor, y: Tensor) -> nn.Module:
@@ -64,16 +68,20 @@ def rows() -> Iterator[Row]:
     found: dict[str, Certificate] = {}
 
     def decide(kind: str) -> None:
-        found[kind] = GaussianSmoother(kinds[kind][0], SIGMA, 10).certify_at(x, SIGMA, n0=N0, alpha=ALPHA, n_max=N)
+        found[kind] = GaussianSmoother(kinds[kind][0], SIGMA, 10).certify_at(
+            x, SIGMA, n0=N0, alpha=ALPHA, n_max=N
+        )
 
     with apart(partial(plain_certify, model, x[0])) as plain:
-        times = turns({"plain": plain, **{kind: partial(decide, kind) for kind in kinds}}, repeats=3)
+        times = turns(
+            {"plain": plain, **{kind: partial(decide, kind) for kind in kinds}}, repeats=3
+        )
     for kind, (_, target) in kinds.items():
         gain = TEST * ratio(times["plain"], times[kind])
         share = (found[kind].label == y).double().mean().item()
         votes = (found[kind].n + found[kind].n0).double().mean().item()
-        detail = (
-            f"{1e3 * median(times[kind]) / TEST:.1f} ms an image, {votes:.0f} votes; certified accuracy {share:.3f}"
-        )
-        yield Row(f"certified accuracy at r = sigma, {kind}: times the plain loop", gain, "times", target,
+        took = 1e3 * median(times[kind]) / TEST
+        detail = f"{took:.1f} ms an image, {votes:.0f} votes; certified accuracy {share:.3f}"
+        yield Row(f"certified accuracy at r = sigma, {kind}: times "
+                  f"the plain loop", gain, "times", target,
                   detail=detail)  # fmt: skip

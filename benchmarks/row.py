@@ -8,7 +8,8 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Row:
-    """A measured figure. ``target`` is what it should reach (``at_least``) or stay below; None for information only."""
+    """A measured figure. ``target`` is what it should reach (``at_least``) or stay below; None for
+    information only."""
 
     name: str
     value: float
@@ -26,7 +27,9 @@ class Row:
     def __str__(self) -> str:
         aim = "" if self.target is None else f"{'>=' if self.at_least else '<='} {self.target:g}"
         verdict = {True: "met", False: "MISSED", None: ""}[self.met]
-        return f"{self.name:<62}{self.value:>10.3g} {self.unit:<12}{aim:>10} {verdict:<7}{self.detail}"
+        return (
+            f"{self.name:<62}{self.value:>10.3g} {self.unit:<12}{aim:>10} {verdict:<7}{self.detail}"
+        )
 
 
 def seconds(call: Callable[[], object], *, repeats: int = 3, warmup: int = 1) -> float:
@@ -34,8 +37,11 @@ def seconds(call: Callable[[], object], *, repeats: int = 3, warmup: int = 1) ->
     return median(turns({"": call}, repeats=repeats, warmup=warmup)[""])
 
 
-def turns(calls: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1) -> dict[str, list[float]]:
-    """Wall times of several calls that take turns, so that a busy machine slows all of them alike."""
+def turns(
+    calls: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Wall times of several calls that take turns, so that a busy machine slows all of them
+    alike."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + repeats):
         for name, call in calls.items():

@@ -1,9 +1,11 @@
-"""Votes that the sequential decision saves, on inputs whose vote shares are spread as a CIFAR-10 network's are.
+"""Votes that the sequential decision saves, on inputs whose vote shares are spread as a CIFAR-10
+network's are.
 
-A third of the inputs is lost (share of the label below 1/2), a third is clear (1 - share log-uniform between 1e-6 and
-0.03), the rest is spread evenly between 1/2 and 1. The classifier looks at two numbers: the sign of the first says
-whether a vote goes to the label, the second which of nine others gets it instead. So every share is exact, and what a
-fixed number of votes would certify on average is a sum, not a sample.
+A third of the inputs is lost (share of the label below 1/2), a third is clear (1 - share
+log-uniform between 1e-6 and 0.03), the rest is spread evenly between 1/2 and 1. The classifier
+looks at two numbers: the sign of the first says whether a vote goes to the label, the second which
+of nine others gets it instead. So every share is exact, and what a fixed number of votes would
+certify on average is a sum, not a sample.
 """
 
 from collections.abc import Iterator
@@ -51,6 +53,12 @@ def rows() -> Iterator[Row]:
         aim = r == 1.0
         saved = N / at.n.double().mean().item()
         detail = f"certified {found:.4f} against {full:.4f}"
-        yield Row(f"certify_at, r = {r:g} sigma: votes saved", saved, "times", 40 if aim else None, detail=detail)
+        yield Row(
+            f"certify_at, r = {r:g} sigma: votes saved",
+            saved,
+            "times",
+            40 if aim else None,
+            detail=detail,
+        )
         lost, most = 100 * (full - found), 0.5 if aim else None
         yield Row(f"certify_at, r = {r:g} sigma: share lost", lost, "points", most, at_least=False)

@@ -1,7 +1,8 @@
-"""Votes under noise beside a loop written from the algorithm's text, and beside nothing but the model's forward calls.
+"""Votes under noise beside a loop written from the algorithm's text, and beside nothing but the
+model's forward calls.
 
-The plain loop is Cohen et al.'s (2019, figure 1 and section 4): one input at a time, batches of 400 in float32, one
-transfer a batch, counts kept in Python.
+The plain loop is Cohen et al.'s (2019, figure 1 and section 4): one input at a time, batches of 400
+in float32, one transfer a batch, counts kept in Python.
 """
 
 import copy
@@ -39,7 +40,10 @@ def plain_votes(model: nn.Module, x: Tensor, n: int, classes: int = 10) -> np.nd
 
 
 def plain_votes_of_all(
-    model: nn.Module, x: Tensor, n: int, surroundings: Callable[[], AbstractContextManager[None]] = nullcontext
+    model: nn.Module,
+    x: Tensor,
+    n: int,
+    surroundings: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     with surroundings():
         for one in x:
@@ -53,8 +57,11 @@ def bfloat16_is_fast() -> bool:
     )
 
 
-def forward_calls(model: nn.Module, x: Tensor, rows: int, batch: int, draw: Law | None) -> Callable[[], None]:
-    """As many forward calls as the votes take, the same memory kept; with ``draw``, noise is drawn but goes nowhere."""
+def forward_calls(
+    model: nn.Module, x: Tensor, rows: int, batch: int, draw: Law | None
+) -> Callable[[], None]:
+    """As many forward calls as the votes take, the same memory kept; with ``draw``, noise is drawn
+    but goes nowhere."""
     shape = (batch, *x.shape[1:])
     inputs = x[:1].expand(shape).clone()
     generator = torch.Generator(x.device)
@@ -96,14 +103,27 @@ def rows() -> Iterator[Row]:
         yield Row(f"{name}: the plain loop, with the heap kept / as it is", gain, "times")
         for kind in ("float32", "bfloat16")[: 1 + bfloat16]:
             target = 2.0 if kind == "float32" else 3.0
-            detail = f"{2 * n / median(times[kind]):.0f} votes/s, plain {2 * n / median(times['plain']):.0f}"
+            ours, plain = (2 * n / median(times[which]) for which in (kind, "plain"))
+            detail = f"{ours:.0f} votes/s, plain {plain:.0f}"
             gain = ratio(times["plain"], times[kind])
-            yield Row(f"{name}, {kind}: times the plain float32 loop", gain, "times", target, detail=detail)
+            yield Row(
+                f"{name}, {kind}: times the plain float32 loop",
+                gain,
+                "times",
+                target,
+                detail=detail,
+            )
             small = "CNN" in name
             for floor, aimed in (("forward", not small), ("noise", small)):
                 over = 100 * (ratio(times[kind], times[f"{kind} {floor}"]) - 1)
                 beyond = "the forward calls" if floor == "forward" else "forward calls and drawing"
-                yield Row(f"{name}, {kind}: beyond {beyond}", over, "%", 5 if aimed else None, at_least=False)
+                yield Row(
+                    f"{name}, {kind}: beyond {beyond}",
+                    over,
+                    "%",
+                    5 if aimed else None,
+                    at_least=False,
+                )
 
     model, x = resnet(110).eval(), torch.rand(1, 3, 32, 32).mul(255).round().div(255)
     calls = {
@@ -112,7 +132,9 @@ def rows() -> Iterator[Row]:
     }
     times = turns(calls, repeats=3)
     slower = ratio(times["RoundedGaussian"], times["Gaussian"])
-    yield Row("ResNet-110: RoundedGaussian, time over Gaussian's", slower, "times", 2, at_least=False)
+    yield Row(
+        "ResNet-110: RoundedGaussian, time over Gaussian's", slower, "times", 2, at_least=False
+    )
 
     tiny, one = GaussianSmoother(nn.Linear(4, 3), SIGMA, 3), torch.rand(1, 4)
     fixed = median(turns({"": lambda: tiny.certify(one, n=1000)}, repeats=100)[""])

@@ -1,4 +1,5 @@
-"""Sphinx configuration: warnings are errors, tutorials are executed, every public name is documented."""
+"""Sphinx configuration: warnings are errors, tutorials are executed, every public name is
+documented."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""One hypothesis profile for all, reproducible and without deadlines; and the fast paths, to switch off."""
+"""One hypothesis profile for all, reproducible and without deadlines; and the fast paths, to switch
+off."""
 
 from contextlib import nullcontext
 
@@ -9,7 +10,9 @@ from rsfl import _heap
 from rsfl.fed import training
 from rsfl.smooth import ParameterSmoother
 
-settings.register_profile("rsfl", deadline=None, derandomize=True, max_examples=100, print_blob=True)
+settings.register_profile(
+    "rsfl", deadline=None, derandomize=True, max_examples=100, print_blob=True
+)
 settings.load_profile("rsfl")
 
 FAST = {
@@ -17,11 +20,18 @@ FAST = {
     "wide": (ParameterSmoother, "_way", lambda self, x: "loop"),  # noisy linear models one by one
     "stacked": (training, "_groups", lambda *_: ()),  # clients one by one
 }
-"""What is faster than the plain way and must give the same results, and what to put in its place."""
+"""What is faster than the plain way and must give the same results, and what to put in its
+place."""
 
 
 def pytest_addoption(parser):
-    parser.addoption("--without", action="append", default=[], choices=[*FAST, "all"], help="do without a fast path")
+    parser.addoption(
+        "--without",
+        action="append",
+        default=[],
+        choices=[*FAST, "all"],
+        help="do without a fast path",
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,4 +49,6 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         for mark in item.iter_markers("fast"):
             if "all" in chosen or mark.args[0] in chosen:
-                item.add_marker(pytest.mark.skip(reason=f"tests the fast path {mark.args[0]!r} itself"))
+                item.add_marker(
+                    pytest.mark.skip(reason=f"tests the fast path {mark.args[0]!r} itself")
+                )

@@ -34,7 +34,9 @@ def participant(**changes):
 
 def record(index=1, clients=4, participants=None, **changes):
     everyone = participants or [participant(client=i, weight=1 / clients) for i in range(clients)]
-    return Round(**{"index": index, "participants": everyone, "broadcast_norm": 1.0} | PLAIN | changes)
+    return Round(
+        **{"index": index, "participants": everyone, "broadcast_norm": 1.0} | PLAIN | changes
+    )
 
 
 def log(rounds=3, **changes):
@@ -93,7 +95,8 @@ def ledgers(draw):
 
 
 def value(rounds, threat):
-    """The bound; inf where the runs could drift so far apart that an honest update would reach the clip."""
+    """The bound; inf where the runs could drift so far apart that an honest update would reach the
+    clip."""
     try:
         return deviation(rounds, threat).value
     except ConditionError as error:

@@ -11,8 +11,8 @@ from rsfl import noise
 
 
 class Staircase(nn.Module):
-    """A classifier of the line: class ``classes[i]`` between ``edges[i - 1]`` and ``edges[i]``. One edge is a linear
-    two-class model, none a constant."""
+    """A classifier of the line: class ``classes[i]`` between ``edges[i - 1]`` and ``edges[i]``. One
+    edge is a linear two-class model, none a constant."""
 
     def __init__(self, edges, classes, num_classes):
         super().__init__()
@@ -26,14 +26,17 @@ class Staircase(nn.Module):
     def smoothed(self, law: noise.Law, x: np.ndarray) -> np.ndarray:
         """(N, K): the probability of each class under the law, exactly."""
         x = np.atleast_1d(np.asarray(x, dtype=np.float64))
-        cdf = np.stack([np.zeros_like(x), *(distribution(law, e, x) for e in self.edges), np.ones_like(x)])
+        cdf = np.stack(
+            [np.zeros_like(x), *(distribution(law, e, x) for e in self.edges), np.ones_like(x)]
+        )
         g = np.zeros((len(x), self.num_classes))
         for c, below, above in zip(self.classes, cdf, cdf[1:], strict=False):
             g[:, c] += above - below
         return g
 
     def distance_to_flip(self, law: noise.Law, x: float, label: int, reach: float = 6.0) -> float:
-        """How far the nearest point lies whose most probable class is not ``label``; inf if none within reach."""
+        """How far the nearest point lies whose most probable class is not ``label``; inf if none
+        within reach."""
         if isinstance(law, noise.RoundedGaussian):
             top = law.levels - 1
             offset = np.concatenate([sign * np.arange(0, top + 1) / top for sign in (1, -1)])
@@ -48,7 +51,9 @@ class Staircase(nn.Module):
             return float(flipped.min())
         nearest = offset[lead < 0][np.argmin(flipped)]
         before = nearest - np.sign(nearest) * reach / 12_000
-        root = optimize.brentq(lambda d: self.lead(law, np.array([x + d]), label)[0], before, nearest)
+        root = optimize.brentq(
+            lambda d: self.lead(law, np.array([x + d]), label)[0], before, nearest
+        )
         return abs(float(root))
 
     def lead(self, law: noise.Law, x: np.ndarray, label: int) -> np.ndarray:
@@ -73,7 +78,8 @@ def distribution(law: noise.Law, edge: float, x: np.ndarray) -> np.ndarray:
 
 
 def independent_logits(mu: np.ndarray, spread: float) -> np.ndarray:
-    """(K,): which of K independent N(mu, spread^2) logits is largest, by one-dimensional quadrature."""
+    """(K,): which of K independent N(mu, spread^2) logits is largest, by one-dimensional
+    quadrature."""
     t = np.linspace(-9, 9, 721)
     density = np.exp(-t * t / 2) / np.sqrt(2 * np.pi) * (t[1] - t[0])
     shifted = t + (mu[:, None, None] - mu[None, :, None]) / spread  # class, rival, node

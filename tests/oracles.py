@@ -9,7 +9,8 @@ mp.mp.dps = DIGITS  # for all the arithmetic that tests do on the results
 
 
 def binomial_tail(k: int, n: int, p: float) -> mp.mpf:
-    """P[Bin(n, p) >= k] to about 50 digits, from a series of the incomplete beta function without cancellation."""
+    """P[Bin(n, p) >= k] to about 50 digits, from a series of the incomplete beta function without
+    cancellation."""
     if k <= 0:
         return mp.mpf(1)
     with mp.workdps(DIGITS):
@@ -30,7 +31,9 @@ def _tail_series(a: int, b: int, x: mp.mpf) -> mp.mpf:
         term = term * (a + b + i) * ratio // ((a + 1 + i) << 256)
         total += term
         i += 1
-    log = a * mp.log(x) + b * mp.log1p(-x) + mp.loggamma(a + b) - mp.loggamma(a + 1) - mp.loggamma(b)
+    log = (
+        a * mp.log(x) + b * mp.log1p(-x) + mp.loggamma(a + b) - mp.loggamma(a + 1) - mp.loggamma(b)
+    )
     return mp.exp(log) * total / scale
 
 
@@ -51,7 +54,8 @@ def normal_quantile(p: float) -> mp.mpf:
 
 
 def log_wealth(k: int, n: int, p0: float) -> mp.mpf:
-    """The mixture likelihood ratio by integrating over the prior: none of the code's special functions."""
+    """The mixture likelihood ratio by integrating over the prior: none of the code's special
+    functions."""
     with mp.workdps(25):
         p0 = mp.mpf(p0)
 

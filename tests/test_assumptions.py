@@ -63,7 +63,11 @@ LEVELS = {
     "forensic": {},
     "removal": {},
 }
-WAYS = {"margin": {}, "votes": {"sigma": 0.1}, "sampled votes": {"method": "votes", "sigma": 0.1, "n": 50}}
+WAYS = {
+    "margin": {},
+    "votes": {"sigma": 0.1},
+    "sampled votes": {"method": "votes", "sigma": 0.1, "n": 50},
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +76,18 @@ def trained():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(40, 3, generator=generator, dtype=torch.float64)
     parts = fed.partition.equal(40, 4)
-    members = fed.clients(x, (x[:, 0] > 0.5).long(), parts, fed.SGD(lr=0.5, batch_size=5, decay=0.1))
+    members = fed.clients(
+        x, (x[:, 0] > 0.5).long(), parts, fed.SGD(lr=0.5, batch_size=5, decay=0.1)
+    )
 
     def run(rule):
         server = fed.Server(
-            nn.Linear(3, 2).double(), members, aggregate=rule, clip=3.0, update_clip=6.0, noise_std=0.01
+            nn.Linear(3, 2).double(),
+            members,
+            aggregate=rule,
+            clip=3.0,
+            update_clip=6.0,
+            noise_std=0.01,
         )
         return server.run(2, progress=False), x
 
@@ -92,10 +103,14 @@ def test_what_certificates_against_poisoning_assume_is_registered(trained, level
     check(fed.certify(result.model, x, result.ledger, threat, **{"method": way} | WAYS[way]))
 
 
-@pytest.mark.parametrize("rule", [fed.Mean(), fed.GeometricMedian()], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize(
+    "rule", [fed.Mean(), fed.GeometricMedian()], ids=lambda rule: type(rule).__name__
+)
 def test_what_the_published_certificate_assumes_is_registered(trained, rule):
     result, x = trained(rule)
     threat = Threat("feature", clients=[0], rounds=[1], norm=0.01, per_batch=1)
-    certificate = fed.certify(result.model, x, result.ledger, threat, method="published", sigma=0.1, n=50)
+    certificate = fed.certify(
+        result.model, x, result.ledger, threat, method="published", sigma=0.1, n=50
+    )
     check(certificate)
     check(fed.largest_backdoors(certificate, result.ledger))

@@ -37,11 +37,13 @@ def linear(weight, bias=None, dtype=torch.float32):
     model = nn.Linear(weight.shape[1], weight.shape[0], bias=True, dtype=dtype)
     with torch.no_grad():
         model.weight.copy_(weight)
-        model.bias.copy_(torch.zeros(len(weight)) if bias is None else torch.as_tensor(bias, dtype=dtype))
+        model.bias.copy_(
+            torch.zeros(len(weight)) if bias is None else torch.as_tensor(bias, dtype=dtype)
+        )
     return model
 
 
-# -- the objective and its gradients -------------------------------------------------------------------------------
+# -- the objective and its gradients ---------------------------------------------------------------
 
 
 W = np.array([0.9, -1.7, 0.4, 0.0])  # class 1 over class 0
@@ -50,7 +52,8 @@ OFFSET = 0.3
 
 
 def smoothed_sigmoid(sigma=SIGMA):
-    """G_1(x) of the two-class model with margin w x + c, and its gradient, by quadrature over the one direction w."""
+    """G_1(x) of the two-class model with margin w x + c, and its gradient, by quadrature over the
+    one direction w."""
     t = np.linspace(-10, 10, 4001)
     density = np.exp(-t * t / 2) / math.sqrt(2 * math.pi) * (t[1] - t[0])
     f = special.expit(W @ X + OFFSET + sigma * np.linalg.norm(W) * t)
@@ -72,10 +75,14 @@ def test_the_gradient_of_pgd_is_the_analytic_one():
     noise = draws(Gaussian(SIGMA), 200_000, 1, seed=1)
     point = x.clone().requires_grad_()
     logits = attacks.logits_at(smoother, x, point, noise)
-    (gradient,) = torch.autograd.grad(attacks.smoothed_cross_entropy(logits, torch.tensor([1])).sum(), point)
+    (gradient,) = torch.autograd.grad(
+        attacks.smoothed_cross_entropy(logits, torch.tensor([1])).sum(), point
+    )
     f = soft_votes(noise)
     slope = (f * (1 - f)).mean() / f.mean()
-    assert gradient[0].numpy() == pytest.approx(-slope.item() * W, rel=1e-9)  # exact for these draws
+    assert gradient[0].numpy() == pytest.approx(
+        -slope.item() * W, rel=1e-9
+    )  # exact for these draws
     g, analytic = smoothed_sigmoid()
     ratio = f * (1 - f) - (analytic[0] / W[0]) / g * f  # the delta method, for a quotient of means
     standard_error = ratio.std().item() / math.sqrt(len(noise)) / g
@@ -103,8 +110,12 @@ def test_the_one_point_estimator_is_unbiased_for_laplace_noise():
     noise = draws(law, 400, 1000, seed=5)
     f = soft_votes(noise)
     slopes = (f * (1 - f)).flatten()
-    standard_error = estimates.std(dim=0).numpy() / math.sqrt(len(estimates)) + slopes.std().item() / 632 * np.abs(W)
-    assert np.all(np.abs(estimates.mean(dim=0).numpy() - slopes.mean().item() * W) < 4 * standard_error)
+    standard_error = estimates.std(dim=0).numpy() / math.sqrt(
+        len(estimates)
+    ) + slopes.std().item() / 632 * np.abs(W)
+    assert np.all(
+        np.abs(estimates.mean(dim=0).numpy() - slopes.mean().item() * W) < 4 * standard_error
+    )
 
 
 def one_point_estimates(law, estimator, votes, m, repeats, seed=2, threshold=0.5):
@@ -121,17 +132,25 @@ def one_point_estimates(law, estimator, votes, m, repeats, seed=2, threshold=0.5
     return attacks.one_point_gradient(score, values, baseline=estimator == "baseline")
 
 
-@pytest.mark.parametrize(("m", "estimator"), list(itertools.product([2, 8, 32], ["baseline", "antithetic"])))
+@pytest.mark.parametrize(
+    ("m", "estimator"), list(itertools.product([2, 8, 32], ["baseline", "antithetic"]))
+)
 def test_variance_reduction_on_the_linear_model(m, estimator):
-    plain, reduced = (one_point_estimates(Gaussian(SIGMA), e, "soft", m, 20_000) for e in ("plain", estimator))
+    plain, reduced = (
+        one_point_estimates(Gaussian(SIGMA), e, "soft", m, 20_000) for e in ("plain", estimator)
+    )
     assert reduced.var(dim=0).sum() <= 0.6 * plain.var(dim=0).sum()
 
 
 def test_antithetic_pairs_never_cost_and_a_baseline_may():
-    """Of a class that rarely wins a vote, two draws know less than none: the mean of the others is mostly noise."""
+    """Of a class that rarely wins a vote, two draws know less than none: the mean of the others is
+    mostly noise."""
     for threshold, worse in ((0.5, False), (0.9, True)):
         plain, baseline, antithetic = (
-            one_point_estimates(Gaussian(SIGMA), e, "hard", 2, 50_000, threshold=threshold).var(dim=0).sum().item()
+            one_point_estimates(Gaussian(SIGMA), e, "hard", 2, 50_000, threshold=threshold)
+            .var(dim=0)
+            .sum()
+            .item()
             for e in ("plain", "baseline", "antithetic")
         )
         assert antithetic < plain * 1.02
@@ -142,11 +161,17 @@ def test_antithetic_pairs_never_cost_and_a_baseline_may():
 def test_the_variances_that_the_theory_gives(m):
     law, many = Gaussian(SIGMA), 400_000
     noise = draws(law, many, 1, seed=6)[:, 0]
-    f, mirrored, square = soft_votes(noise), soft_votes(-noise), (noise / SIGMA**2).square().sum(dim=1)
+    f, mirrored, square = (
+        soft_votes(noise),
+        soft_votes(-noise),
+        (noise / SIGMA**2).square().sum(dim=1),
+    )
     slope = np.sum(smoothed_sigmoid()[1] ** 2)
     mean = f.mean()
     plain = ((square * f**2).mean() - slope) / m
-    baseline = ((square * (f - mean) ** 2).mean() - slope) / m + (square.mean() * f.var() + slope) / (m * (m - 1))
+    baseline = ((square * (f - mean) ** 2).mean() - slope) / m + (
+        square.mean() * f.var() + slope
+    ) / (m * (m - 1))
     antithetic = plain - ((square * f * mirrored).mean() + slope) / m
     for name, expected in (("plain", plain), ("baseline", baseline), ("antithetic", antithetic)):
         if name != "antithetic" or m % 2 == 0:
@@ -169,7 +194,11 @@ def test_the_objective_is_the_log_of_the_mean():
     got = attacks.smoothed_cross_entropy(logits, y)
     mean = logits.softmax(-1).mean(0)
     assert torch.allclose(got, -mean.gather(1, y[:, None])[:, 0].log(), atol=1e-12)
-    mean_of_logs = functional.cross_entropy(logits.flatten(0, 1), y.repeat(7), reduction="none").view(7, 5).mean(0)
+    mean_of_logs = (
+        functional.cross_entropy(logits.flatten(0, 1), y.repeat(7), reduction="none")
+        .view(7, 5)
+        .mean(0)
+    )
     assert (got < mean_of_logs - 0.05).all()  # Jensen
 
 
@@ -181,7 +210,8 @@ def test_the_objective_survives_logits_that_a_softmax_would_round_to_zero():
 
 
 class TwoRegimes(nn.Module):
-    """Coordinate 1 helps class 0 where coordinate 0 is negative, and hurts it, weakly, where it is positive."""
+    """Coordinate 1 helps class 0 where coordinate 0 is negative, and hurts it, weakly, where it is
+    positive."""
 
     def forward(self, x):
         left = x[:, :1] < 0
@@ -191,22 +221,27 @@ class TwoRegimes(nn.Module):
 
 @pytest.mark.parametrize("attack", [SmoothAdvPGD, SmoothAdvDDN])
 def test_the_attack_climbs_the_log_of_the_mean(attack):
-    """One draw is lost already and steep in the logarithm, two decide the vote: they pull opposite ways."""
+    """One draw is lost already and steep in the logarithm, two decide the vote: they pull opposite
+    ways."""
     smoother = Smoother(TwoRegimes(), Gaussian(1.0), 2)
     noise = torch.tensor([[[-1.0, 0.0]], [[1.0, 0.0]], [[2.0, 0.0]]])
     x, y = torch.tensor([[0.0, 0.5]]), torch.tensor([0])
     point = attack(epsilon=0.2, steps=1, samples=3, box=None)(smoother, x, y, noise).point
-    assert point[0, 1] == pytest.approx(0.7)  # the mean of the logarithms falls with coordinate 1: it would go to 0.3
+    assert point[0, 1] == pytest.approx(
+        0.7
+    )  # the mean of the logarithms falls with coordinate 1: it would go to 0.3
     moved = x.clone().requires_grad_()
     logits = smoother.logits(moved, noise)
     functional.cross_entropy(logits.flatten(0, 1), y.repeat(3)).backward()
     assert moved.grad[0, 1] < 0
 
 
-# -- where it arrives ------------------------------------------------------------------------------------------------
+# -- where it arrives ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attack", [SmoothAdvPGD(epsilon=0.3, steps=5, samples=3), PGD(epsilon=0.3, steps=5)])
+@pytest.mark.parametrize(
+    "attack", [SmoothAdvPGD(epsilon=0.3, steps=5, samples=3), PGD(epsilon=0.3, steps=5)]
+)
 def test_on_a_linear_model_the_attack_finds_the_worst_point(attack):
     smoother = Smoother(linear(np.stack([np.zeros(4), W])), Gaussian(SIGMA), 2)
     x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
@@ -221,21 +256,28 @@ def test_in_l1_the_budget_goes_to_the_coordinates_that_gain_most(law):
     x, y = torch.tensor([[0.5, 0.1, 0.5, 0.5]]), torch.tensor([1])
     attack = SmoothAdvPGD(epsilon=0.3, steps=6, samples=2)
     # coordinate 1 weighs most, coordinate 0 next
-    assert torch.allclose(attack(smoother, x, y).point - x, torch.tensor([[0.0, 0.3, 0.0, 0.0]]), atol=1e-6)
+    assert torch.allclose(
+        attack(smoother, x, y).point - x, torch.tensor([[0.0, 0.3, 0.0, 0.0]]), atol=1e-6
+    )
     blocked = torch.tensor([[0.5, 1.0, 0.5, 0.5]])  # and may not move here: the box stops it
     assert torch.allclose(
-        attack(smoother, blocked, y).point - blocked, torch.tensor([[-0.3, 0.0, 0.0, 0.0]]), atol=1e-6
+        attack(smoother, blocked, y).point - blocked,
+        torch.tensor([[-0.3, 0.0, 0.0, 0.0]]),
+        atol=1e-6,
     )
 
 
 def test_ddn_finds_the_boundary():
-    """The two-class vote at many antithetic draws flips at the plane w x + c = 0, whose distance is known."""
+    """The two-class vote at many antithetic draws flips at the plane w x + c = 0, whose distance is
+    known."""
     smoother = Smoother(linear(np.stack([np.zeros(4), W])), Gaussian(0.3), 2)
     x = torch.tensor([[0.5, 0.1, 0.5, 0.5], [0.5, 0.3, 0.5, 0.5], [0.1, 0.9, 0.5, 0.5]])
     y = torch.tensor([1, 1, 1])
     half = smoother.noise(x, 50, generator=seeded())
     noise = torch.cat([half, -half])
-    distance = x.double().numpy() @ W / np.linalg.norm(W)  # negative: the third is misclassified as it is
+    distance = (
+        x.double().numpy() @ W / np.linalg.norm(W)
+    )  # negative: the third is misclassified as it is
     found = SmoothAdvDDN(epsilon=1.0, steps=60, samples=100, box=None)(smoother, x, y, noise).point
     moved = (found - x).norm(dim=1).numpy()
     assert distance[2] < 0
@@ -281,7 +323,7 @@ def test_antithetic_noise_comes_in_pairs():
     assert torch.equal(noise[3:], -noise[:3])
 
 
-# -- what it leaves alone --------------------------------------------------------------------------------------------
+# -- what it leaves alone --------------------------------------------------------------------------
 
 
 ATTACKS = {
@@ -290,7 +332,9 @@ ATTACKS = {
     "smoothadv ddn": SmoothAdvDDN(epsilon=0.25, steps=2, samples=2),
     "one-point": OnePoint(epsilon=0.25, steps=2, samples=2),
     "one-point baseline": OnePoint(epsilon=0.25, steps=2, samples=2, estimator="baseline"),
-    "one-point plain hard": OnePoint(epsilon=0.25, steps=2, samples=1, estimator="plain", votes="hard"),
+    "one-point plain hard": OnePoint(
+        epsilon=0.25, steps=2, samples=1, estimator="plain", votes="hard"
+    ),
 }
 
 
@@ -343,7 +387,7 @@ def test_one_point_builds_no_graph():
     assert recorded[-1]
 
 
-# -- corners ---------------------------------------------------------------------------------------------------------
+# -- corners ---------------------------------------------------------------------------------------
 
 LAWS = {
     "gaussian": Gaussian(0.25),
@@ -377,7 +421,9 @@ class Saturated(nn.Module):
     """So sure that the softmax is one-hot in any precision, and its gradient 0."""
 
     def forward(self, x):
-        return 1e4 * x.flatten(1)[:, :3] + torch.tensor([9e4, 0, 0], dtype=torch.float64).to(x.dtype)
+        return 1e4 * x.flatten(1)[:, :3] + torch.tensor([9e4, 0, 0], dtype=torch.float64).to(
+            x.dtype
+        )
 
 
 def small(seed, dtype):
@@ -394,7 +440,9 @@ def situations(draw):
     kind = draw(st.sampled_from(kinds))
     dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]))
     settings = {
-        "epsilon": draw(st.one_of(st.sampled_from([0.0, 1e-30, 1e-8, 1e-3, 0.5, 1.0, 50.0]), st.floats(0, 3))),
+        "epsilon": draw(
+            st.one_of(st.sampled_from([0.0, 1e-30, 1e-8, 1e-3, 0.5, 1.0, 50.0]), st.floats(0, 3))
+        ),
         "steps": draw(st.sampled_from([1, 2, 5])),
         "step_size": draw(st.sampled_from([None, 1e-9, 0.01, 10.0])),
         "box": draw(st.sampled_from([(0.0, 1.0), (-0.5, 1.25), None])),
@@ -410,7 +458,11 @@ def situations(draw):
     size = draw(st.sampled_from([1, 3]))
     values = draw(st.lists(corner, min_size=6 * size, max_size=6 * size))
     x = torch.tensor(values, dtype=dtype).view(size, 1, 2, 3)
-    model = draw(st.sampled_from([Constant(), Saturated(), Broken(), Steep(), small(draw(st.integers(0, 9)), dtype)]))
+    model = draw(
+        st.sampled_from(
+            [Constant(), Saturated(), Broken(), Steep(), small(draw(st.integers(0, 9)), dtype)]
+        )
+    )
     return kind(**settings), Smoother(model, law, 3), x, draw(st.integers(0, 99))
 
 
@@ -432,7 +484,12 @@ def test_budget_and_box_hold_exactly_at_every_corner(situation):
         assert all(norm <= attack.epsilon for norm in norms.tolist())
     if attack.epsilon == 0:
         assert torch.equal(point, centre)
-    if attack.levels == 256 and not parametric and x.dtype == torch.float64 and attack.box == (0, 1):
+    if (
+        attack.levels == 256
+        and not parametric
+        and x.dtype == torch.float64
+        and attack.box == (0, 1)
+    ):
         steps = (point - x) * 255
         inside = (point > 0) & (point < 1)
         assert ((steps - steps.round()).abs()[inside] < 1e-9).all()
@@ -446,8 +503,12 @@ def test_the_projection_on_the_l1_ball_is_the_nearest_point(values, radius):
     low, high = 0.0, 2.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if (delta.abs() - middle).clamp(min=0).sum() <= radius else (middle, high)
-    expected = delta.sign() * (delta.abs() - (high if delta.abs().sum() > radius else 0)).clamp(min=0)
+        low, high = (
+            (low, middle) if (delta.abs() - middle).clamp(min=0).sum() <= radius else (middle, high)
+        )
+    expected = delta.sign() * (delta.abs() - (high if delta.abs().sum() > radius else 0)).clamp(
+        min=0
+    )
     got = region.projected(delta, torch.tensor([radius], dtype=torch.float64))
     assert torch.allclose(got, expected, atol=1e-12)
     assert (got.abs() <= delta.abs()).all()
@@ -482,26 +543,34 @@ def test_almost_all_of_the_budget_is_spent():
     assert ((size <= 0.3) & (size > 0.3 * (1 - 1e-4))).all()
 
 
-# -- deformations ----------------------------------------------------------------------------------------------------
+# -- deformations ----------------------------------------------------------------------------------
 
 
 def test_for_a_deformation_the_point_is_its_parameter():
-    """The model reads one pixel of a ramp: what it reads is a matter of the shift to the right, and of nothing else."""
+    """The model reads one pixel of a ramp: what it reads is a matter of the shift to the right, and
+    of nothing else."""
     ramp = torch.linspace(0, 1, 9).expand(3, 1, 9, 9).contiguous()
-    model = nn.Sequential(nn.Flatten(), linear(torch.eye(81)[[40, 0]] * torch.tensor([[8.0], [0.0]]), [-4.0, 0.0]))
+    model = nn.Sequential(
+        nn.Flatten(), linear(torch.eye(81)[[40, 0]] * torch.tensor([[8.0], [0.0]]), [-4.0, 0.0])
+    )
     smoother = Smoother(model, Translation(0.1), 2)
     y = torch.tensor([0, 0, 1])
-    for attack in (SmoothAdvPGD(epsilon=0.25, steps=4, samples=8), OnePoint(epsilon=0.25, steps=8, samples=2048)):
+    for attack in (
+        SmoothAdvPGD(epsilon=0.25, steps=4, samples=8),
+        OnePoint(epsilon=0.25, steps=8, samples=2048),
+    ):
         point = attack(smoother, ramp, y, generator=seeded()).point
         assert point.shape == (3, 2)
         assert point[:, 0].tolist() == pytest.approx([-0.25, -0.25, 0.25], abs=0.01)
         assert point[:, 1].abs().max() < 0.05
     shifts = torch.tensor([[0.0, 0.0], [0.25, 0.0], [0.0, 0.25]])
     logits = attacks.logits_at(smoother, ramp, shifts, torch.zeros(1, 3, 2))[0, :, 0]
-    assert logits.tolist() == pytest.approx([0, 1, 0], abs=1e-4)  # a quarter of half an image is an eighth of the ramp
+    assert logits.tolist() == pytest.approx(
+        [0, 1, 0], abs=1e-4
+    )  # a quarter of half an image is an eighth of the ramp
 
 
-# -- evaluation ------------------------------------------------------------------------------------------------------
+# -- evaluation ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -518,11 +587,19 @@ def network(digits):
     x, y, _, _ = digits
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    fit(model, Batches(x, y), CrossEntropy(Gaussian(0.25)), torch.optim.Adam(model.parameters(), 3e-3), epochs=30)
+    fit(
+        model,
+        Batches(x, y),
+        CrossEntropy(Gaussian(0.25)),
+        torch.optim.Adam(model.parameters(), 3e-3),
+        epochs=30,
+    )
     return model
 
 
-@pytest.mark.parametrize(("m", "estimator"), list(itertools.product([2, 8], ["baseline", "antithetic"])))
+@pytest.mark.parametrize(
+    ("m", "estimator"), list(itertools.product([2, 8], ["baseline", "antithetic"]))
+)
 def test_variance_reduction_on_a_trained_network(network, digits, m, estimator):
     assert variance_ratio(network, digits, m, estimator, "soft") <= 0.6
 
@@ -541,7 +618,9 @@ def variance_ratio(network, digits, m, estimator, votes, repeats=400, images=40)
     return (totals[0] / totals[1]).item()
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name.startswith(("smoothadv", "one-point"))])
+@pytest.mark.parametrize(
+    "name", [name for name in ATTACKS if name.startswith(("smoothadv", "one-point"))]
+)
 def test_attacks_lower_the_vote_on_a_trained_network(network, digits, name):
     x, y = digits[2][:200], digits[3][:200]
     smoother = Smoother(network, Gaussian(0.25), 10)
@@ -550,7 +629,9 @@ def test_attacks_lower_the_vote_on_a_trained_network(network, digits, name):
     fresh = smoother.noise(x, 64, generator=seeded(9))
     start = attacks.smoothed_cross_entropy(smoother.logits(x, fresh), y)
     end = attacks.smoothed_cross_entropy(smoother.logits(point, fresh), y)
-    if name == "smoothadv ddn":  # where it fools, it goes no farther than it must; misclassified inputs stay
+    if (
+        name == "smoothadv ddn"
+    ):  # where it fools, it goes no farther than it must; misclassified inputs stay
         assert (end >= start - 1e-3).double().mean() > 0.95
     assert end.mean() > start.mean() + 0.1
 
@@ -574,12 +655,17 @@ def test_no_attack_breaks_a_certificate(network, digits):
 
 
 def test_an_evaluation_is_printed_to_the_safe_side():
-    certificate = Smoother(MODELS["threshold"], Gaussian(0.1), 2).certify(torch.tensor([[-1.0], [-0.5], [0.5]]), n=500)
+    certificate = Smoother(MODELS["threshold"], Gaussian(0.1), 2).certify(
+        torch.tensor([[-1.0], [-0.5], [0.5]]), n=500
+    )
     two_of_three = torch.tensor([0, 0, -1])
-    result = attacks.Evaluation(torch.zeros(3), certificate, two_of_three, torch.zeros(3), epsilon=32 / 255)
+    result = attacks.Evaluation(
+        torch.zeros(3), certificate, two_of_three, torch.zeros(3), epsilon=32 / 255
+    )
     assert certificate.label.tolist() == two_of_three.tolist()
     assert repr(result) == (
-        "Evaluation of 3 inputs at epsilon = 0.12549019607843137: clean 0.666, attacked 0.667, certified 0.666"
+        "Evaluation of 3 inputs at epsilon = 0.12549019607843137: clean 0.666, attacked 0.667, "
+        "certified 0.666"
     )
 
 
@@ -588,14 +674,19 @@ def test_refutation_is_noticed(network, digits):
     x, y = digits[2][:100], digits[3][:100]
     attack = SmoothAdvPGD(epsilon=0.6, steps=10, samples=32)
     honest = attacks.evaluate(Smoother(network, Gaussian(0.25), 10), attack, [(x, y)], n=500)
-    inflated = replace(honest, certificate=replace(honest.certificate, radius=honest.certificate.radius * 4))
+    inflated = replace(
+        honest, certificate=replace(honest.certificate, radius=honest.certificate.radius * 4)
+    )
     assert inflated.refuted.any()
     assert inflated.certified_accuracy > inflated.robust_accuracy
 
 
 def test_batches_do_not_change_the_evaluation(network, digits):
     x, y = digits[2][:30], digits[3][:30]
-    smoother, attack = Smoother(network, Gaussian(0.25), 10), SmoothAdvPGD(epsilon=0.25, steps=3, samples=8)
+    smoother, attack = (
+        Smoother(network, Gaussian(0.25), 10),
+        SmoothAdvPGD(epsilon=0.25, steps=3, samples=8),
+    )
     whole = attacks.evaluate(smoother, attack, [(x, y)], n=200)
     parts = attacks.evaluate(smoother, attack, zip(x.split(7), y.split(7), strict=True), n=200)
     assert torch.equal(whole.attacked, parts.attacked)
@@ -605,7 +696,8 @@ def test_batches_do_not_change_the_evaluation(network, digits):
 
 def test_steps_without_a_gradient_do_not_depend_on_the_batch_either():
     class Flat(nn.Module):
-        """Votes by the sign of the first coordinate's distance from 1/2, without a slope anywhere."""
+        """Votes by the sign of the first coordinate's distance from 1/2, without a slope
+        anywhere."""
 
         def forward(self, x):
             right = (x[:, :1] > 0.5).float() + 0 * x[:, :1]
@@ -619,13 +711,21 @@ def test_steps_without_a_gradient_do_not_depend_on_the_batch_either():
     assert set(whole.attacked.tolist()) >= {0, 1}
 
 
-@pytest.mark.parametrize(("deformation", "epsilon"), [(Translation(0.2), 0.3), (Rotation(0.6), 0.7)])
+@pytest.mark.parametrize(
+    ("deformation", "epsilon"), [(Translation(0.2), 0.3), (Rotation(0.6), 0.7)]
+)
 def test_evaluation_of_a_deformation(network, digits, deformation, epsilon):
     x, y = digits[2][:40], digits[3][:40]
     smoother = Smoother(network, deformation, 10)
-    still = attacks.evaluate(smoother, SmoothAdvPGD(epsilon=0.0, steps=1, samples=1), [(x, y)], n=200)
-    assert torch.equal(still.attacked, smoother.predict(x, n=200).label)  # the same draws, at offset zero
-    moved = attacks.evaluate(smoother, SmoothAdvPGD(epsilon=epsilon, steps=5, samples=16), [(x, y)], n=200)
+    still = attacks.evaluate(
+        smoother, SmoothAdvPGD(epsilon=0.0, steps=1, samples=1), [(x, y)], n=200
+    )
+    assert torch.equal(
+        still.attacked, smoother.predict(x, n=200).label
+    )  # the same draws, at offset zero
+    moved = attacks.evaluate(
+        smoother, SmoothAdvPGD(epsilon=epsilon, steps=5, samples=16), [(x, y)], n=200
+    )
     assert 0.5 * epsilon < moved.distance.max() <= epsilon
     assert not moved.refuted.any()
     assert moved.certified_accuracy <= moved.robust_accuracy < still.robust_accuracy
@@ -643,7 +743,7 @@ def test_evaluation_on_the_grid(network, digits):
         attacks.evaluate(smoother, replace(on_grid, levels=None), [(x, y)], n=200)
 
 
-# -- refusals --------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -656,12 +756,27 @@ def test_evaluation_on_the_grid(network, digits):
         (lambda: PGD(epsilon=1, steps=2, step_size=0), r"step_size must lie in \(0, inf\)"),
         (lambda: PGD(epsilon=1, steps=2, box=(1.0, 0.0)), r"box must be \(low, high\)"),
         (lambda: PGD(epsilon=1, steps=2, levels=1), "levels must be a count of at least 2"),
-        (lambda: SmoothAdvPGD(epsilon=1, steps=2, samples=0), "samples must be a count of at least 1"),
-        (lambda: SmoothAdvDDN(epsilon=1, steps=2, samples=1, gamma=1), r"gamma must lie in \(0, 1\)"),
-        (lambda: SmoothAdvDDN(epsilon=1, steps=2, samples=1, start=2), r"start must lie in \(0, 1\]"),
+        (
+            lambda: SmoothAdvPGD(epsilon=1, steps=2, samples=0),
+            "samples must be a count of at least 1",
+        ),
+        (
+            lambda: SmoothAdvDDN(epsilon=1, steps=2, samples=1, gamma=1),
+            r"gamma must lie in \(0, 1\)",
+        ),
+        (
+            lambda: SmoothAdvDDN(epsilon=1, steps=2, samples=1, start=2),
+            r"start must lie in \(0, 1\]",
+        ),
         (lambda: OnePoint(epsilon=1, steps=2, samples=3), "samples must be even"),
-        (lambda: OnePoint(epsilon=1, steps=2, samples=1, estimator="baseline"), "samples must be a count of at least"),
-        (lambda: OnePoint(epsilon=1, steps=2, samples=2, estimator="both"), "estimator must be one of"),
+        (
+            lambda: OnePoint(epsilon=1, steps=2, samples=1, estimator="baseline"),
+            "samples must be a count of at least",
+        ),
+        (
+            lambda: OnePoint(epsilon=1, steps=2, samples=2, estimator="both"),
+            "estimator must be one of",
+        ),
         (lambda: OnePoint(epsilon=1, steps=2, samples=2, votes="firm"), "votes must be one of"),
         (lambda: PGD(epsilon=1, steps=1).scaled(1.5), r"factor must lie in \[0, 1\]"),
     ],
@@ -680,7 +795,12 @@ GOOD_X, GOOD_Y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
         (GOOD_X, torch.tensor([0, 3]), ValueError, r"y must lie in 0 ... 2, got 3 at index 1"),
         (GOOD_X, torch.tensor([-1, 0]), ValueError, "got -1 at index 0"),
         (GOOD_X, torch.tensor([0]), ValueError, "one label for each of 2 inputs"),
-        (GOOD_X, torch.tensor([0.0, 1.0]), TypeError, "y must be an int64 tensor, got torch.float32"),
+        (
+            GOOD_X,
+            torch.tensor([0.0, 1.0]),
+            TypeError,
+            "y must be an int64 tensor, got torch.float32",
+        ),
         (GOOD_X, [0, 1], TypeError, "y must be an int64 tensor, got list"),
         (GOOD_X + 0.6, GOOD_Y, ValueError, r"x must lie in the box \[0, 1\], got 1.1"),
         (GOOD_X * math.nan, GOOD_Y, ValueError, r"x must be finite, got nan at index \(0, 0\)"),
@@ -695,7 +815,10 @@ def test_bad_inputs(x, y, error, message):
 
 
 def test_without_a_box_inputs_need_only_be_finite():
-    smoother, attack = Smoother(linear(np.eye(4)[:3]), Gaussian(0.25), 3), PGD(epsilon=0.1, steps=1, box=None)
+    smoother, attack = (
+        Smoother(linear(np.eye(4)[:3]), Gaussian(0.25), 3),
+        PGD(epsilon=0.1, steps=1, box=None),
+    )
     assert attack(smoother, GOOD_X + 5, GOOD_Y).point.max() > 1
     with pytest.raises(ValueError, match="x must be finite, got inf"):
         attack(smoother, GOOD_X / 0, GOOD_Y)
@@ -727,20 +850,27 @@ def test_a_step_beyond_the_dtype_stays_within_the_budget(law, box):
     """Points that are no numbers are within no budget."""
     smoother = Smoother(linear(np.eye(4)[:3]), law, 3)
     for attack in (PGD, partial(SmoothAdvDDN, samples=2)):
-        point = attack(epsilon=0.3, steps=3, step_size=1e39, box=box)(smoother, GOOD_X, GOOD_Y).point
-        assert (torch.linalg.vector_norm((point - GOOD_X).double(), float(law.norm[1:]), dim=1) <= 0.3).all()
+        point = attack(epsilon=0.3, steps=3, step_size=1e39, box=box)(
+            smoother, GOOD_X, GOOD_Y
+        ).point
+        assert (
+            torch.linalg.vector_norm((point - GOOD_X).double(), float(law.norm[1:]), dim=1) <= 0.3
+        ).all()
 
 
 def test_a_low_precision_model_is_attacked_at_inputs_of_float32():
     model = linear(np.eye(4)[:3]).bfloat16()
-    result = attacks.evaluate(Smoother(model, Gaussian(0.25), 3), PGD(epsilon=0.1, steps=2), [(GOOD_X, GOOD_Y)], n=100)
+    result = attacks.evaluate(
+        Smoother(model, Gaussian(0.25), 3), PGD(epsilon=0.1, steps=2), [(GOOD_X, GOOD_Y)], n=100
+    )
     assert float(result.distance.max()) <= 0.1
 
 
 def test_a_pair_of_tensors_is_one_batch():
     smoother, attack = Smoother(linear(np.eye(4)[:3]), Gaussian(0.25), 3), PGD(epsilon=0.1, steps=1)
     alone, listed = (
-        attacks.evaluate(smoother, attack, batches, n=100) for batches in ((GOOD_X, GOOD_Y), [(GOOD_X, GOOD_Y)])
+        attacks.evaluate(smoother, attack, batches, n=100)
+        for batches in ((GOOD_X, GOOD_Y), [(GOOD_X, GOOD_Y)])
     )
     assert torch.equal(alone.attacked, listed.attacked)
     with pytest.raises(TypeError, match=r"loader must yield pairs \(x, y\), got Tensor"):

@@ -27,7 +27,10 @@ def certify(out, *more, what=WHAT, law=("--sigma", "0.5")):
 
 
 def votes(out):
-    return [(r.index, r.label, r.selection, r.counts) for r in read_log(out, Settings.read(out)).values()]
+    return [
+        (r.index, r.label, r.selection, r.counts)
+        for r in read_log(out, Settings.read(out)).values()
+    ]
 
 
 def test_certify_is_what_the_function_does(tmp_path):
@@ -46,7 +49,10 @@ def test_certify_options_reach_the_run(tmp_path, capsys):
     assert certify(tmp_path, *given, what=what, law=("--law", "laplace", "--scale", "0.5")) == 0
     settings = Settings.read(tmp_path)
     assert repr(settings.law) == "Laplace(scale=0.5)"
-    shown = [getattr(settings, name) for name in ("seed", "alpha", "skip", "limit", "radius", "dtype", "num_classes")]
+    shown = [
+        getattr(settings, name)
+        for name in ("seed", "alpha", "skip", "limit", "radius", "dtype", "num_classes")
+    ]
     assert shown == [3, 0.01, 2, 4, 0.1, "bfloat16", 3]
     certificate, labels = runs.load(tmp_path)
     assert certificate.index.tolist() == [0, 2, 4, 6]
@@ -58,7 +64,9 @@ def test_certify_options_reach_the_run(tmp_path, capsys):
 def test_certify_leaves_the_data_alone(tmp_path, monkeypatch):
     """A model that writes into its input is shown a copy, also when it is asked for its classes."""
     x = torch.tensor([[0.6, 0.0], [0.4, 0.0]])
-    monkeypatch.setattr("callables.data", lambda: torch.utils.data.TensorDataset(x, torch.tensor([0, 1])))
+    monkeypatch.setattr(
+        "callables.data", lambda: torch.utils.data.TensorDataset(x, torch.tensor([0, 1]))
+    )
 
     class InPlace(torch.nn.Module):
         def forward(self, x):
@@ -71,7 +79,23 @@ def test_certify_leaves_the_data_alone(tmp_path, monkeypatch):
 
 
 def test_progress_and_a_closing_line(tmp_path, capsys):
-    assert cli.main(["certify", *WHAT, "--sigma", "0.5", "--n", "150", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    assert (
+        cli.main(
+            [
+                "certify",
+                *WHAT,
+                "--sigma",
+                "0.5",
+                "--n",
+                "150",
+                "--device",
+                "cpu",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     shown = capsys.readouterr().err
     certificate, labels = runs.load(tmp_path)
     share = floored(runs.certified_accuracy(certificate, labels, 0.0), 3)
@@ -81,11 +105,25 @@ def test_progress_and_a_closing_line(tmp_path, capsys):
 
 def test_the_closing_line_promises_no_more_than_was_certified(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("callables.data", lambda: list(zip(X[:3], [0, 0, 3], strict=True)))
-    what = [*WHAT, "--sigma", "0.1", "-n", "2000", "--device", "cpu", "--at-radius", "0.0019607843137254"]
+    what = [
+        *WHAT,
+        "--sigma",
+        "0.1",
+        "-n",
+        "2000",
+        "--device",
+        "cpu",
+        "--at-radius",
+        "0.0019607843137254",
+    ]
     assert cli.main(["certify", *what, "--out", str(tmp_path)]) == 0
     certificate, labels = runs.load(tmp_path)
     share = runs.certified_accuracy(certificate, labels, 0.0)
-    shown = float(re.search(r"certified accuracy (\S+) at radius 0\.0019607843137254\n$", capsys.readouterr().err)[1])
+    shown = float(
+        re.search(
+            r"certified accuracy (\S+) at radius 0\.0019607843137254\n$", capsys.readouterr().err
+        )[1]
+    )
     assert share == 2 / 3
     assert shown == 0.666
 
@@ -101,12 +139,17 @@ def test_report_is_told_the_norm_of_files(tmp_path, capsys):
 
 
 def test_deformations_are_laws_too(tmp_path, monkeypatch):
-    images = [(torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(i)), i) for i in range(3)]
+    images = [
+        (torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(i)), i) for i in range(3)
+    ]
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
     monkeypatch.setattr("callables.data", lambda: images)
     monkeypatch.setattr("callables.model", lambda: network)
-    assert certify(tmp_path, law=("--law", "rotation", "--half-width", "0.4", "--padding", "border")) == 0
+    assert (
+        certify(tmp_path, law=("--law", "rotation", "--half-width", "0.4", "--padding", "border"))
+        == 0
+    )
     law = Settings.read(tmp_path).law
     x = torch.stack([image for image, _ in images])
     direct = DeformationSmoother(network, law, 3).certify(x, n=150, n0=20)
@@ -118,28 +161,67 @@ def test_a_signal_stops_between_chunks_and_says_how_to_go_on(tmp_path, capsys):
     what = ["--model", "callables:model", "--data", "callables:interrupted"]
     assert certify(tmp_path, "-n", "2000", what=what) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == (
-        f"rsfl certify: SIGTERM: stopped, all votes are safe in {tmp_path}; run the same command again to resume\n"
+        f"rsfl certify: SIGTERM: stopped, all votes are safe in {tmp_path}; run the same command "
+        f"again to resume\n"
     )
     assert len(votes(tmp_path)) == 10  # two groups of five
-    assert certify(tmp_path, "-n", "2000", what=["--model", "callables:model", "--data", "callables:stream"]) == 0
+    assert (
+        certify(
+            tmp_path,
+            "-n",
+            "2000",
+            what=["--model", "callables:model", "--data", "callables:stream"],
+        )
+        == 0
+    )
     assert len(votes(tmp_path)) == SIZE
 
 
 ERRORS = {
-    "no such module": (["--model", "no_such:thing"], "importing no_such raised ModuleNotFoundError: No module named"),
-    "no such name": (["--data", "callables:nothing"], "--data 'callables:nothing': module callables has no nothing"),
-    "no colon": (["--data", "callables"], "--data must look like package.module:callable, got 'callables'"),
-    "not callable": (["--data", "callables:number"], "--data 'callables:number' must be callable, got int"),
-    "callable raises": (["--model", "callables:broken"], "--model 'callables:broken' raised KeyError: 'no such"),
-    "not a model": (["--model", "callables:data"], "--model 'callables:data' must give a torch.nn.Module, got list"),
+    "no such module": (
+        ["--model", "no_such:thing"],
+        "importing no_such raised ModuleNotFoundError: No module named",
+    ),
+    "no such name": (
+        ["--data", "callables:nothing"],
+        "--data 'callables:nothing': module callables has no nothing",
+    ),
+    "no colon": (
+        ["--data", "callables"],
+        "--data must look like package.module:callable, got 'callables'",
+    ),
+    "not callable": (
+        ["--data", "callables:number"],
+        "--data 'callables:number' must be callable, got int",
+    ),
+    "callable raises": (
+        ["--model", "callables:broken"],
+        "--model 'callables:broken' raised KeyError: 'no such",
+    ),
+    "not a model": (
+        ["--model", "callables:data"],
+        "--model 'callables:data' must give a torch.nn.Module, got list",
+    ),
     "not data": (["--data", "callables:model"], "dataset must yield pairs (x, y), got Staircase"),
-    "wrong input": (["--model", "callables:wide"], "on an input of shape (1,) raised RuntimeError: mat1 and mat2"),
-    "wrong logits": (["--model", "callables:flat"], "must give logits (1, K) for one input, got (1,)"),
+    "wrong input": (
+        ["--model", "callables:wide"],
+        "on an input of shape (1,) raised RuntimeError: mat1 and mat2",
+    ),
+    "wrong logits": (
+        ["--model", "callables:flat"],
+        "must give logits (1, K) for one input, got (1,)",
+    ),
     "ragged data": (["--data", "callables:ragged"], "input 1 has shape (1,), the first one (2,)"),
     "directory": (["--out", "/dev/null/run"], "Not a directory: '/dev/null/run'"),
-    "too few votes": (["--n", "5"], "n must be at least 10 to certify anything at alpha=0.001, got 5"),
+    "too few votes": (
+        ["--n", "5"],
+        "n must be at least 10 to certify anything at alpha=0.001, got 5",
+    ),
     "no parameter": (["--law", "uniform"], "--law uniform has no --sigma, got 0.5"),
-    "radius": (["--at-radius", "50"], "radius must be one that Gaussian(sigma=0.5) can certify, got 50.0"),
+    "radius": (
+        ["--at-radius", "50"],
+        "radius must be one that Gaussian(sigma=0.5) can certify, got 50.0",
+    ),
     "unknown law": (["--law", "cauchy"], "invalid choice: 'cauchy'"),
     "unknown option": (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     "not a number": (["--n", "many"], "argument -n/--n: invalid int value: 'many'"),
@@ -186,14 +268,30 @@ def run(tmp_path_factory):
 
 def test_report_prints_json_plots_and_writes(run, tmp_path, capsys):
     tsv, plot = tmp_path / "run.tsv", tmp_path / "curve.png"
-    words = ["report", str(run), "--radii", "0, 0.25", "--json", "--tsv", str(tsv), "--plot", str(plot), "--envelope"]
+    words = [
+        "report",
+        str(run),
+        "--radii",
+        "0, 0.25",
+        "--json",
+        "--tsv",
+        str(tsv),
+        "--plot",
+        str(plot),
+        "--envelope",
+    ]
     assert cli.main(words) == 0
     document = json.loads(capsys.readouterr().out)
     certificate, labels = runs.load(run)
-    assert document["runs"][0]["radii"]["0.25"] == runs.certified_accuracy(certificate, labels, 0.25)
+    assert document["runs"][0]["radii"]["0.25"] == runs.certified_accuracy(
+        certificate, labels, 0.25
+    )
     assert runs.read_tsv(tsv)[0].label.tolist() == certificate.label.tolist()
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert cli.main(["report", str(run), str(tsv), "--envelope", "--alpha", "0.01", "--rho", "0.01"]) == 0
+    assert (
+        cli.main(["report", str(run), str(tsv), "--envelope", "--alpha", "0.01", "--rho", "0.01"])
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "alpha = 0.01 for each" in shown
     assert "with probability 1 - 0.01" in shown
@@ -233,8 +331,21 @@ def test_every_option_is_explained(capsys):
 
 
 def test_torchrun_gives_the_votes_of_one_process(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *sys.path]), "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([HERE, *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "--",
+    ]
     words = [*WHAT, "--sigma", "0.5", "--n", "5000", "--quiet", "--device", "cpu", "--out"]
     two = [*torchrun, "rsfl", "certify", *words, str(tmp_path / "two")]
     done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=120)

@@ -38,7 +38,7 @@ def images(*shape, seed=0, dtype=torch.float64):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-# -- the law is that of the parameters ---------------------------------------------------------------------------------
+# -- the law is that of the parameters -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,9 @@ def test_norm_radius_and_draws_are_those_of_the_base(law, base, unit):
     np.testing.assert_array_equal(law.radius(p), base.radius(p))
     np.testing.assert_array_equal(law.radius(p, 0.1), base.radius(p, 0.1))
     assert law.probability(0.25) == base.probability(0.25)
-    drawn, expected = (some.sample((7, 2), generator=torch.Generator().manual_seed(3)) for some in (law, base))
+    drawn, expected = (
+        some.sample((7, 2), generator=torch.Generator().manual_seed(3)) for some in (law, base)
+    )
     assert torch.equal(drawn, expected)
 
 
@@ -81,7 +83,7 @@ def test_there_is_no_composition():
         deform.Rotation(0.1) @ deform.Translation(0.1)
 
 
-# -- closed forms ------------------------------------------------------------------------------------------------------
+# -- closed forms ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -117,7 +119,8 @@ def test_rotation_by_right_angles_is_rot90(quarter):
 @pytest.mark.parametrize("angle", [0.3, -1.1, math.pi / 2])
 @pytest.mark.parametrize("size", [(4, 10), (11, 5)])
 def test_rotation_is_rigid_on_any_rectangle(angle, size):
-    """A rectangle in a frame of zeros that makes it square, rotated as a square, is the rectangle rotated."""
+    """A rectangle in a frame of zeros that makes it square, rotated as a square, is the rectangle
+    rotated."""
     x = images(1, 2, *size)
     high, wide = ((max(size) - side) // 2 for side in size)
     params = torch.tensor([[angle]], dtype=torch.float64)
@@ -130,7 +133,9 @@ def test_doubled_scale_reads_every_second_pixel():
     x = images(1, 1, 9, 5)
     expected = torch.zeros_like(x)
     expected[:, :, 2:7, 1:4] = x[:, :, ::2, ::2]
-    torch.testing.assert_close(deform.Scaling(0.1)(x, torch.tensor([[1.0]])), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        deform.Scaling(0.1)(x, torch.tensor([[1.0]])), expected, rtol=0, atol=1e-12
+    )
 
 
 def test_affine_contains_the_others():
@@ -156,7 +161,8 @@ def test_flows_contain_translation():
 
 
 def flow_in_pixels(law, params, row, column, height, width):
-    """Where the pixel (row, column) reads, as (row, column), by the definitions; one parameter vector."""
+    """Where the pixel (row, column) reads, as (row, column), by the definitions; one parameter
+    vector."""
     up, left = (height - 1) / 2, (width - 1) / 2
     y, x = row - up, column - left
     if isinstance(law, deform.Rotation):
@@ -193,7 +199,8 @@ def read(image, row, column, padding):
         row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
     elif padding == "reflection":
         row, column = (
-            abs((at + size - 1) % (2 * size - 2) - (size - 1)) for at, size in ((row, height), (column, width))
+            abs((at + size - 1) % (2 * size - 2) - (size - 1))
+            for at, size in ((row, height), (column, width))
         )
     top, left = math.floor(row), math.floor(column)
     total = 0.0
@@ -217,7 +224,9 @@ def test_every_warp_against_one_pixel_at_a_time(law, size, padding):
                 at = flow_in_pixels(law, params[i].tolist(), row, column, *size)
                 for channel in range(2):
                     expected = read(x[i, channel].numpy(), *at, padding)
-                    assert warped[i, channel, row, column].item() == pytest.approx(expected, abs=1e-11)
+                    assert warped[i, channel, row, column].item() == pytest.approx(
+                        expected, abs=1e-11
+                    )
 
 
 def blob(size, spread):
@@ -225,9 +234,12 @@ def blob(size, spread):
     return torch.exp(-((at - 0.1) ** 2 + (at[:, None] + 0.2) ** 2) / (2 * spread**2))[None, None]
 
 
-@pytest.mark.parametrize(("law", "params"), [(deform.Rotation(1.0), [0.7]), (deform.Translation(0.1), [0.011, -0.017])])
+@pytest.mark.parametrize(
+    ("law", "params"), [(deform.Rotation(1.0), [0.7]), (deform.Translation(0.1), [0.011, -0.017])]
+)
 def test_the_inverse_undoes_a_warp_within_the_interpolation_error(law, params):
-    """Linear interpolation errs by at most 1/8 of the sum of the second derivatives, once for each of two warps."""
+    """Linear interpolation errs by at most 1/8 of the sum of the second derivatives, once for each
+    of two warps."""
     params, spread, errors = torch.tensor(params, dtype=torch.float64), 0.15, []
     for size in (41, 81):
         x = blob(size, spread)
@@ -240,9 +252,13 @@ def test_the_inverse_undoes_a_warp_within_the_interpolation_error(law, params):
 
 
 def test_composition_gap_of_scalings_stays_without_any_interpolation_error():
-    """(1 + a)(1 + b) is not 1 + a + b: the gap of a smooth picture does not vanish with the size of the pixels."""
+    """(1 + a)(1 + b) is not 1 + a + b: the gap of a smooth picture does not vanish with the size of
+    the pixels."""
     a, b = torch.tensor([0.2]), torch.tensor([0.3])
-    coarse, fine = (deform.composition_gap(deform.Scaling(0.5), blob(size, 0.3), a, b) / size for size in (61, 241))
+    coarse, fine = (
+        deform.composition_gap(deform.Scaling(0.5), blob(size, 0.3), a, b) / size
+        for size in (61, 241)
+    )
     assert fine > 0.01
     assert fine > 0.9 * coarse
 
@@ -253,13 +269,17 @@ def test_composition_gap_takes_parameters_for_each_image():
     gaps = deform.composition_gap(law, x, a, b)
     assert gaps.shape == (3,)
     for i in range(3):
-        torch.testing.assert_close(gaps[i : i + 1], deform.composition_gap(law, x[i : i + 1], a[i], b[i]))
-    torch.testing.assert_close(deform.composition_gap(law, x, a, 0 * b), torch.zeros(3, dtype=torch.float64))
+        torch.testing.assert_close(
+            gaps[i : i + 1], deform.composition_gap(law, x[i : i + 1], a[i], b[i])
+        )
+    torch.testing.assert_close(
+        deform.composition_gap(law, x, a, 0 * b), torch.zeros(3, dtype=torch.float64)
+    )
     with pytest.raises(ValueError, match=r"params must have shape \(3, 1\)"):
         deform.composition_gap(law, x, a[:, 0], b[:, 0])
 
 
-# -- derivatives, devices, shapes --------------------------------------------------------------------------------------
+# -- derivatives, devices, shapes ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
@@ -293,13 +313,16 @@ def test_one_image_serves_many_parameters_and_many_images_one(law):
 
 
 def test_everything_stays_on_the_device_of_x(law):
-    """Tensors of two devices do not mix: a grid made on the CPU would fail on this one, which has no memory."""
+    """Tensors of two devices do not mix: a grid made on the CPU would fail on this one, which has
+    no memory."""
     x = torch.empty(3, 1, 6, 5, device="meta")
     drawn = law.sample((3, *law.noise_shape(x.shape[1:])), device=x.device)
     assert law(x, drawn).device.type == "meta"
 
 
-@pytest.mark.parametrize("shape", [(8,), (8, 8), (3, 8, 8), (1, 1, 1, 8, 8), (2, 3, 1, 8), (2, 3, 8, 1)])
+@pytest.mark.parametrize(
+    "shape", [(8,), (8, 8), (3, 8, 8), (1, 1, 1, 8, 8), (2, 3, 1, 8), (2, 3, 8, 1)]
+)
 def test_what_is_no_batch_of_images_is_refused(law, shape):
     with pytest.raises(ValueError, match=r"batch of images \(B, C, H, W\)"):
         law(torch.zeros(shape), torch.zeros(1, 1))
@@ -314,17 +337,27 @@ def test_parameters_of_another_shape_are_refused(shape):
 
 
 def test_arguments_are_checked():
-    for make in (deform.Rotation, deform.Translation, deform.Scaling, deform.Affine, deform.PixelFlow):
+    for make in (
+        deform.Rotation,
+        deform.Translation,
+        deform.Scaling,
+        deform.Affine,
+        deform.PixelFlow,
+    ):
         for bad in (0.0, -1.0, math.nan, math.inf):
             with pytest.raises(ValueError, match=r"(half_width|sigma) must lie in"):
                 make(bad)
-        with pytest.raises(ValueError, match="padding must be one of 'zeros', 'border', 'reflection', got 'wrap'"):
+        with pytest.raises(
+            ValueError, match="padding must be one of 'zeros', 'border', 'reflection', got 'wrap'"
+        ):
             make(0.1, padding="wrap")
     with pytest.raises(ValueError, match=r"half_width must lie in \(0, 1\), got 1.0"):
         deform.Scaling(1.0)
     with pytest.raises(ValueError, match="bases must be a count of at least 1"):
         deform.DCT(0.1, bases=0)
-    with pytest.raises(ValueError, match="bases must be at most the sides of the image, 8 x 4, got 5"):
+    with pytest.raises(
+        ValueError, match="bases must be at most the sides of the image, 8 x 4, got 5"
+    ):
         deform.DCT(0.1, bases=5).noise_shape(torch.Size([1, 8, 4]))
     with pytest.raises(TypeError, match=r"floating point dtype, got torch.uint8"):
         deform.Rotation(0.1)(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, 1))
@@ -338,27 +371,36 @@ def test_a_distance_in_pixels_is_never_rounded_up(distance, height, width):
         assert 0 <= exact - Fraction(pixels) <= exact / 2**52 + Fraction(5e-324)
 
 
-# -- the guarantee, against the exactly smoothed classifier ------------------------------------------------------------
+# -- the guarantee, against the exactly smoothed classifier ----------------------------------------
 
 
 class ExactlySmoothed:
     """A model smoothed over all angles of [-half_width, half_width], without sampling.
 
-    Angles are cut into cells, ``across`` of them over the support of the noise, and the model's class at the middle of
-    a cell is taken for the whole cell. Of that classifier of angles, averages over any interval are exact.
+    Angles are cut into cells, ``across`` of them over the support of the noise, and the model's
+    class at the middle of a cell is taken for the whole cell. Of that classifier of angles,
+    averages over any interval are exact.
     """
 
     def __init__(self, model, law, x, across):
         self.cell, self.across, self.size = 2 * law.half_width / across, across, len(x)
-        cells = torch.arange(2 * across, dtype=torch.float64) + 0.5 - across  # noise and shift, either way
+        cells = (
+            torch.arange(2 * across, dtype=torch.float64) + 0.5 - across
+        )  # noise and shift, either way
         with torch.no_grad():
-            labels = torch.stack([model(law(x, (self.cell * c).view(1, 1))).argmax(dim=1) for c in cells])
+            labels = torch.stack(
+                [model(law(x, (self.cell * c).view(1, 1))).argmax(dim=1) for c in cells]
+            )
         votes = nn.functional.one_hot(labels, 10).double()
-        self.total = nn.functional.pad(votes.cumsum(dim=0), (0, 0, 0, 0, 1, 0))  # the integral up to each edge
+        self.total = nn.functional.pad(
+            votes.cumsum(dim=0), (0, 0, 0, 0, 1, 0)
+        )  # the integral up to each edge
 
     def __call__(self, shift):
         middle = shift[:, 0] / self.cell + self.across
-        return (self.integral(middle + self.across / 2) - self.integral(middle - self.across / 2)) / self.across
+        return (
+            self.integral(middle + self.across / 2) - self.integral(middle - self.across / 2)
+        ) / self.across
 
     def integral(self, edge):
         cell = edge.floor().clamp(0, 2 * self.across - 1).long()
@@ -406,9 +448,12 @@ def test_no_rotation_inside_the_certified_radius_flips_an_exactly_smoothed_digit
     certified = law.radius(top[:, 0], top[:, 1])
     assert not (distance < certified).any()
     assert not (distance < law.radius(top[:, 0])).any()
-    assert (distance[certified > 0] / certified[certified > 0]).min() < 1.001  # no larger radius would be true
+    assert (
+        distance[certified > 0] / certified[certified > 0]
+    ).min() < 1.001  # no larger radius would be true
 
-    # The Gaussian formula on the same votes, with the half width for sigma or with the same standard deviation.
+    # The Gaussian formula on the same votes, with the half width for sigma or with the same
+    # standard deviation.
     for sigma in (half_width, half_width / math.sqrt(3)):
         wrong = bounds.cohen_radius(top[:, 0], top[:, 1], sigma=sigma)
         assert (distance < wrong).sum() >= 5

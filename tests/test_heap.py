@@ -1,4 +1,5 @@
-"""Freed memory is kept within a block, given back after the outermost one, and never changes a result."""
+"""Freed memory is kept within a block, given back after the outermost one, and never changes a
+result."""
 
 import os
 import platform
@@ -63,7 +64,9 @@ def test_a_block_of_another_thread_keeps_the_heap(heap):
     assert heap.asked[-1] == "trim"
 
 
-@pytest.mark.skipif(any(name in os.environ for name in _heap._SETTINGS), reason="the environment has set it up")
+@pytest.mark.skipif(
+    any(name in os.environ for name in _heap._SETTINGS), reason="the environment has set it up"
+)
 def test_glibc_is_found_where_it_is():
     assert (_heap._glibc() is not None) == (platform.libc_ver()[0] == "glibc")
 
@@ -103,10 +106,16 @@ print(inside, after)
 def test_pages_are_touched_once_within_a_block_and_the_process_is_no_slower_after_it():
     environment = {name: value for name, value in os.environ.items() if name not in _heap._SETTINGS}
     run = subprocess.run(
-        [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", FAULTS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     inside, after = map(int, run.stdout.split())
-    # 0 to 2 each. Without the block it was 27 000 and more; with glibc's first thresholds left behind, 80 000 after it.
+    # 0 to 2 each. Without the block it was 27 000 and more; with glibc's first thresholds left
+    # behind, 80 000 after it.
     assert inside < 1000
     assert after < 1000
 
@@ -116,8 +125,16 @@ def trained():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 3))
-    fit(model, Batches(x, y, 20), CrossEntropy(Gaussian(0.1)), torch.optim.SGD(model.parameters(), 0.1), epochs=2)
-    run = fed.Server(model, fed.clients(x, y, fed.partition.equal(60, 4), fed.SGD(lr=0.1))).run(2, progress=False)
+    fit(
+        model,
+        Batches(x, y, 20),
+        CrossEntropy(Gaussian(0.1)),
+        torch.optim.SGD(model.parameters(), 0.1),
+        epochs=2,
+    )
+    run = fed.Server(model, fed.clients(x, y, fed.partition.equal(60, 4), fed.SGD(lr=0.1))).run(
+        2, progress=False
+    )
     own = fed.personalise(run.model, fed.clients(x, y, fed.partition.equal(60, 2), fed.SGD(lr=0.1)))
     votes = GaussianSmoother(own[1], 0.25, 3).votes(x, 200)
     return [parameter.detach() for parameter in own[1].parameters()], votes

@@ -24,7 +24,8 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> list[str]:
-    """The modules that a file imports anywhere in it, as dotted names; ``from a import b`` gives a.b."""
+    """The modules that a file imports anywhere in it, as dotted names; ``from a import b`` gives
+    a.b."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -44,7 +45,9 @@ def test_no_arrow_runs_back(path):
         if name.startswith("rsfl."):
             there = name.split(".")[1]
             assert there in ORDER, f"{path}: {name} is in no known room"
-            assert here == there or ORDER.index(there) < ORDER.index(here), f"{path}: {here} imports {name}"
+            assert here == there or ORDER.index(there) < ORDER.index(here), (
+                f"{path}: {here} imports {name}"
+            )
         if here in ("_checks", "bounds"):
             assert name.split(".")[0] != "torch", f"{path}: bounds are numbers in, numbers out"
 
@@ -53,11 +56,15 @@ def test_the_order_names_every_room():
     assert {room(path) for path in FILES} - {"__init__", "__main__"} <= set(ORDER)
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in FILES}), ids=lambda folder: folder.name
+)
 def test_no_public_name_hides_a_module(folder):
     package = importlib.import_module(".".join(folder.relative_to(SOURCE.parent).parts))
     for module in pkgutil.iter_modules([str(folder)]):
-        assert isinstance(getattr(package, module.name, package), ModuleType), f"{module.name} is something else too"
+        assert isinstance(getattr(package, module.name, package), ModuleType), (
+            f"{module.name} is something else too"
+        )
 
 
 HEAVY = ["matplotlib", "statsmodels", "sklearn", "flwr", "ray", "pandas"]
@@ -67,11 +74,15 @@ def test_import_is_clean():
     code = f"""
 import random, sys
 import numpy, torch
-before = torch.get_rng_state().clone(), repr(numpy.random.get_state()), random.getstate(), torch.get_default_device()
+def states():
+    return (
+        repr(numpy.random.get_state()), random.getstate(), torch.get_default_device(),
+        torch.get_rng_state().tolist(),
+    )
+before = states()
 import rsfl
 from rsfl import *
-after = torch.get_rng_state(), repr(numpy.random.get_state()), random.getstate(), torch.get_default_device()
-assert torch.equal(before[0], after[0]) and before[1:] == after[1:], "importing rsfl seeded something"
+assert before == states(), "importing rsfl seeded something"
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
 """

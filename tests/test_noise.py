@@ -82,10 +82,21 @@ def test_bad_values_are_named_and_quoted(law, words):
         law()
 
 
-@pytest.mark.parametrize("given_", [np.float32(0.25), np.array(0.25), np.float64(0.25), torch.tensor(0.25), 1])
+@pytest.mark.parametrize(
+    "given_", [np.float32(0.25), np.array(0.25), np.float64(0.25), torch.tensor(0.25), 1]
+)
 def test_laws_hold_plain_numbers_whatever_they_were_given(given_):
-    laws_ = [noise.Gaussian(given_), noise.RoundedGaussian(given_, np.int16(16)), deform.Translation(given_)]
-    laws_ += [noise.Uniform(given_), noise.Laplace(given_), deform.Rotation(given_), deform.DCT(given_, np.int64(2))]
+    laws_ = [
+        noise.Gaussian(given_),
+        noise.RoundedGaussian(given_, np.int16(16)),
+        deform.Translation(given_),
+    ]
+    laws_ += [
+        noise.Uniform(given_),
+        noise.Laplace(given_),
+        deform.Rotation(given_),
+        deform.DCT(given_, np.int64(2)),
+    ]
     for law in laws_:
         assert {type(value) for value in vars(law).values()} <= {float, int, str}
         assert json.loads(json.dumps(vars(law))) == vars(law)
@@ -93,7 +104,7 @@ def test_laws_hold_plain_numbers_whatever_they_were_given(given_):
     assert noise.Gaussian(given_).sample((3,)).shape == (3,)
 
 
-# -- rounded Gaussian --------------------------------------------------------------------------------------------------
+# -- rounded Gaussian ------------------------------------------------------------------------------
 
 
 def exact_tail(m, sigma, levels=256):
@@ -111,7 +122,9 @@ def test_noise_far_below_a_step_is_none():
         assert exact_tail(len(noise._magnitude_table(sigma, 256)) + 1, sigma) < mp.mpf(2) ** -62
 
 
-@pytest.mark.parametrize(("sigma", "levels"), [(0.25, 256), (0.12, 256), (1.0, 256), (0.5, 16), (1e-3, 256)])
+@pytest.mark.parametrize(
+    ("sigma", "levels"), [(0.25, 256), (0.12, 256), (1.0, 256), (0.5, 16), (1e-3, 256)]
+)
 def test_table_is_exact_to_its_last_bit_tails_included(sigma, levels):
     mp.mp.dps = oracles.DIGITS
     table = noise._magnitude_table(sigma, levels)
@@ -123,7 +136,9 @@ def test_table_is_exact_to_its_last_bit_tails_included(sigma, levels):
     # the claimed distance covers all of it: half the sum of |drawn - exact| over the integers
     drawn = [mp.mpf(t) / 2**62 for t in table] + [mp.mpf(0)]
     exact = [exact_tail(m, sigma, levels) for m in range(1, len(table) + 2)]
-    distance = sum(abs((drawn[i] - drawn[i + 1]) - (exact[i] - exact[i + 1])) for i in range(len(table)))
+    distance = sum(
+        abs((drawn[i] - drawn[i + 1]) - (exact[i] - exact[i + 1])) for i in range(len(table))
+    )
     distance = (distance + beyond + abs(drawn[0] - exact[0])) / 2
     assert distance <= noise.RoundedGaussian(sigma, levels).total_variation
 
@@ -157,12 +172,20 @@ def test_noisy_images_stay_on_the_clamped_grid():
 
 
 def test_the_grid_point_is_two_roundings_away_at_most():
-    """A radius is about the grid point; a model that a tolerance lets see another input has no such radius."""
+    """A radius is about the grid point; a model that a tolerance lets see another input has no such
+    radius."""
     law, pixels = noise.RoundedGaussian(0.5), torch.arange(256).float()
-    for x in (pixels / 255, pixels * (1 / 255), pixels * torch.tensor(1 / 255), (pixels / 255).double()):
+    for x in (
+        pixels / 255,
+        pixels * (1 / 255),
+        pixels * torch.tensor(1 / 255),
+        (pixels / 255).double(),
+    ):
         law.check(x[None])
     moved = (pixels / 255).double()
-    moved[100] += 1e-3 / 255  # was taken once: with 10,000 such coordinates .0004 from the grid point
+    moved[100] += (
+        1e-3 / 255
+    )  # was taken once: with 10,000 such coordinates .0004 from the grid point
     with pytest.raises(ValueError, match=r"x must lie on the grid k / 255"):
         law.check(moved[None])
     noise.RoundedGaussian(0.5, 4096).check((torch.arange(4096).float() / 4095)[None])
@@ -172,7 +195,9 @@ def test_inputs_off_the_grid_are_refused():
     law = noise.RoundedGaussian(0.5)
     law.check(torch.arange(256).float()[None] / 255)
     for bad in (0.5, 1.5, -1 / 255):
-        with pytest.raises(ValueError, match=r"x must lie on the grid k / 255 in \[0, 1\].*at index \(0, 1\)"):
+        with pytest.raises(
+            ValueError, match=r"x must lie on the grid k / 255 in \[0, 1\].*at index \(0, 1\)"
+        ):
             law.check(torch.tensor([[0.0, bad]]))
 
 
@@ -190,7 +215,9 @@ def test_the_table_error_is_paid_at_both_ends(p_a, p_b, dim):
     assert value <= ideal
     paid = law.total_variation * dim
     if p_b is None and 0.5 + 2 * paid < p_a < 1:
-        exact = mp.mpf(0.25) * (oracles.normal_quantile(p_a - paid) - oracles.normal_quantile(0.5 + paid))
+        exact = mp.mpf(0.25) * (
+            oracles.normal_quantile(p_a - paid) - oracles.normal_quantile(0.5 + paid)
+        )
         assert value <= exact * (1 + mp.mpf("1e-9")) + mp.mpf("1e-15")
         assert value == pytest.approx(float(exact), rel=1e-6, abs=1e-12)
 
@@ -203,8 +230,9 @@ def test_noise_far_below_the_grid_rounds_to_none_at_once(sigma):
 
 
 class SpotsTheCentre(torch.nn.Module):
-    """Class 1 for numbers that float32 can hold: noise around the centre 0 is such a number, noise around a generic
-    float64 number next to it is not. On real numbers this classifier is constant, almost everywhere."""
+    """Class 1 for numbers that float32 can hold: noise around the centre 0 is such a number, noise
+    around a generic float64 number next to it is not. On real numbers this classifier is constant,
+    almost everywhere."""
 
     def forward(self, x):
         held = x[:, 0].float().double() == x[:, 0]
@@ -212,8 +240,12 @@ class SpotsTheCentre(torch.nn.Module):
 
 
 def test_float_noise_can_be_recognised_and_rounded_noise_cannot():
-    """The published attack idea in one dimension: float sampling certifies a radius that one neighbour refutes."""
-    centre, neighbour = torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), 0.1234567890123, dtype=torch.float64)
+    """The published attack idea in one dimension: float sampling certifies a radius that one
+    neighbour refutes."""
+    centre, neighbour = (
+        torch.zeros(1, 1, dtype=torch.float64),
+        torch.full((1, 1), 0.1234567890123, dtype=torch.float64),
+    )
     floating = Smoother(SpotsTheCentre(), noise.Gaussian(0.5), 2)
     certificate = floating.certify(centre, n=10_000)
     assert int(certificate.label) == 1
@@ -221,8 +253,13 @@ def test_float_noise_can_be_recognised_and_rounded_noise_cannot():
     assert int(floating.predict(neighbour).label) == 0  # well inside
 
     rounded = Smoother(SpotsTheCentre(), noise.RoundedGaussian(0.5), 2)
-    with pytest.raises(ValueError, match="x must lie on the grid"):  # the neighbour is none that the statement means
+    with pytest.raises(
+        ValueError, match="x must lie on the grid"
+    ):  # the neighbour is none that the statement means
         rounded.certify(neighbour)
     label = int(rounded.certify(centre, n=10_000).label)
     for k in range(256):  # and among those that it means, none is told apart
-        assert int(rounded.predict(torch.full((1, 1), k / 255, dtype=torch.float64), n=100).label) == label
+        assert (
+            int(rounded.predict(torch.full((1, 1), k / 255, dtype=torch.float64), n=100).label)
+            == label
+        )

@@ -1,4 +1,5 @@
-"""What the hot loop costs, in numbers that are the same on every machine: calls, operations, bytes, waits."""
+"""What the hot loop costs, in numbers that are the same on every machine: calls, operations, bytes,
+waits."""
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from rsfl.smooth import GaussianSmoother, Smoother, votes
 
 
 class Meter(TorchDispatchMode):
-    """Counts operations that compute something, and the bytes of the tensors they newly allocate."""
+    """Counts operations that compute something, and the bytes of the tensors they newly
+    allocate."""
 
     def __init__(self):
         super().__init__()
@@ -20,17 +22,24 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         if not function.is_view:
-            known = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
+            known = {
+                leaf.untyped_storage().data_ptr()
+                for leaf in tree_leaves((args, kwargs))
+                if torch.is_tensor(leaf)
+            }
             fresh = [leaf for leaf in tree_leaves(out) if torch.is_tensor(leaf)]
             self.operations += 1
             self.allocated += sum(
-                leaf.untyped_storage().nbytes() for leaf in fresh if leaf.untyped_storage().data_ptr() not in known
+                leaf.untyped_storage().nbytes()
+                for leaf in fresh
+                if leaf.untyped_storage().data_ptr() not in known
             )
         return out
 
 
 class Calls(nn.Module):
-    """A linear classifier that counts its calls and the rows of each; its logits cost one operation."""
+    """A linear classifier that counts its calls and the rows of each; its logits cost one
+    operation."""
 
     def __init__(self, features, num_classes):
         super().__init__()
@@ -63,7 +72,9 @@ def counted(n, batch_size=None, inputs=2, law=None):
     return model, meter
 
 
-@pytest.mark.parametrize(("n", "batch_size", "calls"), [(1000, 400, 5), (1000, 100, 20), (50, 100, 1), (130, 7, 38)])
+@pytest.mark.parametrize(
+    ("n", "batch_size", "calls"), [(1000, 400, 5), (1000, 100, 20), (50, 100, 1), (130, 7, 38)]
+)
 def test_batches_are_full_and_hold_several_inputs(n, batch_size, calls):
     model, _ = counted(n, batch_size)
     assert len(model.rows) == calls
@@ -71,7 +82,9 @@ def test_batches_are_full_and_hold_several_inputs(n, batch_size, calls):
     assert set(model.rows[:-1]) <= {batch_size}
 
 
-@pytest.mark.parametrize(("shape", "rows"), [((1, 8, 8), 1000), ((1, 28, 28), 400), ((3, 32, 32), 100)])
+@pytest.mark.parametrize(
+    ("shape", "rows"), [((1, 8, 8), 1000), ((1, 28, 28), 400), ((3, 32, 32), 100)]
+)
 def test_batches_fit_into_the_caches_of_a_processor(shape, rows):
     model = Calls(torch.Size(shape).numel(), CLASSES)
     GaussianSmoother(model, 0.25, CLASSES).votes(torch.rand(1, *shape), 2000)
@@ -80,7 +93,9 @@ def test_batches_fit_into_the_caches_of_a_processor(shape, rows):
 
 def test_a_certificate_is_two_runs_of_forward_calls_over_all_inputs():
     model = Calls(784, CLASSES)
-    GaussianSmoother(model, 0.25, CLASSES).certify(torch.rand(4, *SHAPE), n0=100, n=1000, batch_size=400)
+    GaussianSmoother(model, 0.25, CLASSES).certify(
+        torch.rand(4, *SHAPE), n0=100, n=1000, batch_size=400
+    )
     assert model.rows == [400] * 11  # all of the selection in one
 
 
@@ -88,14 +103,16 @@ def test_a_block_and_a_batch_take_a_fixed_number_of_operations():
     few, many = counted(400, 400)[1], counted(4000, 400)[1]
     batches, blocks = 2 * 9, 2 * 36  # more of each
     a_batch = (many.operations - few.operations - 4 * blocks) / batches
-    # a block: an empty tensor, its draws, the sum, the copy into the batch; a batch: the product, twelve for the tally
+    # a block: an empty tensor, its draws, the sum, the copy into the batch; a batch: the product,
+    # twelve for the tally
     assert a_batch <= 13
 
 
 def test_bytes_allocated_a_vote():
     few, many = counted(400, 400)[1], counted(4000, 400)[1]
     a_vote = (many.allocated - few.allocated) / 7200
-    # its noise and its noisy copy, float32, and under 20 bytes a class of bookkeeping; the batch itself is reused
+    # its noise and its noisy copy, float32, and under 20 bytes a class of bookkeeping; the batch
+    # itself is reused
     assert a_vote <= 2 * 4 * 784 + 20 * CLASSES
 
 
@@ -114,7 +131,8 @@ def test_no_draw_is_made_twice_when_batches_cut_blocks():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
-    "law", [noise.Gaussian(0.25), noise.Uniform(0.5), noise.Laplace(0.2), noise.RoundedGaussian(0.25)]
+    "law",
+    [noise.Gaussian(0.25), noise.Uniform(0.5), noise.Laplace(0.2), noise.RoundedGaussian(0.25)],
 )
 def test_the_host_never_waits_for_the_device(law):
     x = torch.rand(2, *SHAPE, device="cuda").mul(255).round().div(255)

@@ -23,7 +23,9 @@ from rsfl.smooth import Smoother
 from rsfl.train import Adversarial, Batches, CrossEntropy, DatasetBatches, fit
 
 LAW = Gaussian(0.25)
-SMOOTHADV = Adversarial(attack=SmoothAdvPGD(epsilon=0.5, steps=2, samples=3), law=LAW, num_classes=3)
+SMOOTHADV = Adversarial(
+    attack=SmoothAdvPGD(epsilon=0.5, steps=2, samples=3), law=LAW, num_classes=3
+)
 
 
 def seeded(seed=0):
@@ -32,7 +34,9 @@ def seeded(seed=0):
 
 def network(seed=0, dropout=0.0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
+    return nn.Sequential(
+        nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3)
+    )
 
 
 def blobs(n=90, seed=0):
@@ -50,7 +54,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-# -- losses ----------------------------------------------------------------------------------------------------------
+# -- losses ----------------------------------------------------------------------------------------
 
 
 def test_plain_and_noisy_cross_entropy():
@@ -59,7 +63,9 @@ def test_plain_and_noisy_cross_entropy():
     assert CrossEntropy()(model, x, y).item() == pytest.approx(plain.item(), rel=1e-6)
     noise = LAW.sample((12, 4), generator=seeded(3))
     expected = functional.cross_entropy(model(x + noise), y)
-    assert CrossEntropy(LAW)(model, x, y, seeded(3)).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert CrossEntropy(LAW)(model, x, y, seeded(3)).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
     assert CrossEntropy(LAW).losses(model(x), y).shape == (12,)
 
 
@@ -104,8 +110,14 @@ def test_the_gradient_reaches_every_parameter():
 
 
 def test_warm_up():
-    ddn = Adversarial(attack=SmoothAdvDDN(epsilon=0.8, steps=2, samples=1, start=0.5), law=LAW, num_classes=3)
-    budgets = [loss.warmed_up(epoch, 4).attack.epsilon for loss in (SMOOTHADV, ddn) for epoch in (1, 2, 3, 4, 9)]
+    ddn = Adversarial(
+        attack=SmoothAdvDDN(epsilon=0.8, steps=2, samples=1, start=0.5), law=LAW, num_classes=3
+    )
+    budgets = [
+        loss.warmed_up(epoch, 4).attack.epsilon
+        for loss in (SMOOTHADV, ddn)
+        for epoch in (1, 2, 3, 4, 9)
+    ]
     assert budgets == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.2, 0.4, 0.6, 0.8, 0.8])
     assert SMOOTHADV.warmed_up(1, 0) is SMOOTHADV
     assert ddn.warmed_up(1, 4).attack.start == 0.5
@@ -116,7 +128,9 @@ def test_warm_up():
 def test_losses_serve_other_laws():
     """l1 budgets for uniform noise; the loss needs nothing else."""
     model, (x, y) = network().eval(), blobs(12)
-    loss = Adversarial(attack=SmoothAdvPGD(epsilon=0.3, steps=3, samples=2), law=Uniform(0.5), num_classes=3)
+    loss = Adversarial(
+        attack=SmoothAdvPGD(epsilon=0.3, steps=3, samples=2), law=Uniform(0.5), num_classes=3
+    )
     assert loss(model, x, y, seeded()).isfinite()
 
 
@@ -151,7 +165,7 @@ def test_settings_are_checked():
         Batches(torch.zeros(3, 1), torch.zeros(3), size=0)
 
 
-# -- the loop --------------------------------------------------------------------------------------------------------
+# -- the loop --------------------------------------------------------------------------------------
 
 
 def test_batches_depend_on_seed_and_epoch_alone():
@@ -183,7 +197,10 @@ class Augmented(Dataset):
 
 def test_a_data_set_comes_in_the_order_of_its_tensors():
     x, y = blobs()
-    source, tensors = DatasetBatches(TensorDataset(x, y), size=16, seed=3), Batches(x, y, size=16, seed=3)
+    source, tensors = (
+        DatasetBatches(TensorDataset(x, y), size=16, seed=3),
+        Batches(x, y, size=16, seed=3),
+    )
     assert len(source) == len(tensors) == 6
     for epoch in (1, 2):
         torch.rand(1)
@@ -229,11 +246,27 @@ class Stream(IterableDataset):
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: DatasetBatches(iter([])), TypeError, "dataset must have a length and items by index, got <list_it"),
-        (lambda: DatasetBatches(Stream()), TypeError, "dataset must have a length and items by index, got <.*Stream"),
+        (
+            lambda: DatasetBatches(iter([])),
+            TypeError,
+            "dataset must have a length and items by index, got <list_it",
+        ),
+        (
+            lambda: DatasetBatches(Stream()),
+            TypeError,
+            "dataset must have a length and items by index, got <.*Stream",
+        ),
         (lambda: DatasetBatches([]), ValueError, "dataset must hold at least one item, got 0"),
-        (lambda: DatasetBatches([1], size=0), ValueError, "size must be a count of at least 1.*got 0"),
-        (lambda: DatasetBatches([1], workers=-1), ValueError, "workers must be a count of at least 0.*got -1"),
+        (
+            lambda: DatasetBatches([1], size=0),
+            ValueError,
+            "size must be a count of at least 1.*got 0",
+        ),
+        (
+            lambda: DatasetBatches([1], workers=-1),
+            ValueError,
+            "workers must be a count of at least 0.*got -1",
+        ),
         (
             lambda: run(network(), source=DataLoader(TensorDataset(*blobs()))),
             TypeError,
@@ -258,12 +291,21 @@ def test_a_model_left_in_evaluation_mode_is_trained_with_a_warning():
 
 
 def run(model, path=None, epochs=6, source=None, **settings):
-    """A run with everything that has a state: momentum, a schedule, dropout, batch statistics, a warm-up."""
+    """A run with everything that has a state: momentum, a schedule, dropout, batch statistics, a
+    warm-up."""
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
     source = source or Batches(*blobs(), size=16)
     return fit(
-        model, source, SMOOTHADV, optimizer, epochs=epochs, warmup=4, scheduler=scheduler, checkpoint=path, **settings
+        model,
+        source,
+        SMOOTHADV,
+        optimizer,
+        epochs=epochs,
+        warmup=4,
+        scheduler=scheduler,
+        checkpoint=path,
+        **settings,
     )
 
 
@@ -271,7 +313,12 @@ def test_fit_is_the_loop_that_one_would_write():
     x, y = blobs()
     model, own = network(), network()
     history = fit(
-        model, Batches(x, y, size=32), CrossEntropy(LAW), torch.optim.SGD(model.parameters(), 0.5), epochs=3, seed=4
+        model,
+        Batches(x, y, size=32),
+        CrossEntropy(LAW),
+        torch.optim.SGD(model.parameters(), 0.5),
+        epochs=3,
+        seed=4,
     )
     optimizer = torch.optim.SGD(own.parameters(), 0.5)
     for epoch in (1, 2, 3):
@@ -281,7 +328,10 @@ def test_fit_is_the_loop_that_one_would_write():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), own.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), own.state_dict().values(), strict=True)
+    )
     assert [entry.epoch for entry in history] == [1, 2, 3]
     assert history[2].loss < history[0].loss
     assert all(entry.seconds > 0 for entry in history)
@@ -317,8 +367,18 @@ def test_metrics_measure_the_model_in_evaluation_mode_and_leave_training_alone()
     run(plain, epochs=3)
     history = run(measured, epochs=3, metrics=metrics)
     assert modes == [[False] * 6] * 3
-    assert [module.training for module in measured.modules()] == [True, True, True, False, True, True]
-    assert all(torch.equal(value, measured.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert [module.training for module in measured.modules()] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert all(
+        torch.equal(value, measured.state_dict()[name])
+        for name, value in plain.state_dict().items()
+    )
     assert len({entry.metrics["accuracy"] for entry in history}) > 1
 
 
@@ -359,7 +419,9 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, seed):
     context = multiprocessing.get_context("fork")
     while not out.exists():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of forking a process that has threads
             process = context.Process(target=child, args=(path, out))
             process.start()
         process.join(draw.uniform(0.02, 0.25) if kills < 6 else 60)
@@ -382,17 +444,28 @@ def test_the_error_names_the_batch(tmp_path):
     history = fitted(undisturbed, Batches(*blobs(), size=16), tmp_path / "undisturbed")
     with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 3, batch 2 of 6"):
         fitted(model, Failing(Batches(*blobs(), size=16), 0), tmp_path / "run")
-    resumed = network(seed=9, dropout=0.3)  # what it starts from does not matter: the checkpoint does
+    resumed = network(
+        seed=9, dropout=0.3
+    )  # what it starts from does not matter: the checkpoint does
     again = fitted(resumed, Batches(*blobs(), size=16), tmp_path / "run")
     assert torch.equal(weights(resumed), weights(undisturbed))
     assert [e.loss for e in again] == [e.loss for e in history]
     done = copy.deepcopy(resumed)
-    assert fitted(done, Batches(*blobs(), size=16), tmp_path / "run") == again  # nothing is left to do
+    assert (
+        fitted(done, Batches(*blobs(), size=16), tmp_path / "run") == again
+    )  # nothing is left to do
     assert torch.equal(weights(done), weights(undisturbed))
 
 
 def fitted(model, source, path):
-    return fit(model, source, CrossEntropy(LAW), torch.optim.Adam(model.parameters(), 0.01), epochs=5, checkpoint=path)
+    return fit(
+        model,
+        source,
+        CrossEntropy(LAW),
+        torch.optim.Adam(model.parameters(), 0.01),
+        epochs=5,
+        checkpoint=path,
+    )
 
 
 def test_a_non_finite_loss_takes_no_step():
@@ -407,14 +480,18 @@ def test_a_non_finite_loss_takes_no_step():
 def test_other_checkpoints_are_refused(tmp_path):
     path = tmp_path / "run.rsfl"
     run(network(), path, epochs=1)
-    with pytest.raises(train.CheckpointError, match=r"belongs to another run: .*seed 0', this one is .*seed 1'"):
+    with pytest.raises(
+        train.CheckpointError, match=r"belongs to another run: .*seed 0', this one is .*seed 1'"
+    ):
         run(network(), path, seed=1)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(train.CheckpointError, match="belongs to another run"):
         fit(model, Batches(*blobs()), SMOOTHADV, optimizer, epochs=2, checkpoint=path)
     run(network(), path, epochs=2)
-    with pytest.raises(train.CheckpointError, match="already contains 2 epochs, more than epochs=1"):
+    with pytest.raises(
+        train.CheckpointError, match="already contains 2 epochs, more than epochs=1"
+    ):
         run(network(), path, epochs=1)
     whole = path.read_bytes()
     for broken in (whole[:-1], whole[:200] + b"!" + whole[201:], b"", b"something else"):
@@ -443,19 +520,29 @@ def test_settings_of_the_loop(capsys):
     with pytest.raises(ValueError, match="epochs must be a count of at least 1"):
         fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=0)
     for plain in (nn.CrossEntropyLoss(), lambda outputs, y: outputs.sum()):
-        with pytest.raises(TypeError, match=r"loss must take \(model, x, y, generator\), as train.CrossEntropy"):
+        with pytest.raises(
+            TypeError, match=r"loss must take \(model, x, y, generator\), as train.CrossEntropy"
+        ):
             fit(model, Batches(*blobs()), plain, optimizer, epochs=1)
     with pytest.raises(TypeError, match="loss must be Adversarial for a warmup"):
         fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=1, warmup=2)
     fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=1)
     assert capsys.readouterr().err == ""
-    fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=2, progress=True, metrics=lambda _: {"half": 0.5})
+    fit(
+        model,
+        Batches(*blobs()),
+        CrossEntropy(),
+        optimizer,
+        epochs=2,
+        progress=True,
+        metrics=lambda _: {"half": 0.5},
+    )
     shown = capsys.readouterr().err
     assert "2/2" in shown
     assert "half=0.5" in shown
 
 
-# -- the recipes of the papers ---------------------------------------------------------------------------------------
+# -- the recipes of the papers ---------------------------------------------------------------------
 
 
 def accuracy(model, x, y):
@@ -471,7 +558,9 @@ def test_pre_training_then_fine_tuning_a_head():
     model[1].eval()
     task = (y + 1) % 3
     before = accuracy(model, x, task)
-    loss = Adversarial(attack=SmoothAdvPGD(epsilon=0.1, steps=2, samples=2), law=Gaussian(0.1), num_classes=3)
+    loss = Adversarial(
+        attack=SmoothAdvPGD(epsilon=0.1, steps=2, samples=2), law=Gaussian(0.1), num_classes=3
+    )
     optimizer = torch.optim.Adam(model[4].parameters(), 0.05)
     fit(model, Batches(x, task, size=32), loss, optimizer, epochs=20, warmup=5)
     assert accuracy(model, x, task) > max(before, 0.9)
@@ -479,11 +568,18 @@ def test_pre_training_then_fine_tuning_a_head():
 
 
 def test_self_training_learns_from_unlabelled_data():
-    """Six labels alone leave the noisy task half learned; with their pseudo-labels, 300 more inputs carry it."""
+    """Six labels alone leave the noisy task half learned; with their pseudo-labels, 300 more inputs
+    carry it."""
     (x, y), (u, truth), (test, labels) = blobs(6), blobs(300, seed=1), blobs(300, seed=2)
     torch.manual_seed(0)
     teacher = nn.Linear(4, 3)
-    fit(teacher, Batches(x, y), CrossEntropy(), torch.optim.Adam(teacher.parameters(), 0.1), epochs=60)
+    fit(
+        teacher,
+        Batches(x, y),
+        CrossEntropy(),
+        torch.optim.Adam(teacher.parameters(), 0.1),
+        epochs=60,
+    )
     guessed = train.pseudo_labels(teacher, u)
     assert (guessed == truth).double().mean() > 0.9
     students = []
@@ -493,5 +589,7 @@ def test_self_training_learns_from_unlabelled_data():
         optimizer = torch.optim.Adam(student.parameters(), 1e-2)
         fit(student, Batches(*data, size=32), CrossEntropy(LAW), optimizer, epochs=30)
         certificate = Smoother(student, LAW, 3).certify(test, n=300)
-        students.append(((certificate.label == labels) & (certificate.radius >= 0.1)).double().mean().item())
+        students.append(
+            ((certificate.label == labels) & (certificate.radius >= 0.1)).double().mean().item()
+        )
     assert students[1] > students[0] + 0.05

@@ -1,1 +1,2 @@
-"""Recipes of the papers' claims in small: each module runs one, says whether it agrees, and writes JSON."""
+"""Recipes of the papers' claims in small: each module runs one, says whether it agrees, and writes
+JSON."""

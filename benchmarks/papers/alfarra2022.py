@@ -1,20 +1,25 @@
-"""Certified robustness in federated learning: training alone, together, personalised, and in a mixture of both.
+"""Certified robustness in federated learning: training alone, together, personalised, and in a
+mixture of both.
 
-``python -m benchmarks.papers.alfarra2022 --data DIR --scale paper --device cuda`` trains and certifies what Figures 1
-to 10 of Alfarra et al. 2022 show: rotation, translation and pixel noise, CIFAR-10 and MNIST, 4 to 100 clients. A
-client trains alone (local), with the others (federated), goes on alone from their model (personalised), or descends
-Eq. 5 (mixture), with lambda the weight of its own loss: 1 is local training, and the smaller, the nearer to the mean.
+``python -m benchmarks.papers.alfarra2022 --data DIR --scale paper --device cuda`` trains and
+certifies what Figures 1 to 10 of Alfarra et al. 2022 show: rotation, translation and pixel noise,
+CIFAR-10 and MNIST, 4 to 100 clients. A client trains alone (local), with the others (federated),
+goes on alone from their model (personalised), or descends Eq. 5 (mixture), with lambda the weight
+of its own loss: 1 is local training, and the smaller, the nearer to the mean.
 
-Taken from the authors' code where the text differs or is silent: 60 epochs, not 90; the step falls tenfold every 20
-epochs in local training and every 30 otherwise; personalisation is 4 epochs more at the last step size; rotations are
-uniform on sigma pi radians, translations Gaussian in half images. Taken from the text where the code lacks it: Eq. 5.
-Each client keeps its model from round to round there, and is certified with it. Figure 5's "robustness degrades as
-local models diverge" is also tried without a long way to train: as a mixture in the rounds of personalisation only; and
-for one law with four times the rounds, as Eq. 5 holds a client so close to the mean that a small lambda learns slowly.
-Other than both: momentum starts afresh in every round; no random crops and flips; noise acts on images in [0, 1].
+Taken from the authors' code where the text differs or is silent: 60 epochs, not 90; the step falls
+tenfold every 20 epochs in local training and every 30 otherwise; personalisation is 4 epochs more
+at the last step size; rotations are uniform on sigma pi radians, translations Gaussian in half
+images. Taken from the text where the code lacks it: Eq. 5. Each client keeps its model from round
+to round there, and is certified with it. Figure 5's "robustness degrades as local models diverge"
+is also tried without a long way to train: as a mixture in the rounds of personalisation only; and
+for one law with four times the rounds, as Eq. 5 holds a client so close to the mean that a small
+lambda learns slowly. Other than both: momentum starts afresh in every round; no random crops and
+flips; noise acts on images in [0, 1].
 
-Every run of many rounds is kept in ``--out`` as it goes, and every case's numbers are: what is there is not done again.
-The last two states of a run are kept; one of 100 clients of ResNet-18, each with a model of its own, takes 4.6 GB.
+Every run of many rounds is kept in ``--out`` as it goes, and every case's numbers are: what is
+there is not done again. The last two states of a run are kept; one of 100 clients of ResNet-18,
+each with a model of its own, takes 4.6 GB.
 """
 
 import math
@@ -48,7 +53,13 @@ if TYPE_CHECKING:
 EPOCHS, ALPHA, SEED, CLASSES = 2, 0.001, 0, 10  # epochs a round
 LONGER = 4
 LAMBDAS = (0.1, 0.5, 0.9)
-LOCAL, FEDERATED, PERSONALISED, NOMINAL, AFFINE = "local", "federated", "personalised", "nominal", "affine"
+LOCAL, FEDERATED, PERSONALISED, NOMINAL, AFFINE = (
+    "local",
+    "federated",
+    "personalised",
+    "nominal",
+    "affine",
+)
 Numbers = dict[str, Any]
 
 
@@ -73,9 +84,11 @@ class Case:
         law: The perturbation.
         sigma: Its size, in the paper's units.
         clients: How many share the data.
-        shared: What training in rounds augments with: the law itself unless named, "nominal" for nothing.
+        shared: What training in rounds augments with: the law itself unless named, "nominal" for
+            nothing.
         mixture: Lambda in these rounds; None for federated averaging, 1 for local training.
-        tuned: Lambda in the rounds after them, which augment with the law; 1 for personalisation, None for no such.
+        tuned: Lambda in the rounds after them, which augment with the law; 1 for personalisation,
+            None for no such.
         longer: How many times as long these rounds go on as the scale says, the schedule with them.
     """
 
@@ -92,7 +105,13 @@ class Case:
     def rounds(self) -> "Case":
         """The case whose model the rounds in common end with."""
         shared = self.shared or self.law
-        return replace(self, law=shared, sigma=0.0 if shared == "nominal" else self.sigma, shared=None, tuned=None)
+        return replace(
+            self,
+            law=shared,
+            sigma=0.0 if shared == "nominal" else self.sigma,
+            shared=None,
+            tuned=None,
+        )
 
     @property
     def task(self) -> "Case":
@@ -121,7 +140,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything. The first data set is the one of all figures, the others are rows beside it.
+    """How much of everything. The first data set is the one of all figures, the others are rows
+    beside it.
 
     Args:
         laws: Perturbations by data set.
@@ -200,13 +220,21 @@ SCALES = {
 def figures(scale: Scale) -> dict[str, list[Case]]:
     """The cases of each figure. A case of several figures is one run."""
     main, base, most = next(iter(scale.laws)), scale.clients[1], scale.clients[-1]
-    found: dict[str, list[Case]] = {"clients": [], "nominal": [], "affine": [], "mixture": [], "longer": []}
+    found: dict[str, list[Case]] = {
+        "clients": [],
+        "nominal": [],
+        "affine": [],
+        "mixture": [],
+        "longer": [],
+    }
     for data, laws in scale.laws.items():
         for name, sigma in laws:
             here = Case(data, name, sigma, base)
             local = replace(here, mixture=1.0)
             if name != "pixel":
-                numbers = scale.clients if name == "rotation" else scale.clients[:2]  # as the paper has them
+                numbers = (
+                    scale.clients if name == "rotation" else scale.clients[:2]
+                )  # as the paper has them
                 for clients in numbers if data == main else (base,):
                     ways = (local, here, replace(here, tuned=1.0))
                     found["clients"] += [replace(case, clients=clients) for case in ways]
@@ -230,11 +258,18 @@ class Experiment:
     """The data, and what is done on it."""
 
     def __init__(self, scale: str, data: Path, device: str, out: Path) -> None:
-        self.name, self.scale, self.folder, self.device, self.out = scale, SCALES[scale], data, device, out
+        self.name, self.scale, self.folder, self.device, self.out = (
+            scale,
+            SCALES[scale],
+            data,
+            device,
+            out,
+        )
 
     @cached_property
     def data(self) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Training and test images and labels, by data set; of the training images as many as the scale has."""
+        """Training and test images and labels, by data set; of the training images as many as the
+        scale has."""
         read: dict[str, Callable[[Path], tuple[Tensor, Tensor, Tensor, Tensor]]] = {
             "mnist": recipe.mnist,
             "cifar10": recipe.cifar10,
@@ -249,7 +284,12 @@ class Experiment:
 
     def settings(self, case: Case) -> dict[str, Any]:
         """All that a case's numbers depend on."""
-        return {"scale": self.name, **asdict(self.scale), "case": asdict(case), "device": self.device}
+        return {
+            "scale": self.name,
+            **asdict(self.scale),
+            "case": asdict(case),
+            "device": self.device,
+        }
 
     def sgd(self, case: Case, mixture: float | None, *, shift: int = 0) -> fed.SGD:
         """How clients train against a law; rounds count from 1 + ``shift`` in the schedule."""
@@ -291,9 +331,15 @@ class Experiment:
 
     def models(self, case: Case) -> tuple[Mapping[int, nn.Module], int]:
         """Each client's model, and how many updates were thrown away on the way to them."""
-        done, before, more = self.together(case.rounds), self.scale.rounds * case.longer, self.scale.tuning
+        done, before, more = (
+            self.together(case.rounds),
+            self.scale.rounds * case.longer,
+            self.scale.tuning,
+        )
         entries = list(done.ledger.entries)
-        models: Mapping[int, nn.Module] = done.models or dict.fromkeys(range(case.clients), done.model)
+        models: Mapping[int, nn.Module] = done.models or dict.fromkeys(
+            range(case.clients), done.model
+        )
         if case.tuned == 1:
             members = self.members(case, self.sgd(case, None))
             models = fed.personalise(done.model, members, more, after=before, seed=SEED)
@@ -301,10 +347,13 @@ class Experiment:
             members = self.members(case, self.sgd(case, case.tuned, shift=before))
             last = fed.Server(done.model, members, seed=SEED + 1).run(more)
             models, entries = last.models, [*entries, *last.ledger.entries]
-        return models, sum(one.outcome != "used" for entry in entries for one in entry.round.participants)
+        return models, sum(
+            one.outcome != "used" for entry in entries for one in entry.round.participants
+        )
 
     def measured(self, case: Case) -> Numbers:
-        """All the numbers of a case: the curve, the mean radius and the radii where right, of each measured client."""
+        """All the numbers of a case: the curve, the mean radius and the radii where right, of each
+        measured client."""
         begin = process_time()
         models, rejected = self.models(case)
         *_, x, y = self.data[case.data]
@@ -314,7 +363,9 @@ class Experiment:
         clients = min(case.clients, self.scale.measured)
         images = min(self.scale.own, self.scale.tested // clients)
         numbers: Numbers = {"radii": radii.tolist(), "curves": [], "mean radius": [], "scores": []}
-        for client, share in enumerate(fed.partition.equal(len(x), case.clients, seed=SEED + 1)[:clients]):
+        for client, share in enumerate(
+            fed.partition.equal(len(x), case.clients, seed=SEED + 1)[:clients]
+        ):
             # The share is sorted, and a data set may begin with its easy images.
             chosen = np.random.default_rng((SEED, client)).permutation(share)[:images]
             where = torch.from_numpy(chosen).to(x.device)
@@ -322,9 +373,13 @@ class Experiment:
                 x[where], n0=self.scale.n0, n=self.scale.n, alpha=ALPHA, seed=SEED, index=where
             )
             truth = y[where].cpu().numpy()
-            numbers["curves"].append(np.asarray(runs.certified_accuracy(found, truth, radii)).tolist())
+            numbers["curves"].append(
+                np.asarray(runs.certified_accuracy(found, truth, radii)).tolist()
+            )
             numbers["mean radius"].append(runs.average_certified_radius(found, truth))
-            numbers["scores"].append(torch.where(found.label == y[where], found.radius, 0.0).tolist())
+            numbers["scores"].append(
+                torch.where(found.label == y[where], found.radius, 0.0).tolist()
+            )
         return {
             **numbers,
             "distance": distance(models),
@@ -341,7 +396,8 @@ def smoothed(model: nn.Module, noise: Law) -> Smoother:
 
 
 def distance(models: Mapping[int, nn.Module]) -> float:
-    """How far the clients' parameters are from their mean, root mean square, over the norm of the mean."""
+    """How far the clients' parameters are from their mean, root mean square, over the norm of the
+    mean."""
     rows = [nn.utils.parameters_to_vector(model.parameters()).detach() for model in models.values()]
     mean = torch.stack(rows).mean(dim=0)
     squares = [float((row - mean).double().square().sum()) for row in rows]
@@ -349,7 +405,8 @@ def distance(models: Mapping[int, nn.Module]) -> float:
 
 
 def tally(words: Iterable[str]) -> str:
-    """``agrees`` if most do and none differs, or the reverse; ``mixed`` if some do and some differ."""
+    """``agrees`` if most do and none differs, or the reverse; ``mixed`` if some do and some
+    differ."""
     said = list(words)
     most = {word: said.count(word) * 2 > len(said) for word in ("agrees", "differs")}
     if "agrees" in said and "differs" in said:
@@ -375,9 +432,12 @@ class Verdicts:
         return float(np.mean(self.by_task[task][way]["mean radius"]))
 
     def gain(self, task: Case, better: str, worse: str) -> tuple[float, float]:
-        """By how much one way certifies further than another, a mean over the same test images; its standard error."""
+        """By how much one way certifies further than another, a mean over the same test images; its
+        standard error."""
         here = self.by_task[task]
-        return recipe.difference([np.concatenate(here[better]["scores"])], [np.concatenate(here[worse]["scores"])])
+        return recipe.difference(
+            [np.concatenate(here[better]["scores"])], [np.concatenate(here[worse]["scores"])]
+        )
 
     def tasks(self, *ways: str) -> list[Case]:
         """The tasks on which all these ways have been tried."""
@@ -387,14 +447,18 @@ class Verdicts:
         """A claim, from words with numbers, by what they are about."""
         if words:
             first = tally(said.split(" (")[0] for said in words.values())
-            self.words[claim] = f"{first}: " + "; ".join(f"{about}: {said}" for about, said in words.items())
+            self.words[claim] = f"{first}: " + "; ".join(
+                f"{about}: {said}" for about, said in words.items()
+            )
 
     def more(self, claim: str, better: str, worse: str, tasks: Iterable[Case]) -> None:
         """Claim that one way certifies more than another on each of some tasks."""
         words = {}
         for task in tasks:
             value, error = self.gain(task, better, worse)
-            shown = f"{self.radius(task, worse):.3g} to {self.radius(task, better):.3g}, +- {error:.2g}"
+            shown = (
+                f"{self.radius(task, worse):.3g} to {self.radius(task, better):.3g}, +- {error:.2g}"
+            )
             words[str(task)] = f"{sure(value, error)} ({shown})"
         self.say(claim, words)
 
@@ -409,8 +473,12 @@ class Verdicts:
                 few, many = (pick(tasks, key=lambda task: task.clients) for pick in (min, max))
                 gains = [self.gain(task, better, worse) for task in (few, many)]
                 error = math.hypot(gains[0][1], gains[1][1])
-                about = f"{few.data}, {few.law} {few.sigma:g}, {few.clients} against {many.clients} clients"
-                words[about] = f"{sure(gains[1][0] - gains[0][0], error)} ({gains[0][0]:.3g} to {gains[1][0]:.3g})"
+                about = f"{few.data}, {few.law} {few.sigma:g}, "
+                about += f"{few.clients} against {many.clients} clients"
+                words[about] = (
+                    f"{sure(gains[1][0] - gains[0][0], error)} ({gains[0][0]:.3g} to "
+                    f"{gains[1][0]:.3g})"
+                )
         self.say(claim, words)
 
     def alike(self, claim: str, one: str, other: str, *, within: float = 0.1) -> None:
@@ -420,7 +488,8 @@ class Verdicts:
             value, error = self.gain(task, one, other)
             room = within * self.radius(task, other)
             words[str(task)] = (
-                f"{sure(room - abs(value), error)} ({self.radius(task, other):.3g} to {self.radius(task, one):.3g})"
+                f"{sure(room - abs(value), error)} ({self.radius(task, other):.3g} to "
+                f"{self.radius(task, one):.3g})"
             )
         self.say(claim, words)
 
@@ -428,10 +497,13 @@ class Verdicts:
         """Claim that clients differ more in one way than in another, over all tasks together."""
         logs, errors = [], []
         for task in self.tasks(wide, narrow):
-            spreads = [np.std(self.by_task[task][way]["mean radius"], ddof=1) for way in (wide, narrow)]
+            spreads = [
+                np.std(self.by_task[task][way]["mean radius"], ddof=1) for way in (wide, narrow)
+            ]
             if min(spreads) > 0:
                 logs.append(math.log(spreads[0] / spreads[1]))
-                # The logarithm of a standard deviation of k values has variance 1 / (2 (k - 1)), and here are two.
+                # The logarithm of a standard deviation of k values has variance 1 / (2 (k - 1)),
+                # and here are two.
                 errors.append(1 / (len(self.by_task[task][wide]["mean radius"]) - 1))
         if logs:
             value, error = float(np.mean(logs)), math.sqrt(sum(errors)) / len(logs)
@@ -440,7 +512,8 @@ class Verdicts:
             self.words[claim] = f"{sure(value, error)}: standard deviation over clients {shown}"
 
     def nearer(self, claim: str, ways: Sequence[str]) -> None:
-        """Claim that of several ways the one that stays closest to the mean model certifies more than the farthest."""
+        """Claim that of several ways the one that stays closest to the mean model certifies more
+        than the farthest."""
         words = {}
         for task in self.tasks(*ways):
             far = {way: self.by_task[task][way]["distance"] for way in ways}
@@ -452,32 +525,66 @@ class Verdicts:
 
 
 def verdicts(scale: Scale, found: Mapping[Case, Numbers]) -> dict[str, str]:
-    """Each claim: agrees, differs, mixed or cannot tell, with the average certified radii that it rests on."""
-    check, nominal, affine = Verdicts(found), f"{NOMINAL}, then {PERSONALISED}", f"{AFFINE}, then {PERSONALISED}"
+    """Each claim: agrees, differs, mixed or cannot tell, with the average certified radii that it
+    rests on."""
+    check, nominal, affine = (
+        Verdicts(found),
+        f"{NOMINAL}, then {PERSONALISED}",
+        f"{AFFINE}, then {PERSONALISED}",
+    )
     few, base, most = scale.clients[0], scale.clients[1], scale.clients[-1]
     together = check.tasks(FEDERATED, LOCAL)
     enough = [task for task in together if task.clients > few]
-    check.more("federated training certifies more than local, if data are few", FEDERATED, LOCAL, enough)
+    check.more(
+        "federated training certifies more than local, if data are few", FEDERATED, LOCAL, enough
+    )
     sparse = [task for task in together if task.clients == few]
     check.more("even if clients are few (the paper: hardly)", FEDERATED, LOCAL, sparse)
     check.grows("the more clients, the more federated training gains on local", FEDERATED, LOCAL)
-    check.alike("personalised certifies as much as federated, if both saw the law", PERSONALISED, FEDERATED)
+    check.alike(
+        "personalised certifies as much as federated, if both saw the law", PERSONALISED, FEDERATED
+    )
     check.wider("clients differ more after local than after federated training", LOCAL, FEDERATED)
     check.wider("clients differ more after local training than personalised", LOCAL, PERSONALISED)
-    check.more("personalisation makes nominal models robust", nominal, NOMINAL, check.tasks(nominal, NOMINAL))
-    small = {task.law: min(other.sigma for other in check.by_task if other.law == task.law) for task in check.by_task}
+    check.more(
+        "personalisation makes nominal models robust",
+        nominal,
+        NOMINAL,
+        check.tasks(nominal, NOMINAL),
+    )
+    small = {
+        task.law: min(other.sigma for other in check.by_task if other.law == task.law)
+        for task in check.by_task
+    }
     rows = check.tasks(nominal, LOCAL)
     for words, tasks in (
-        ("small sigma", [task for task in rows if task.clients == base and task.sigma == small[task.law]]),
-        ("large sigma (the paper: as much)", [t for t in rows if t.clients == base and t.sigma > small[t.law]]),
+        (
+            "small sigma",
+            [task for task in rows if task.clients == base and task.sigma == small[task.law]],
+        ),
+        (
+            "large sigma (the paper: as much)",
+            [t for t in rows if t.clients == base and t.sigma > small[t.law]],
+        ),
         ("most clients", [task for task in rows if task.clients == most]),
     ):
-        check.more(f"nominal, then personalised certifies more than local: {words}", nominal, LOCAL, tasks)
-    check.grows("the more clients, the more nominal, then personalised gains on local", nominal, LOCAL)
-    check.more("personalisation helps after training with affine maps", affine, AFFINE, check.tasks(affine, AFFINE))
+        check.more(
+            f"nominal, then personalised certifies more than local: {words}", nominal, LOCAL, tasks
+        )
+    check.grows(
+        "the more clients, the more nominal, then personalised gains on local", nominal, LOCAL
+    )
+    check.more(
+        "personalisation helps after training with affine maps",
+        affine,
+        AFFINE,
+        check.tasks(affine, AFFINE),
+    )
     mixtures = [f"mixture {value:g}" for value in LAMBDAS]
     for way in mixtures:
-        check.more(f"{way} certifies more than federated", way, FEDERATED, check.tasks(way, FEDERATED))
+        check.more(
+            f"{way} certifies more than federated", way, FEDERATED, check.tasks(way, FEDERATED)
+        )
     for near, far in combinations([*mixtures, LOCAL], 2):
         check.more(f"{near} certifies more than {far}", near, far, check.tasks(near, far))
     check.nearer("mixtures: the farther from the mean, the less is certified", [*mixtures, LOCAL])
@@ -489,7 +596,8 @@ def verdicts(scale: Scale, found: Mapping[Case, Numbers]) -> dict[str, str]:
 
 
 def curves(axis: "Axes", tried: Mapping[str, Numbers], *, each: bool = False) -> None:
-    """Certified accuracy of several ways: mean and band from the worst client to the best, or every client."""
+    """Certified accuracy of several ways: mean and band from the worst client to the best, or every
+    client."""
     for number, (way, numbers) in enumerate(tried.items()):
         found = fed.PerClient(dict(enumerate(np.array(numbers["curves"]))))
         radii, color = numbers["radii"], f"C{number}"
@@ -524,19 +632,23 @@ def panels(path: Path, panels: Mapping[str, Mapping[str, Numbers]], *, each: boo
 
 
 def save(drawing: "Figure", path: Path) -> None:
-    """A picture in few colours: the blended bands make a file of all their shades four times as large."""
+    """A picture in few colours: the blended bands make a file of all their shades four times as
+    large."""
     from PIL import Image
 
     whole = BytesIO()
     drawing.savefig(whole, format="png", dpi=80)
-    Image.open(whole).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(whole).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
 
 
 UNITS = "radius: rotation in radians, translation in half images (l2), pixels in l2"
 
 
 def by_lambda(path: Path, check: Verdicts, tasks: Sequence[Case]) -> None:
-    """The average certified radius over that of federated training, by lambda, in all rounds and in the last ones."""
+    """The average certified radius over that of federated training, by lambda, in all rounds and in
+    the last ones."""
     from matplotlib.figure import Figure
 
     laws = list(dict.fromkeys(task.law for task in tasks))
@@ -554,7 +666,14 @@ def by_lambda(path: Path, check: Verdicts, tasks: Sequence[Case]) -> None:
                 base = check.radius(task, FEDERATED)
                 gains = np.array([check.gain(task, name, FEDERATED) for name in names]) / base
                 label = f"sigma {task.sigma:g}, {words}"
-                axis.errorbar(values, 1 + gains[:, 0], 2 * gains[:, 1], fmt=style, color=f"C{number}", label=label)
+                axis.errorbar(
+                    values,
+                    1 + gains[:, 0],
+                    2 * gains[:, 1],
+                    fmt=style,
+                    color=f"C{number}",
+                    label=label,
+                )
     for axis, name in zip(axes, laws, strict=True):
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set_title(name, fontsize=9)
@@ -572,37 +691,54 @@ def draw(figure: str, cases: Sequence[Case], found: Mapping[Case, Numbers], out:
         tasks = [task for task in check.by_task if task.data == data]
         if figure == "clients":
             for name, sigma in dict.fromkeys((task.law, task.sigma) for task in tasks):
-                row = {task.title: check.by_task[task] for task in tasks if (task.law, task.sigma) == (name, sigma)}
+                row = {
+                    task.title: check.by_task[task]
+                    for task in tasks
+                    if (task.law, task.sigma) == (name, sigma)
+                }
                 panels(out / f"clients-{data}-{name}-{sigma:g}.png", row)
-            each = {task.title: {way: check.by_task[task][way] for way in (LOCAL, PERSONALISED)} for task in tasks[:2]}
+            each = {
+                task.title: {way: check.by_task[task][way] for way in (LOCAL, PERSONALISED)}
+                for task in tasks[:2]
+            }
             panels(out / f"each-{data}.png", each, each=True)
         else:
             titled = {task.title: check.by_task[task] for task in tasks}
             if figure in ("mixture", "longer"):
                 by_lambda(out / f"{figure}-lambda-{data}.png", check, tasks)
                 all_rounds = (FEDERATED, LOCAL, *(f"mixture {value:g}" for value in LAMBDAS))
-                titled = {title: {way: tried[way] for way in all_rounds} for title, tried in titled.items()}
+                titled = {
+                    title: {way: tried[way] for way in all_rounds}
+                    for title, tried in titled.items()
+                }
             panels(out / f"{figure}-{data}.png", titled)
 
 
 def differs(scale: Scale, found: Mapping[Case, Numbers]) -> list[str]:
     """What is other than in the paper."""
     lines = [
-        "schedules of the authors' scripts, where a run is 60 epochs, not the text's 90; momentum starts afresh in "
+        "schedules of the authors' scripts, where a run is 60 epochs, not the text's 90; "
+        "momentum starts afresh in "
         "every round; one run a case",
-        "no random crops and flips; noise on images in [0, 1], before the normalisation that is in the network",
+        "no random crops and flips; noise on images in [0, 1], before the normalisation that is "
+        "in the network",
     ]
     if scale.network != "resnet18":
         lines.append(
-            f"{scale.network} convolutional network of two layers; data sets {', '.join(scale.laws)}; {scale.images} "
-            f"training images in all; {scale.rounds} rounds of {EPOCHS} epochs, then {scale.tuning}; step size "
+            f"{scale.network} convolutional network of two layers; data sets "
+            f"{', '.join(scale.laws)}; {scale.images} "
+            f"training images in all; {scale.rounds} rounds of {EPOCHS} epochs, then "
+            f"{scale.tuning}; step size "
             f"{scale.lr}, batches of {scale.batch}"
         )
         lines.append(
-            f"{scale.n0} + {scale.n} votes; {scale.measured} clients at most are certified, on {scale.own} test "
+            f"{scale.n0} + {scale.n} votes; {scale.measured} clients at most are certified, on "
+            f"{scale.own} test "
             f"images each at most and {scale.tested} in all"
         )
-    rejected = [f"{case}, {case.way}: {n}" for case, numbers in found.items() if (n := numbers["rejected"])]
+    rejected = [
+        f"{case}, {case.way}: {n}" for case, numbers in found.items() if (n := numbers["rejected"])
+    ]
     if rejected:
         lines.append("updates that were thrown away: " + "; ".join(rejected))
     return lines
@@ -611,7 +747,9 @@ def differs(scale: Scale, found: Mapping[Case, Numbers]) -> list[str]:
 def main(arguments: list[str] | None = None) -> dict[str, str]:
     """Run what is asked for; the verdicts."""
     parser = recipe.options(__doc__, "alfarra2022")
-    parser.add_argument("--figures", nargs="*", help="only these of: clients nominal affine mixture longer")
+    parser.add_argument(
+        "--figures", nargs="*", help="only these of: clients nominal affine mixture longer"
+    )
     asked = parser.parse_args(arguments)
     out: Path = asked.out / asked.scale
     experiment = Experiment(asked.scale, asked.data, asked.device, out)
@@ -621,7 +759,9 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     with tqdm(dict.fromkeys(case for figure in wanted for case in chosen[figure])) as bar:
         for case in bar:
             bar.set_description(f"{case}, {case.way}")
-            found[case] = recipe.once(out / "cases", experiment.settings(case), partial(experiment.measured, case))
+            found[case] = recipe.once(
+                out / "cases", experiment.settings(case), partial(experiment.measured, case)
+            )
     for figure in wanted:
         draw(figure, chosen[figure], found, out)
     words = verdicts(experiment.scale, found)

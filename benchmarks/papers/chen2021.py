@@ -1,23 +1,26 @@
 """Fed-SmoothAdv beside SmoothAdv: does training on devices cost certified accuracy?
 
-``python -m benchmarks.papers.chen2021 --data DIR --scale paper --device cuda`` trains as Chen et al. 2021 have it, on
-1000 devices of which a tenth works in each round, and on all the data in one place, certifies both with the noise that
-they were trained for, and times the two estimators of the attack's gradient. Both versions of the paper, and its
-appendices, have the same settings.
+``python -m benchmarks.papers.chen2021 --data DIR --scale paper --device cuda`` trains as Chen et
+al. 2021 have it, on 1000 devices of which a tenth works in each round, and on all the data in one
+place, certifies both with the noise that they were trained for, and times the two estimators of the
+attack's gradient. Both versions of the paper, and its appendices, have the same settings.
 
 What the paper leaves out, and what is taken here:
 
 - epsilon is printed as 64, 128, 256: 255ths of the range of a pixel.
-- The attack's learning rate is .01, with two steps. Unit steps of that length go .02 far at most, which is below the
-  smallest epsilon: every epsilon would train the same model. So steps have length 2 epsilon / 2, as in Salman et al.
-  2019, whose training this is; the figure ``step`` has the literal .01 beside them.
-- "Multiple SGD steps" on the adversarial samples of a batch: one step, on all its noisy copies together.
+- The attack's learning rate is .01, with two steps. Unit steps of that length go .02 far at most,
+  which is below the smallest epsilon: every epsilon would train the same model. So steps have
+  length 2 epsilon / 2, as in Salman et al. 2019, whose training this is; the figure ``step`` has
+  the literal .01 beside them.
+- "Multiple SGD steps" on the adversarial samples of a batch: one step, on all its noisy copies
+  together.
 - The optimizer: SGD without momentum or decay. Inputs of an attack stay in [0, 1].
 - The one-point estimator is the paper's Eq. 4 as it is printed: independent draws, no baseline.
 - Test images, n0 and n: every 20th image, 100 and 100,000, as in Cohen et al. 2019.
 
-Not in the paper: training with noise alone, in the figure ``ablation``: what the noise does, and what the attack adds.
-Each case's numbers are a file of their own in ``--out``, and each training goes on from its last round.
+Not in the paper: training with noise alone, in the figure ``ablation``: what the noise does, and
+what the attack adds. Each case's numbers are a file of their own in ``--out``, and each training
+goes on from its last round.
 """
 
 import time
@@ -55,12 +58,14 @@ GAMMAS = (0.1, 0.5)
 
 @dataclass(frozen=True)
 class Case:
-    """One training, and the noise that it is certified under; the defaults are those of the paper's Figure 1.
+    """One training, and the noise that it is certified under; the defaults are those of the paper's
+    Figure 1.
 
     Args:
         sigma: Noise of certification, and of training where there is any.
         epsilon: Budget of the attack, in 255ths.
-        training: ``plain``, ``noise``, or an attack: ``adversarial`` sees no noise, the others are estimators.
+        training: ``plain``, ``noise``, or an attack: ``adversarial`` sees no noise, the others are
+            estimators.
         gamma: Share of each device's major class; None trains in one place.
         step: Length of an attack's step; None for 2 epsilon / steps.
     """
@@ -74,7 +79,9 @@ class Case:
     @property
     def trained(self) -> "Case":
         """The case by what its training depends on: two cases may share a model."""
-        return replace(self, sigma=Case.sigma) if self.training in ("plain", "adversarial") else self
+        return (
+            replace(self, sigma=Case.sigma) if self.training in ("plain", "adversarial") else self
+        )
 
     @property
     def attack(self) -> attacks.Attack:
@@ -104,7 +111,8 @@ class Scale:
 
     @property
     def passes(self) -> int:
-        """Passes over all images in one place that show as many samples as all the devices see together."""
+        """Passes over all images in one place that show as many samples as all the devices see
+        together."""
         return self.rounds * round(self.devices / 10) * self.batches * 30 // self.images
 
 
@@ -119,24 +127,33 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "alexnet": networks.alexnet,
 }
 SCALES = {
-    "smoke": Scale("digits", images=600, devices=20, samples=60, rounds=2, batches=5, lr=0.1, stride=8, n=100),
+    "smoke": Scale(
+        "digits", images=600, devices=20, samples=60, rounds=2, batches=5, lr=0.1, stride=8, n=100
+    ),
     "small": Scale("small_cnn", images=8400, devices=30, rounds=14, lr=0.1, stride=25, n=300),
     "paper": Scale(),
 }
 TIMED = {"smoke": ["digits"], "small": ["small_cnn", "alexnet"], "paper": ["alexnet"]}
 DIFFERS = {
-    "smoke": ["scikit-learn's digits, a network for them, a handful of steps: a test of the recipe, not evidence"],
+    "smoke": [
+        "scikit-learn's digits, a network for them, a handful of steps: a test of the recipe, "
+        "not evidence"
+    ],
     "small": [
         "the first 8,400 training images, 30 devices of 500, 3 of which work in a round, 14 rounds",
-        "a network of two convolutions; learning rate .1, the best of four with noise alone on the same test images",
-        "so in one place there are 1.5 times the consecutive steps that a device's model sees, in the paper 50 times",
-        "the one-point estimator at epsilon = 128 / 255 only; epsilon 64 and 256 at sigma = .25 only",
+        "a network of two convolutions; learning rate .1, the best of four with noise alone on "
+        "the same test images",
+        "so in one place there are 1.5 times the consecutive steps that a device's model sees, "
+        "in the paper 50 times",
+        "the one-point estimator at epsilon = 128 / 255 only; epsilon 64 and 256 at sigma = .25 "
+        "only",
         "400 test images (every 25th), n0 = 100, n = 300: no radius above 2.0 sigma",
     ],
     "paper": ["every 20th test image, n0 = 100, n = 100,000: the paper does not say"],
 }
 ALWAYS = [
-    "attack steps of 2 epsilon / 2, which can reach epsilon; the paper's .01 cannot, and is in the figure step",
+    "attack steps of 2 epsilon / 2, which can reach epsilon; the paper's .01 cannot, and is in "
+    "the figure step",
     "noise alone, without an attack, is in the ablation: not in the paper",
     "one run of each case",
 ]
@@ -147,20 +164,28 @@ def figures(scale: str) -> dict[str, list[Case]]:
     short = scale == "smoke"
     chosen: dict[str, list[Case]] = {
         "sigma": grid((0.25, 0.5) if short else (0.12, 0.25, 0.5), (128,)),
-        "epsilon": grid((0.25,), (64, 128) if short else (64, 128, 256), ESTIMATORS[: 1 if scale == "small" else 2]),
+        "epsilon": grid(
+            (0.25,),
+            (64, 128) if short else (64, 128, 256),
+            ESTIMATORS[: 1 if scale == "small" else 2],
+        ),
         "ablation": [
             Case(sigma=sigma, training=training, gamma=gamma)
             for sigma, gamma in product((0.25,) if short else (0.25, 0.5), GAMMAS)
             for training in ("plain", "adversarial", "noise", "stochastic")
         ],
-        "step": [Case(training=way, step=step) for way, step in product(ESTIMATORS, (None, LITERAL))],
+        "step": [
+            Case(training=way, step=step) for way, step in product(ESTIMATORS, (None, LITERAL))
+        ],
     }
     if scale == "paper":
         chosen["corners"] = grid((0.12, 0.5), (64, 256))
     return chosen
 
 
-def grid(sigmas: Sequence[float], epsilons: Sequence[int], ways: Sequence[str] = ESTIMATORS) -> list[Case]:
+def grid(
+    sigmas: Sequence[float], epsilons: Sequence[int], ways: Sequence[str] = ESTIMATORS
+) -> list[Case]:
     """In one place, on homogeneous and on heterogeneous devices, by each estimator."""
     return [Case(*values) for values in product(sigmas, epsilons, ways, (None, *GAMMAS))]
 
@@ -211,32 +236,47 @@ class Experiment:
         if case.gamma is None:
             batches = train.Batches(self.x, self.y, 60, SEED)
             optimizer = torch.optim.SGD(model.parameters(), scale.lr)
-            train.fit(model, batches, loss, optimizer, epochs=scale.passes, seed=SEED, checkpoint=path)
+            train.fit(
+                model, batches, loss, optimizer, epochs=scale.passes, seed=SEED, checkpoint=path
+            )
             return model.eval()
-        parts = fed.partition.major_class(self.y.cpu(), scale.devices, scale.samples, case.gamma, seed=SEED)
+        parts = fed.partition.major_class(
+            self.y.cpu(), scale.devices, scale.samples, case.gamma, seed=SEED
+        )
         trainer = fed.SGD(lr=scale.lr, batch_size=30, steps=scale.batches, loss=loss)
-        server = fed.Server(model, fed.clients(self.x, self.y, parts, trainer), fraction=0.1, seed=SEED)
+        server = fed.Server(
+            model, fed.clients(self.x, self.y, parts, trainer), fraction=0.1, seed=SEED
+        )
         return server.run(scale.rounds, checkpoint=path).model
 
     def measured(self, case: Case) -> dict[str, Any]:
-        """The certified test images: for each the radius, -1 where it is not certified to be of its class."""
+        """The certified test images: for each the radius, -1 where it is not certified to be of its
+        class."""
         began = time.process_time()
         model = self.model(case)
         trained = time.process_time()
         smoother = GaussianSmoother(model, case.sigma, CLASSES)
-        found = smoother.certify(self.test_x, n=self.scale.n, alpha=ALPHA, seed=SEED, index=self.index)
+        found = smoother.certify(
+            self.test_x, n=self.scale.n, alpha=ALPHA, seed=SEED, index=self.index
+        )
         label, radius = found.label.cpu(), found.radius.cpu()
         radii = np.linspace(0, smoother.law.radius(ALPHA ** (1 / self.scale.n)), 41)
         return {
             "radius": torch.where(label == self.test_y, radius, -1.0).tolist(),
             "mean radius": runs.average_certified_radius(found, self.test_y),
             "radii": radii.tolist(),
-            "certified accuracy": np.asarray(runs.certified_accuracy(found, self.test_y, radii)).tolist(),
-            "core seconds": {"training": trained - began, "certification": time.process_time() - trained},
+            "certified accuracy": np.asarray(
+                runs.certified_accuracy(found, self.test_y, radii)
+            ).tolist(),
+            "core seconds": {
+                "training": trained - began,
+                "certification": time.process_time() - trained,
+            },
         }
 
     def timed(self, name: str) -> dict[str, Any]:
-        """How many times longer the stochastic estimator takes than the one-point one, in turns on the same batch.
+        """How many times longer the stochastic estimator takes than the one-point one, in turns on
+        the same batch.
 
         A training step of a device, and of it the attack alone.
         """
@@ -247,31 +287,40 @@ class Experiment:
             case, model = Case(training=way), self.network(name)
             trainer = fed.SGD(lr=self.scale.lr, batch_size=30, loss=case.loss)
             calls[f"training, {way}"] = partial(trainer, model, x, y, fed.Task(1, 0, SEED))
-            calls[f"attack, {way}"] = partial(case.attack, GaussianSmoother(model, case.sigma, CLASSES), x, y)
+            calls[f"attack, {way}"] = partial(
+                case.attack, GaussianSmoother(model, case.sigma, CLASSES), x, y
+            )
         taken = turns(calls, repeats=31)
         numbers: dict[str, Any] = {"network": name}
         for what in ("training", "attack"):
             slow, fast = (taken[f"{what}, {way}"] for way in ESTIMATORS)
             each = [a / b for a, b in zip(slow, fast, strict=True)]
-            numbers[what] = {"median": ratio(slow, fast), "quartiles": np.quantile(each, (0.25, 0.75)).tolist()}
+            numbers[what] = {
+                "median": ratio(slow, fast),
+                "quartiles": np.quantile(each, (0.25, 0.75)).tolist(),
+            }
         return {**numbers, "core seconds": {"timing": time.process_time() - began}}
 
     def strength(self, case: Case) -> dict[str, Any]:
         """How far the attacks of training lower the vote for the true class of the case's model.
 
-        The votes are means over the test images, by fresh noise. Beside the paper's estimators: antithetic draws, as
-        few and many.
+        The votes are means over the test images, by fresh noise. Beside the paper's estimators:
+        antithetic draws, as few and many.
         """
         began = time.process_time()
         smoother = GaussianSmoother(self.model(case), case.sigma, CLASSES)
         tried = {way: replace(case, training=way).attack for way in ESTIMATORS}
         for m in (SAMPLES, 256):
-            tried[f"antithetic, {m} draws"] = attacks.OnePoint(epsilon=case.epsilon / 255, steps=STEPS, samples=m)
+            tried[f"antithetic, {m} draws"] = attacks.OnePoint(
+                epsilon=case.epsilon / 255, steps=STEPS, samples=m
+            )
         draws = torch.Generator(self.device).manual_seed(SEED)
         votes: dict[str, list[torch.Tensor]] = {way: [] for way in ("none", *tried)}
         for part in torch.split(torch.arange(len(self.index)), 50):
             x, y = self.test_x[part], self.test_y[part].to(self.device)
-            found = {way: attack(smoother, x, y, generator=draws).point for way, attack in tried.items()}
+            found = {
+                way: attack(smoother, x, y, generator=draws).point for way, attack in tried.items()
+            }
             for way, point in {"none": x, **found}.items():
                 with torch.no_grad():
                     shares = smoother.probabilities(point, 100, generator=draws)
@@ -284,17 +333,27 @@ Found = Mapping[Case, Mapping[str, Any]]
 Pairs = Sequence[tuple[Case, Case]]
 
 
-def rivals(found: Found, changes: Mapping[str, Any], **taken: Sequence[Any]) -> list[tuple[Case, Case]]:
-    """The cases that have one of the values taken of each attribute, each with its changed self, if both are there."""
-    chosen = [case for case in found if all(getattr(case, name) in values for name, values in taken.items())]
+def rivals(
+    found: Found, changes: Mapping[str, Any], **taken: Sequence[Any]
+) -> list[tuple[Case, Case]]:
+    """The cases that have one of the values taken of each attribute, each with its changed self, if
+    both are there."""
+    chosen = [
+        case
+        for case in found
+        if all(getattr(case, name) in values for name, values in taken.items())
+    ]
     pairs = [(case, replace(case, **changes)) for case in chosen]
     return [(case, other) for case, other in pairs if other != case and other in found]
 
 
 def difference(found: Found, pairs: Pairs, share: float) -> tuple[float, float]:
-    """By how much the first of each pair certifies more, at a share of its sigma: the mean, and its standard error."""
+    """By how much the first of each pair certifies more, at a share of its sigma: the mean, and its
+    standard error."""
     at = np.c_[[share * case.sigma for case, _ in pairs]]
-    first, second = (np.array([found[pair[side]]["radius"] for pair in pairs]) >= at for side in (0, 1))
+    first, second = (
+        np.array([found[pair[side]]["radius"] for pair in pairs]) >= at for side in (0, 1)
+    )
     return recipe.difference(first, second)
 
 
@@ -314,31 +373,46 @@ def close(gain: float, error: float) -> str:
 
 
 def claims(found: Found) -> Iterator[tuple[str, Pairs, Callable[[float, float], str]]]:
-    """What is claimed of which pairs. The paper makes no claim on noise alone, nor on other steps than its own."""
+    """What is claimed of which pairs. The paper makes no claim on noise alone, nor on other steps
+    than its own."""
     full: dict[str, Sequence[Any]] = {"training": ESTIMATORS, "step": (None,)}
     for gamma in GAMMAS:
         pairs = rivals(found, {"gamma": gamma}, gamma=(None,), **full)
         yield f"one place is above devices, gamma = {gamma}", pairs, sure
         yield f"devices are close to one place, gamma = {gamma}", pairs, close
-    yield "gamma does not matter (.1 - .5)", rivals(found, {"gamma": 0.5}, gamma=(0.1,), **full), close
+    yield (
+        "gamma does not matter (.1 - .5)",
+        rivals(found, {"gamma": 0.5}, gamma=(0.1,), **full),
+        close,
+    )
     pairs = rivals(found, {"training": "one-point"}, training=("stochastic",), step=(None,))
     yield "the estimator does not matter (stochastic - one-point)", pairs, close
     for sigma in (0.25, 0.5):
         for claim, first, second, test in (
-            ("adversarial alone is hardly above plain (plain - adversarial)", "plain", "adversarial", hardly),
+            (
+                "adversarial alone is hardly above plain (plain - adversarial)",
+                "plain",
+                "adversarial",
+                hardly,
+            ),
             ("both are far above adversarial alone", "stochastic", "adversarial", much),
             ("both are above noise alone", "stochastic", "noise", sure),
             ("both by the one-point estimator are above noise alone", "one-point", "noise", sure),
         ):
-            pairs = rivals(found, {"training": second}, training=(first,), sigma=(sigma,), gamma=GAMMAS)
+            pairs = rivals(
+                found, {"training": second}, training=(first,), sigma=(sigma,), gamma=GAMMAS
+            )
             yield f"sigma = {sigma}: {claim}", pairs, test
     for way in ESTIMATORS:
         pairs = rivals(found, {"step": LITERAL}, training=(way,))
         yield f"{way}: steps that reach epsilon are above steps of {LITERAL}", pairs, sure
 
 
-def verdicts(found: Found, times: Sequence[Mapping[str, Any]], votes: Mapping[str, float]) -> dict[str, str]:
-    """Each claim at three radii, with the difference in points of certified accuracy, give or take two standard errors.
+def verdicts(
+    found: Found, times: Sequence[Mapping[str, Any]], votes: Mapping[str, float]
+) -> dict[str, str]:
+    """Each claim at three radii, with the difference in points of certified accuracy, give or take
+    two standard errors.
 
     "Close", "no matter", "hardly" and "much" mean five points.
     """
@@ -350,31 +424,42 @@ def verdicts(found: Found, times: Sequence[Mapping[str, Any]], votes: Mapping[st
     words = {}
     for claim, pairs, test in claims(found):
         if pairs:
-            words[f"{claim}, pairs: {len(pairs)}"] = ", ".join(said(test, pairs, share) for share in (0, 1, 1.5))
+            words[f"{claim}, pairs: {len(pairs)}"] = ", ".join(
+                said(test, pairs, share) for share in (0, 1, 1.5)
+            )
     for low, high in pairwise(sorted({case.sigma for case in found})):
         pairs = rivals(found, {"sigma": high}, training=ESTIMATORS, sigma=(low,), step=(None,))
         if pairs:
-            words[f"sigma = {low} is more accurate than {high}, pairs: {len(pairs)}"] = said(sure, pairs, 0)
-            reach = [max(max(found[case]["radius"]) for case in side) for side in zip(*pairs, strict=True)]
+            words[f"sigma = {low} is more accurate than {high}, pairs: {len(pairs)}"] = said(
+                sure, pairs, 0
+            )
+            reach = [
+                max(max(found[case]["radius"]) for case in side)
+                for side in zip(*pairs, strict=True)
+            ]
             words[f"sigma = {high} certifies further than {low}"] = verdict(
                 reach, rising=True
             ) + " (largest radius {:.3f}, {:.3f})".format(*np.floor(1e3 * np.array(reach)) / 1e3)
     for timed in times:
         whole, attack = (
-            "{median:.2f} times, quartiles {quartiles[0]:.2f} to {quartiles[1]:.2f}".format(**timed[part])
+            "{median:.2f} times, quartiles {quartiles[0]:.2f} to {quartiles[1]:.2f}".format(
+                **timed[part]
+            )
             for part in ("training", "attack")
         )
         low, high = timed["training"]["quartiles"]
-        agrees = "cannot tell" if low < 2 <= high or low <= 3 < high else word(low >= 2 and high <= 3)
+        agrees = (
+            "cannot tell" if low < 2 <= high or low <= 3 < high else word(low >= 2 and high <= 3)
+        )
         words[f"one-point training is 2 to 3 times faster, {timed['network']}"] = (
             f"{agrees} ({whole}; the attack alone {attack})"
         )
     if votes:
         falls = {way: votes["none"] - vote for way, vote in votes.items()}
         shown = ", ".join(f"{way} {vote:.4f}" for way, vote in votes.items())
-        words["the one-point attack lowers the vote at least half as much as the stochastic one"] = (
-            f"{word(falls['one-point'] >= falls['stochastic'] / 2)} (true class by attack: {shown})"
-        )
+        words[
+            "the one-point attack lowers the vote at least half as much as the stochastic one"
+        ] = f"{word(falls['one-point'] >= falls['stochastic'] / 2)} (true class by attack: {shown})"
     return words
 
 
@@ -385,7 +470,9 @@ def draw(figure: str, found: Found, path: Path) -> None:
     panel, line = PANELS[figure]
     titles, labels = (list(dict.fromkeys(of(case) for case in found)) for of in (panel, line))
     drawing = Figure(figsize=(9, 3.4), layout="constrained")
-    axes = dict(zip(titles, drawing.subplots(1, len(titles), sharey=True, squeeze=False)[0], strict=True))
+    axes = dict(
+        zip(titles, drawing.subplots(1, len(titles), sharey=True, squeeze=False)[0], strict=True)
+    )
     for case, numbers in found.items():
         dashed = case.training == "one-point" and figure != "step"
         axes[panel(case)].plot(
@@ -400,15 +487,25 @@ def draw(figure: str, found: Found, path: Path) -> None:
         axis.set_title(title, fontsize=10)
     first = axes[titles[0]]
     ways = {case.training for case in found}
-    first.set_ylabel("certified accuracy" + (", - - one-point" if "one-point" in ways and figure != "step" else ""))
-    drawing.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=len(labels), frameon=False)
+    first.set_ylabel(
+        "certified accuracy"
+        + (", - - one-point" if "one-point" in ways and figure != "step" else "")
+    )
+    drawing.legend(
+        *first.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=len(labels),
+        frameon=False,
+    )
     drawing.savefig(path, dpi=80)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, str]:
     """Run what is asked for; the verdicts."""
     parser = options(__doc__, "chen2021")
-    parser.add_argument("--figures", nargs="*", help="only these: sigma epsilon corners ablation step strength time")
+    parser.add_argument(
+        "--figures", nargs="*", help="only these: sigma epsilon corners ablation step strength time"
+    )
     asked = parser.parse_args(arguments)
     out: Path = asked.out / asked.scale
     scale, chosen = SCALES[asked.scale], figures(asked.scale)
@@ -428,7 +525,13 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
                 bar.update()
             elif figure == "time":
                 for name in TIMED[asked.scale]:
-                    times.append(once(out / "times", {**settings, "network": name}, partial(experiment.timed, name)))
+                    times.append(
+                        once(
+                            out / "times",
+                            {**settings, "network": name},
+                            partial(experiment.timed, name),
+                        )
+                    )
                 bar.update()
             else:
                 for case in chosen[figure]:
@@ -438,7 +541,13 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
                 draw(figure, {case: found[case] for case in chosen[figure]}, out / f"{figure}.png")
     words = verdicts(found, times, strength.get("votes", {}))
     spent = [numbers["core seconds"] for numbers in (*found.values(), *times, strength) if numbers]
-    report(out, asked.scale, DIFFERS[asked.scale] + ALWAYS, words, sum(sum(parts.values()) for parts in spent))
+    report(
+        out,
+        asked.scale,
+        DIFFERS[asked.scale] + ALWAYS,
+        words,
+        sum(sum(parts.values()) for parts in spent),
+    )
     return words
 
 

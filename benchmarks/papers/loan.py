@@ -1,4 +1,5 @@
-"""Lending Club's table of loans: what was known when a loan was made, as numbers from 0 to 1, and how it ended."""
+"""Lending Club's table of loans: what was known when a loan was made, as numbers from 0 to 1, and
+how it ended."""
 
 import csv
 import gzip
@@ -19,8 +20,24 @@ OUTCOME, STATE = "loan_status", "addr_state"
 CATEGORIES = 40  # a column of more than so many words is an identifier or a date, and left out
 # What payments, collection and later looks at the borrower have written: it tells the outcome.
 LATER = (
-    *("total_pymnt", "total_rec", "recoveries", "collection_recovery", "last_", "next_pymnt", "out_prncp"),
-    *("debt_settlement", "settlement_", "hardship_", "pymnt_plan", "deferral", "payment_plan", "orig_projected"),
+    *(
+        "total_pymnt",
+        "total_rec",
+        "recoveries",
+        "collection_recovery",
+        "last_",
+        "next_pymnt",
+        "out_prncp",
+    ),
+    *(
+        "debt_settlement",
+        "settlement_",
+        "hardship_",
+        "pymnt_plan",
+        "deferral",
+        "payment_plan",
+        "orig_projected",
+    ),
 )
 
 
@@ -33,7 +50,8 @@ class Loans:
         classes: The outcomes, by label.
         x: Training features (N, F), float64 in [0, 1].
         y: Training labels (N,).
-        test_x: Test features, scaled as the training features are, so that a few lie outside of [0, 1].
+        test_x: Test features, scaled as the training features are, so that a few lie outside of [0,
+            1].
         test_y: Test labels.
         states: (N,) the state of each training loan.
     """
@@ -48,10 +66,12 @@ class Loans:
 
 
 def loans(folder: Path, *, seed: int, share: float = 0.2) -> Loans:
-    """Read ``folder``'s one table (.csv or .csv.gz), and keep a random share of its loans for testing.
+    """Read ``folder``'s one table (.csv or .csv.gz), and keep a random share of its loans for
+    testing.
 
-    Every scale and every list of words comes from the training loans alone. A missing number is 0 and tells so in a
-    feature of its own; a word that training has not seen is none of the known ones.
+    Every scale and every list of words comes from the training loans alone. A missing number is 0
+    and tells so in a feature of its own; a word that training has not seen is none of the known
+    ones.
     """
     columns = _columns(folder)
     outcome, states = (np.array(columns.pop(name)) for name in (OUTCOME, STATE))
@@ -65,28 +85,48 @@ def loans(folder: Path, *, seed: int, share: float = 0.2) -> Loans:
             features |= _features(name, values, train)
     x = torch.from_numpy(np.stack(list(features.values()), axis=1))
     y = torch.from_numpy(labels.astype(np.int64))
-    return Loans(tuple(features), tuple(classes.tolist()), x[train], y[train], x[test], y[test], states[train])
+    return Loans(
+        tuple(features),
+        tuple(classes.tolist()),
+        x[train],
+        y[train],
+        x[test],
+        y[test],
+        states[train],
+    )
 
 
 def _columns(folder: Path) -> dict[str, list[str]]:
     """The table by column."""
     found = sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")])
     if len(found) != 1:
-        raise FileNotFoundError(f"{folder} must hold one .csv or .csv.gz, got {[path.name for path in found]!r}")
+        raise FileNotFoundError(
+            f"{folder} must hold one .csv or .csv.gz, got {[path.name for path in found]!r}"
+        )
     data = found[0].read_bytes()
     text = gzip.decompress(data) if found[0].suffix == ".gz" else data
     rows = [row for row in csv.reader(io.StringIO(text.decode())) if row]
     head = rows[0] if rows else []
     if missing := [name for name in (OUTCOME, STATE) if name not in head]:
-        raise ValueError(f"{found[0]} must have the columns {OUTCOME} and {STATE}, got none named {missing!r}")
+        raise ValueError(
+            f"{found[0]} must have the columns {OUTCOME} and {STATE}, got none named {missing!r}"
+        )
     wrong = Counter(len(row) for row in rows if len(row) != len(head))
     if wrong or len(rows) < 3:
-        raise ValueError(f"{found[0]} must hold at least two rows of {len(head)} values, got {len(rows) - 1}, {wrong}")
-    return {name: list(column) for name, column in zip(head, zip(*rows[1:], strict=True), strict=True)}
+        raise ValueError(
+            f"{found[0]} must hold at least two rows of {len(head)} values, got {len(rows) - 1}, "
+            f"{wrong}"
+        )
+    return {
+        name: list(column) for name, column in zip(head, zip(*rows[1:], strict=True), strict=True)
+    }
 
 
-def _features(name: str, values: Sequence[str], train: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """A column as features: a number from 0 to 1, or one for each word; nothing where training sees no difference."""
+def _features(
+    name: str, values: Sequence[str], train: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """A column as features: a number from 0 to 1, or one for each word; nothing where training sees
+    no difference."""
     try:
         raw = np.array([float(value or "nan") for value in values])
     except ValueError:

@@ -41,9 +41,14 @@ SCALES = ("smoke", "small", "paper")
 
 def options(doc: str | None, name: str) -> argparse.ArgumentParser:
     """The options of every recipe."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="the official files, as benchmarks/README.md says"
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="the official files, as benchmarks/README.md says",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scale", choices=SCALES, default="smoke")
@@ -51,8 +56,11 @@ def options(doc: str | None, name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def chosen(parser: argparse.ArgumentParser, asked: Sequence[str] | None, there: Iterable[str]) -> list[str]:
-    """The figures that were asked for, all that are there if none was; those that are not are an error."""
+def chosen(
+    parser: argparse.ArgumentParser, asked: Sequence[str] | None, there: Iterable[str]
+) -> list[str]:
+    """The figures that were asked for, all that are there if none was; those that are not are an
+    error."""
     known = list(there)
     wanted = known if asked is None else list(asked)
     if unknown := sorted(set(wanted) - set(known)):
@@ -61,7 +69,8 @@ def chosen(parser: argparse.ArgumentParser, asked: Sequence[str] | None, there: 
 
 
 def idx(path: Path) -> Tensor:
-    """An idx file of bytes, or its ``.gz`` or ``.xz`` where there is only that: uint8 of the shape in its header."""
+    """An idx file of bytes, or its ``.gz`` or ``.xz`` where there is only that: uint8 of the shape
+    in its header."""
     readers: dict[str, Callable[[Path], bytes]] = {
         "": Path.read_bytes,
         ".gz": lambda packed: gzip.decompress(packed.read_bytes()),
@@ -74,12 +83,18 @@ def idx(path: Path) -> Tensor:
     file, read = there[0]
     data = read(file)
     if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise ValueError(f"{file} must be an idx file of bytes, got one that begins with {data[:4]!r}")
+        raise ValueError(
+            f"{file} must be an idx file of bytes, got one that begins with {data[:4]!r}"
+        )
     rank = data[3]
     shape = np.frombuffer(data, ">u4", rank, 4).tolist()
     if len(data) != 4 + 4 * rank + prod(shape):
-        raise ValueError(f"{file} must hold {shape} bytes behind its header, got {len(data)} in all")
-    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape).copy())
+        raise ValueError(
+            f"{file} must hold {shape} bytes behind its header, got {len(data)} in all"
+        )
+    return torch.from_numpy(
+        np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+    )
 
 
 def mnist(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -103,7 +118,8 @@ class _Arrays(pickle.Unpickler):
 
 
 def cifar10(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training and test images (N, 3, 32, 32) in [0, 1], float32, and their labels, from cifar-10-batches-py."""
+    """Training and test images (N, 3, 32, 32) in [0, 1], float32, and their labels, from
+    cifar-10-batches-py."""
 
     def read(name: str) -> tuple[Tensor, Tensor]:
         with open(data / "cifar-10-batches-py" / name, "rb") as file:
@@ -122,16 +138,21 @@ def key(settings: Mapping[str, Any]) -> str:
 
 
 def once(folder: Path, settings: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The numbers that ``compute`` gives for these settings; computed only if ``folder`` has none for the same ones.
+    """The numbers that ``compute`` gives for these settings; computed only if ``folder`` has none
+    for the same ones.
 
     Code is no setting: after a change to what is computed, start with an empty folder.
 
     Args:
         folder: Where each set of numbers is a file of its own, next to its settings.
-        settings: A dataclass or mapping with all that the numbers depend on: case, scale, data, device.
+        settings: A dataclass or mapping with all that the numbers depend on: case, scale, data,
+            device.
         compute: Gives the numbers, as JSON can hold them.
     """
-    known = {"settings": settings if isinstance(settings, Mapping) else asdict(settings), "rsfl": rsfl.__version__}
+    known = {
+        "settings": settings if isinstance(settings, Mapping) else asdict(settings),
+        "rsfl": rsfl.__version__,
+    }
     path = folder / f"{key(known)}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,10 +164,11 @@ def once(folder: Path, settings: Any, compute: Callable[[], dict[str, Any]]) -> 
 
 
 def difference(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> tuple[float, float]:
-    """By how much one way scores more than another on the same test images: the mean, and its standard error.
+    """By how much one way scores more than another on the same test images: the mean, and its
+    standard error.
 
-    Both hold a row of scores for each training. Images are a sample, each its own control, and so are trainings where
-    there are several.
+    Both hold a row of scores for each training. Images are a sample, each its own control, and so
+    are trainings where there are several.
     """
     gains = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     variance = gains.mean(axis=0).var(ddof=1) / gains.shape[1]
@@ -156,7 +178,8 @@ def difference(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> tuple
 
 
 def sure(value: float, error: float) -> str:
-    """``agrees`` or ``differs`` if a value is above or below 0 by two standard errors, else ``cannot tell``."""
+    """``agrees`` or ``differs`` if a value is above or below 0 by two standard errors, else
+    ``cannot tell``."""
     return "cannot tell" if abs(value) <= 2 * error else word(value > 0)
 
 
@@ -171,12 +194,21 @@ def verdict(values: Iterable[float], *, rising: bool) -> str:
     return word(len(steps) > 0 and bool((steps > 0 if rising else steps < 0).all()))
 
 
-def report(out: Path, scale: str, differs: Sequence[str], verdicts: Mapping[str, str], seconds: float) -> None:
-    """Print what differs from the paper and each claim's verdict; the same to ``out/verdicts.json``."""
+def report(
+    out: Path, scale: str, differs: Sequence[str], verdicts: Mapping[str, str], seconds: float
+) -> None:
+    """Print what differs from the paper and each claim's verdict; the same to
+    ``out/verdicts.json``."""
     for line in differs:
         print(f"other than in the paper: {line}")
     for claim, said in verdicts.items():
         print(f"{claim}: {said}")
-    content = {"scale": scale, "seconds": seconds, "differs": list(differs), "verdicts": dict(verdicts), **machine()}
+    content = {
+        "scale": scale,
+        "seconds": seconds,
+        "differs": list(differs),
+        "verdicts": dict(verdicts),
+        **machine(),
+    }
     out.mkdir(parents=True, exist_ok=True)
     (out / "verdicts.json").write_text(json.dumps(content, indent=1))

@@ -1,29 +1,35 @@
-"""SmoothAdv (Salman et al. 2019) on CIFAR-10: does adversarial training of the smoothed classifier certify more?
+"""SmoothAdv (Salman et al. 2019) on CIFAR-10: does adversarial training of the smoothed classifier
+certify more?
 
-``python -m benchmarks.papers.salman2019 --data DIR --scale small`` trains networks with noise and with SmoothAdv,
-certifies test images, attacks them, and compares, by figure:
+``python -m benchmarks.papers.salman2019 --data DIR --scale small`` trains networks with noise and
+with SmoothAdv, certifies test images, attacks them, and compares, by figure:
 
-- envelopes: Table 2 and Figure 1, the best of several models at each radius, and Table 3, the same votes read in linf;
-- training: one model a way of training, among them adversarial training of the network itself (Appendix C.1);
+- envelopes: Table 2 and Figure 1, the best of several models at each radius, and Table 3, the same
+  votes read in linf;
+- training: one model a way of training, among them adversarial training of the network itself
+  (Appendix C.1);
 - samples, epsilon: the draws m and the budget in training (Appendices C.2 and C.3);
-- attack: Figure 3, accuracy under attacks of m draws beside what is certified; the votes n of the prediction (C.5) and
-  the gradient-free attack (C.6);
-- data: pre-training and self-training (section 4.2), on a substitute: held-back parts of CIFAR-10's own training set
-  stand for ImageNet and for the unlabelled tiny images;
-- digits: the figure ``training`` on scikit-learn's digits with more seeds, at the settings of Chen et al. 2021
-  (sigma = 0.25, epsilon = 128/255, two draws, two steps), and the claims of that paper on the one-point estimator.
+- attack: Figure 3, accuracy under attacks of m draws beside what is certified; the votes n of the
+  prediction (C.5) and the gradient-free attack (C.6);
+- data: pre-training and self-training (section 4.2), on a substitute: held-back parts of CIFAR-10's
+  own training set stand for ImageNet and for the unlabelled tiny images;
+- digits: the figure ``training`` on scikit-learn's digits with more seeds, at the settings of Chen
+  et al. 2021 (sigma = 0.25, epsilon = 128/255, two draws, two steps), and the claims of that paper
+  on the one-point estimator.
 
-Taken from the paper where its code differs: a batch is B images with m draws each (Pseudocode 1; the code takes B / m
-images), and epsilon is 0.25, 0.5 ... (the code's 64, 127 ... are divided by 256 in training and by 255 in its plots).
-Taken from the code: steps of 2 epsilon / T, no random start, epsilon grows over the first epochs, DDN starts at
-epsilon, pre-training is followed by a new last layer, pseudo-labels weigh as much as labels and, at scale ``paper``,
-images are mirrored and shifted. Of the paper's T in {2, 4, 6, 8, 10} the rows with T = 2 are taken, with DDN at one
-epsilon. All ways of training take as many steps, whatever the number of images, but for fine-tuning, which comes on top
-of its pre-training.
+Taken from the paper where its code differs: a batch is B images with m draws each (Pseudocode 1;
+the code takes B / m images), and epsilon is 0.25, 0.5 ... (the code's 64, 127 ... are divided by
+256 in training and by 255 in its plots). Taken from the code: steps of 2 epsilon / T, no random
+start, epsilon grows over the first epochs, DDN starts at epsilon, pre-training is followed by a new
+last layer, pseudo-labels weigh as much as labels and, at scale ``paper``, images are mirrored and
+shifted. Of the paper's T in {2, 4, 6, 8, 10} the rows with T = 2 are taken, with DDN at one
+epsilon. All ways of training take as many steps, whatever the number of images, but for
+fine-tuning, which comes on top of its pre-training.
 
-Weights, votes and numbers are kept in ``--out``: what is there is not computed again. Two models are compared on the
-same test images; a difference is called a finding where chance, over the images and, where there are several, over the
-seeds of training, explains it with a probability below 5 % (jointly for all radii of a claim, by the normal law).
+Weights, votes and numbers are kept in ``--out``: what is there is not computed again. Two models
+are compared on the same test images; a difference is called a finding where chance, over the images
+and, where there are several, over the seeds of training, explains it with a probability below 5 %
+(jointly for all radii of a claim, by the normal law).
 """
 
 import time
@@ -68,9 +74,15 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
 ATTACKS: Mapping[str, Callable[[Case], Attack]] = {
     "vanilla": lambda case: PGD(epsilon=case.epsilon, steps=case.steps),
     "vanilla + noise": lambda case: PGD(epsilon=case.epsilon, steps=case.steps),
-    "SmoothAdv-PGD": lambda case: SmoothAdvPGD(epsilon=case.epsilon, steps=case.steps, samples=case.samples),
-    "SmoothAdv-DDN": lambda case: SmoothAdvDDN(epsilon=case.epsilon, steps=case.steps, samples=case.samples),
-    "one-point": lambda case: OnePoint(epsilon=case.epsilon, steps=case.steps, samples=case.samples),
+    "SmoothAdv-PGD": lambda case: SmoothAdvPGD(
+        epsilon=case.epsilon, steps=case.steps, samples=case.samples
+    ),
+    "SmoothAdv-DDN": lambda case: SmoothAdvDDN(
+        epsilon=case.epsilon, steps=case.steps, samples=case.samples
+    ),
+    "one-point": lambda case: OnePoint(
+        epsilon=case.epsilon, steps=case.steps, samples=case.samples
+    ),
 }
 
 
@@ -79,9 +91,13 @@ class ThenNoise(Adversarial):
     """Cross-entropy under noise that the attack did not look at."""
 
     @override
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         with evaluating(model):
-            point = self.attack(Smoother(model, self.law, self.num_classes), x, y, generator=generator).point
+            point = self.attack(
+                Smoother(model, self.law, self.num_classes), x, y, generator=generator
+            ).point
         return CrossEntropy(self.law)(model, point, y, generator)
 
 
@@ -96,7 +112,8 @@ def loss(case: Case) -> Loss:
 
 @dataclass(frozen=True)
 class Moved:
-    """Batches whose images are mirrored or not and shifted by up to 4 pixels, black coming in from the edge."""
+    """Batches whose images are mirrored or not and shifted by up to 4 pixels, black coming in from
+    the edge."""
 
     batches: Batches
 
@@ -136,7 +153,10 @@ class Experiment:
     def examples(self, case: Case) -> tuple[Tensor, Tensor]:
         """What a case trains on, fine-tuning included."""
         setting, few = self.setting, self.setting.few
-        first, second = slice(few, few + setting.more), slice(few + setting.more, few + 2 * setting.more)
+        first, second = (
+            slice(few, few + setting.more),
+            slice(few + setting.more, few + 2 * setting.more),
+        )
         if case.data in ("self-training", "both"):
             teacher, _ = self.trained(Case("plain", case.sigma, data="few", seed=case.seed))
             guessed = train.pseudo_labels(teacher, self.x[second])
@@ -155,8 +175,12 @@ class Experiment:
         epochs, warmup, lr = setting.epochs * longer, setting.warmup * longer, setting.lr
         if tuning:
             before, _ = self.trained(replace(case, data="held back"))
-            last = [name for name, _ in model.named_parameters()][-2:]  # weight and bias of the last layer stay new
-            model.load_state_dict({k: v for k, v in before.state_dict().items() if k not in last}, strict=False)
+            last = [name for name, _ in model.named_parameters()][
+                -2:
+            ]  # weight and bias of the last layer stay new
+            model.load_state_dict(
+                {k: v for k, v in before.state_dict().items() if k not in last}, strict=False
+            )
             epochs, warmup, lr = setting.tuning * longer, 0, setting.tuning_lr
         model, epochs = model.to(self.device), max(1, round(epochs))
         source: Source = batches
@@ -224,12 +248,16 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     """Run what is asked for; the verdicts."""
     began = time.perf_counter()
     parser = options(__doc__, "salman2019")
-    parser.add_argument("--figures", nargs="*", metavar="FIGURE", help="only these, e.g. envelopes attack")
+    parser.add_argument(
+        "--figures", nargs="*", metavar="FIGURE", help="only these, e.g. envelopes attack"
+    )
     asked = parser.parse_args(arguments)
     scale, out = SCALES[asked.scale], asked.out / asked.scale
     plan = figures(scale)
     wanted = chosen(parser, asked.figures, plan)
-    experiment_of = cache(partial(Experiment, data=asked.data, device=asked.device, out=out))  # reads data once
+    experiment_of = cache(
+        partial(Experiment, data=asked.data, device=asked.device, out=out)
+    )  # reads data once
     verdicts: dict[str, str] = {}
     lines: list[str] = []
     with tqdm(total=sum(len(plan[figure]) for figure in wanted)) as bar:
@@ -246,7 +274,13 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
             lines += table(figure, scale, found)
     (out / "tables.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(lines) + "\n")
-    report(out, asked.scale, (*ALWAYS_DIFFERS, *DIFFERS[asked.scale]), verdicts, time.perf_counter() - began)
+    report(
+        out,
+        asked.scale,
+        (*ALWAYS_DIFFERS, *DIFFERS[asked.scale]),
+        verdicts,
+        time.perf_counter() - began,
+    )
     return verdicts
 
 

@@ -1,4 +1,5 @@
-"""What the numbers of ``benchmarks.papers.salman2019`` say: the paper's claims, checked, its tables and figures."""
+"""What the numbers of ``benchmarks.papers.salman2019`` say: the paper's claims, checked, its tables
+and figures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +24,21 @@ from benchmarks.papers.salman2019_plan import (
 from rsfl import bounds
 
 LINF = 2 / 255
-PUBLISHED: Mapping[str, Mapping[float, int]] = {  # Table 2, in %: shown beside our figures, for orientation
+PUBLISHED: Mapping[
+    str, Mapping[float, int]
+] = {  # Table 2, in %: shown beside our figures, for orientation
     "noise": {0.25: 61, 0.5: 43, 0.75: 32, 1.0: 22, 1.25: 17, 1.5: 13, 1.75: 10, 2.0: 7, 2.25: 4},
-    "SmoothAdv": {0.25: 73, 0.5: 58, 0.75: 48, 1.0: 38, 1.25: 33, 1.5: 29, 1.75: 24, 2.0: 18, 2.25: 16},
+    "SmoothAdv": {
+        0.25: 73,
+        0.5: 58,
+        0.75: 48,
+        1.0: 38,
+        1.25: 33,
+        1.5: 29,
+        1.75: 24,
+        2.0: 18,
+        2.25: 16,
+    },
 }
 
 Found = Mapping[Case | Attacked, Mapping[str, Any]]
@@ -35,7 +48,8 @@ Hits = NDArray[Any]
 
 @dataclass(frozen=True)
 class Gap:
-    """By how much one thing has more hits than another on the same images, and its standard error."""
+    """By how much one thing has more hits than another on the same images, and its standard
+    error."""
 
     value: float
     error: float
@@ -46,7 +60,8 @@ class Gap:
         return cls(*difference(first, second))
 
     def told(self, looks: int = 1) -> bool:
-        """Whether chance explains it, or any other of as many looks, with a probability below 5 %."""
+        """Whether chance explains it, or any other of as many looks, with a probability below 5
+        %."""
         return abs(self.value) > NormalDist().inv_cdf(1 - 0.025 / looks) * self.error
 
     def __str__(self) -> str:
@@ -54,8 +69,8 @@ class Gap:
 
 
 def said(gaps: Mapping[str, Gap]) -> str:
-    """Of a claim that gaps are positive: ``differs`` if one is found to be negative, else ``agrees`` if one is found
-    to be positive, and the numbers."""
+    """Of a claim that gaps are positive: ``differs`` if one is found to be negative, else
+    ``agrees`` if one is found to be positive, and the numbers."""
     signs = [gap.value > 0 for gap in gaps.values() if gap.told(len(gaps))]
     heading = word(all(signs)) if signs else "cannot tell"
     return f"{heading} ({', '.join(f'{name}: {gap}' for name, gap in gaps.items())})"
@@ -81,10 +96,14 @@ def best(found: Found, cases: Sequence[Case], radius: float) -> Case:
     return max(cases, key=lambda case: float(hits(found, case, radius).mean()))
 
 
-def gaps_of_best(found: Found, above: Sequence[Case], below: Sequence[Case], radii: Sequence[float]) -> dict[str, Gap]:
+def gaps_of_best(
+    found: Found, above: Sequence[Case], below: Sequence[Case], radii: Sequence[float]
+) -> dict[str, Gap]:
     """Between the best of two families at each radius."""
     return {
-        f"r = {r:.3g}": Gap.between([hits(found, best(found, above, r), r)], [hits(found, best(found, below, r), r)])
+        f"r = {r:.3g}": Gap.between(
+            [hits(found, best(found, above, r), r)], [hits(found, best(found, below, r), r)]
+        )
         for r in radii
     }
 
@@ -105,7 +124,9 @@ def judged_envelopes(scale: Scale, found: Found) -> dict[str, str]:
     noise, ours = families(scale).values()
     radii = table2(scale)
     verdicts = {
-        "the best of SmoothAdv certifies more than the best of noise": said(gaps_of_best(found, ours, noise, radii))
+        "the best of SmoothAdv certifies more than the best of noise": said(
+            gaps_of_best(found, ours, noise, radii)
+        )
     }
     for case in noise:
         of_sigma = [other for other in ours if other.sigma == case.sigma]
@@ -121,7 +142,9 @@ def judged_envelopes(scale: Scale, found: Found) -> dict[str, str]:
     low, high, far = noise[0], noise[-1], largest(noise[0].sigma, n)
     traded = {
         "r = 0, low - high": Gap.between([hits(found, low, 0.0)], [hits(found, high, 0.0)]),
-        f"r = {far:.3g}, high - low": Gap.between([hits(found, high, far)], [hits(found, low, far)]),
+        f"r = {far:.3g}, high - low": Gap.between(
+            [hits(found, high, far)], [hits(found, low, far)]
+        ),
     }
     verdicts["more noise certifies larger radii and fewer small ones"] = said(traded)
 
@@ -129,7 +152,9 @@ def judged_envelopes(scale: Scale, found: Found) -> dict[str, str]:
         reach = np.asarray(found[case]["reach"])
         return (reach >= 0) & (np.asarray(bounds.linf_radius(reach.clip(min=0), dim)) >= LINF)
 
-    first, second = (max(cases, key=lambda case: float(at_linf(case).mean())) for cases in (ours, noise))
+    first, second = (
+        max(cases, key=lambda case: float(at_linf(case).mean())) for cases in (ours, noise)
+    )
     gap = Gap.between([at_linf(first)], [at_linf(second)])
     verdicts["SmoothAdv certifies more in linf at 2/255, by conversion"] = (
         f"{said({'2/255': gap})}: {at_linf(first).mean():.3f} and {at_linf(second).mean():.3f}, "
@@ -140,8 +165,14 @@ def judged_envelopes(scale: Scale, found: Found) -> dict[str, str]:
 
 def compared(found: Found, first: str, second: str, radii: Sequence[float]) -> dict[str, Gap]:
     """Two ways of training, over the seeds."""
-    of_way = [[case for case in found if isinstance(case, Case) and case.way == way] for way in (first, second)]
-    return {f"r = {r:.3g}": Gap.between(*([hits(found, case, r) for case in cases] for cases in of_way)) for r in radii}
+    of_way = [
+        [case for case in found if isinstance(case, Case) and case.way == way]
+        for way in (first, second)
+    ]
+    return {
+        f"r = {r:.3g}": Gap.between(*([hits(found, case, r) for case in cases] for cases in of_way))
+        for r in radii
+    }
 
 
 def judged_training(found: Found, sigma: float, n: int) -> dict[str, str]:
@@ -159,15 +190,22 @@ def judged_training(found: Found, sigma: float, n: int) -> dict[str, str]:
 
 def judged_samples(scale: Scale, found: Found) -> dict[str, str]:
     """Appendix C.2."""
-    one, most = (smooth_adv(scale, scale.sigmas[1], samples=m) for m in (scale.samples[0], scale.samples[-1]))
+    one, most = (
+        smooth_adv(scale, scale.sigmas[1], samples=m) for m in (scale.samples[0], scale.samples[-1])
+    )
     gaps = gaps_of_best(found, [most], [one], quarters(scale.sigmas[1], scale.setting.n)[1:])
-    return {f"training with m = {most.samples} certifies more than with m = {one.samples}": said(gaps)}
+    return {
+        f"training with m = {most.samples} certifies more than with m = {one.samples}": said(gaps)
+    }
 
 
 def judged_epsilon(scale: Scale, found: Found) -> dict[str, str]:
     """Appendix C.3."""
     radii = quarters(scale.sigmas[1], scale.setting.n)
-    low, high = (smooth_adv(scale, scale.sigmas[1], epsilon=e) for e in (scale.epsilons[0], scale.epsilons[-1]))
+    low, high = (
+        smooth_adv(scale, scale.sigmas[1], epsilon=e)
+        for e in (scale.epsilons[0], scale.epsilons[-1])
+    )
     change = f"epsilon = {high.epsilon:g} for {low.epsilon:g}"
     return {
         f"{change}: less accuracy at r = 0": said(gaps_of_best(found, [low], [high], radii[:1])),
@@ -176,14 +214,19 @@ def judged_epsilon(scale: Scale, found: Found) -> dict[str, str]:
 
 
 def judged_attack(scale: Scale, found: Found) -> dict[str, str]:
-    """Figure 3 and Appendices C.4, C.5 and C.6, and Figure 1's remark on the empirical accuracy of noise training."""
+    """Figure 3 and Appendices C.4, C.5 and C.6, and Figure 1's remark on the empirical accuracy of
+    noise training."""
     items = under_attack(scale)
     most, n, few = scale.m_test[-1], scale.predicted, scale.setting.attacked
 
     def left(attack: str, m: int, **settings: Any) -> Hits:
         """Share of the attacked settings in which an image stays right."""
         asked = {"attack": attack, "samples": m, "n": n} | settings
-        same = [item for item in items if all(getattr(item, name) == value for name, value in asked.items())]
+        same = [
+            item
+            for item in items
+            if all(getattr(item, name) == value for name, value in asked.items())
+        ]
         shares: Hits = np.mean([found[item]["right"] for item in dict.fromkeys(same)], axis=0)
         return shares
 
@@ -194,9 +237,14 @@ def judged_attack(scale: Scale, found: Found) -> dict[str, str]:
     above = {}
     for r in scale.radii:
         certified = hits(found, best(found, ours, r), r)[:few]
-        empirical = max((left("SmoothAdv", most, epsilon=r, case=Case("noise", s)) for s in scale.sigmas), key=np.mean)
+        empirical = max(
+            (left("SmoothAdv", most, epsilon=r, case=Case("noise", s)) for s in scale.sigmas),
+            key=np.mean,
+        )
         above[f"r = {r:.3g}"] = Gap.between([certified], [empirical])
-    refuted = sum(numbers["refuted"] for item, numbers in found.items() if isinstance(item, Attacked))
+    refuted = sum(
+        numbers["refuted"] for item, numbers in found.items() if isinstance(item, Attacked)
+    )
     many, fewest = one("SmoothAdv", scale.votes[-1]), one("SmoothAdv", scale.votes[0])
     return {
         f"an attack of m = {scale.m_test[0]} is weaker than PGD on the network": said(
@@ -205,14 +253,20 @@ def judged_attack(scale: Scale, found: Found) -> dict[str, str]:
         f"an attack of m = {most} is stronger than one of m = {scale.m_test[0]}": said(
             {"left": Gap.between([left("SmoothAdv", scale.m_test[0])], [left("SmoothAdv", most)])}
         ),
-        "no attack refutes a certificate": f"{word(refuted == 0)} ({refuted} of {len(dict.fromkeys(items)) * few})",
+        "no attack refutes a certificate": f"{word(refuted == 0)} ({refuted} of "
+        f"{len(dict.fromkeys(items)) * few})",
         "SmoothAdv certifies more than noise training has under attack": said(above),
         f"n = {scale.votes[-1]} votes predict better than {scale.votes[0]}": said(
             {"right": Gap.between([np.array(many["right"])], [np.array(fewest["right"])])}
         )
         + f": abstained {many['abstained']:.3f} and {fewest['abstained']:.3f}",
         f"the one-point attack of m = {most} is weaker than SmoothAdv-PGD of as many": said(
-            {"left": Gap.between([np.array(one("one-point", n)["right"])], [np.array(one("SmoothAdv", n)["right"])])}
+            {
+                "left": Gap.between(
+                    [np.array(one("one-point", n)["right"])],
+                    [np.array(one("SmoothAdv", n)["right"])],
+                )
+            }
         ),
     }
 
@@ -220,9 +274,12 @@ def judged_attack(scale: Scale, found: Found) -> dict[str, str]:
 def judged_data(scale: Scale, found: Found) -> dict[str, str]:
     """Section 4.2."""
     sigma = scale.sigmas[1]
-    few, *more = (smooth_adv(scale, sigma, data=d) for d in ("few", "pre-training", "self-training", "both"))
+    few, *more = (
+        smooth_adv(scale, sigma, data=d) for d in ("few", "pre-training", "self-training", "both")
+    )
     return {
-        f"{'pre-training and self-training' if case.data == 'both' else case.data} certifies more": said(
+        f"{'pre-training and self-training' if case.data == 'both' else case.data} "
+        f"certifies more": said(
             gaps_of_best(found, [case], [few], quarters(sigma, scale.setting.n)[1:])
         )
         for case in more
@@ -233,15 +290,21 @@ def judged_digits(scale: Scale, found: Found) -> dict[str, str]:
     """The ways of training again, and the claims of Chen et al. 2021 on the one-point estimator."""
     verdicts = {f"digits: {k}": v for k, v in judged_training(found, 0.25, scale.digits.n).items()}
     seconds = {
-        way: min(found[case]["seconds"] for case in found if isinstance(case, Case) and case.way == way)
+        way: min(
+            found[case]["seconds"] for case in found if isinstance(case, Case) and case.way == way
+        )
         for way in ("SmoothAdv-PGD", "one-point")
     }
     faster = seconds["SmoothAdv-PGD"] / seconds["one-point"]
     gaps = compared(found, "one-point", "SmoothAdv-PGD", quarters(0.25, scale.digits.n)[1:])
     apart = any(gap.told(len(gaps)) for gap in gaps.values())
-    verdicts["digits: one-point trains 2 to 3 times faster"] = f"{word(2 <= faster <= 3)} ({faster:.2f} times)"
+    verdicts["digits: one-point trains 2 to 3 times faster"] = (
+        f"{word(2 <= faster <= 3)} ({faster:.2f} times)"
+    )
     shown = ", ".join(f"{name}: {gap}" for name, gap in gaps.items())
-    verdicts["digits: one-point certifies as much"] = f"{'differs' if apart else 'cannot tell'} ({shown})"
+    verdicts["digits: one-point certifies as much"] = (
+        f"{'differs' if apart else 'cannot tell'} ({shown})"
+    )
     return verdicts
 
 
@@ -258,10 +321,12 @@ def name(item: Case | Attacked) -> str:
 
 
 def table(figure: str, scale: Scale, found: Found) -> list[str]:
-    """All numbers of a figure: certified accuracy at quarters of the largest radius, accuracy under attack."""
+    """All numbers of a figure: certified accuracy at quarters of the largest radius, accuracy under
+    attack."""
     n = (scale.digits if figure == "digits" else scale.setting).n
     lines = [
-        f"\n{figure}: accuracy certified at 0, 1/4, 1/2, 3/4 of the largest radius; right and abstained if attacked"
+        f"\n{figure}: accuracy certified at 0, 1/4, 1/2, 3/4 of the largest radius; right and "
+        f"abstained if attacked"
     ]
     for item, numbers in found.items():
         if isinstance(item, Case):
@@ -271,10 +336,14 @@ def table(figure: str, scale: Scale, found: Found) -> list[str]:
             lines.append(f"{name(item):78}{mean(numbers['right']):8.3f}{numbers['abstained']:8.3f}")
     if figure == "envelopes":
         radii = table2(scale)
-        lines.append("best of the models at r = " + ", ".join(f"{r:g}" for r in radii) + "; in Table 2")
+        lines.append(
+            "best of the models at r = " + ", ".join(f"{r:g}" for r in radii) + "; in Table 2"
+        )
         for way, family in families(scale).items():
             ours = "".join(f"{a:8.3f}" for a in envelope(found, family, radii))
-            lines.append(f"{way:20}{ours};" + "".join(f"{PUBLISHED[way][r] / 100:8.2f}" for r in radii))
+            lines.append(
+                f"{way:20}{ours};" + "".join(f"{PUBLISHED[way][r] / 100:8.2f}" for r in radii)
+            )
     return lines
 
 
@@ -304,9 +373,13 @@ def draw_envelopes(scale: Scale, found: Found, drawing: Any) -> None:
             radii, chosen = np.linspace(0, largest(sigma, n), 200), smooth_adv(scale, sigma)
             of_sigma = [case for case in family if case.sigma == sigma]
             label = f"{way}, {sigma:g}"
-            each.plot(radii, envelope(found, of_sigma, radii), style, color=f"C{number}", label=label)
+            each.plot(
+                radii, envelope(found, of_sigma, radii), style, color=f"C{number}", label=label
+            )
             lone = chosen if way == "SmoothAdv" else of_sigma[0]
-            single.plot(radii, accuracies(found, lone, radii), style, color=f"C{number}", label=label)
+            single.plot(
+                radii, accuracies(found, lone, radii), style, color=f"C{number}", label=label
+            )
     whole.set(title="best of all models", ylabel="certified accuracy")
     each.set(title="best of each sigma")
     single.set(title=f"one model, epsilon = {scale.epsilon:g}")
@@ -323,17 +396,33 @@ def draw_attack(scale: Scale, found: Found, drawing: Any) -> None:
     for number, (attack, m) in enumerate(kinds):
         of_kind = [item for item in items if (item.attack, item.samples, item.n) == (attack, m, n)]
         shown = [
-            max(mean(found[item]["right"]) for item in of_kind if item.epsilon == radius) for radius in scale.radii
+            max(mean(found[item]["right"]) for item in of_kind if item.epsilon == radius)
+            for radius in scale.radii
         ]
         label = "PGD on the network" if attack == "PGD" else f"SmoothAdv, m = {m}"
-        over_radii.plot(scale.radii, shown, "o-" if attack == "SmoothAdv" else "s--", color=f"C{number}", label=label)
-    certified = [max(hits(found, Case("noise", s), r)[:few].mean() for s in scale.sigmas) for r in scale.radii]
+        over_radii.plot(
+            scale.radii,
+            shown,
+            "o-" if attack == "SmoothAdv" else "s--",
+            color=f"C{number}",
+            label=label,
+        )
+    certified = [
+        max(hits(found, Case("noise", s), r)[:few].mean() for s in scale.sigmas)
+        for r in scale.radii
+    ]
     over_radii.plot(scale.radii, certified, "k^-", label="certified")
-    over_radii.set(xlabel="l2 radius", ylabel="accuracy", title="noise training under attack", ylim=(0, None))
+    over_radii.set(
+        xlabel="l2 radius", ylabel="accuracy", title="noise training under attack", ylim=(0, None)
+    )
     over_radii.legend(fontsize=7)
     attacked = [found[replace(items[-1], attack="SmoothAdv", n=votes)] for votes in scale.votes]
-    over_votes.plot(scale.votes, [mean(numbers["right"]) for numbers in attacked], "o-", label="right")
-    over_votes.plot(scale.votes, [numbers["abstained"] for numbers in attacked], "o:", label="abstained")
+    over_votes.plot(
+        scale.votes, [mean(numbers["right"]) for numbers in attacked], "o-", label="right"
+    )
+    over_votes.plot(
+        scale.votes, [numbers["abstained"] for numbers in attacked], "o:", label="abstained"
+    )
     over_votes.plot([n], [mean(found[items[-1]]["right"])], "s", label="right, one-point attack")
     over_votes.set(xscale="log", xlabel="votes n", ylim=(0, 1))
     over_votes.set_title(f"r = {items[-1].epsilon:g}, m = {items[-1].samples}")
@@ -351,11 +440,29 @@ def draw_curves(figure: str, scale: Scale, found: Found, drawing: Any) -> None:
     for case in cases:
         if case.seed > 0:
             continue
-        rows = [accuracies(found, other, radii) for other in cases if replace(other, seed=0) == case]
-        label = {"samples": f"m = {case.samples}", "epsilon": f"epsilon = {case.epsilon:g}", "data": case.data}
+        rows = [
+            accuracies(found, other, radii) for other in cases if replace(other, seed=0) == case
+        ]
+        label = {
+            "samples": f"m = {case.samples}",
+            "epsilon": f"epsilon = {case.epsilon:g}",
+            "data": case.data,
+        }
         (line,) = axis.plot(radii, np.mean(rows, axis=0), label=label.get(figure, case.way))
-        axis.fill_between(radii, np.min(rows, axis=0), np.max(rows, axis=0), color=line.get_color(), alpha=0.2, lw=0)
-    axis.set(xlabel="l2 radius", ylabel="certified accuracy", ylim=(0, None), title=f"sigma = {cases[0].sigma:g}")
+        axis.fill_between(
+            radii,
+            np.min(rows, axis=0),
+            np.max(rows, axis=0),
+            color=line.get_color(),
+            alpha=0.2,
+            lw=0,
+        )
+    axis.set(
+        xlabel="l2 radius",
+        ylabel="certified accuracy",
+        ylim=(0, None),
+        title=f"sigma = {cases[0].sigma:g}",
+    )
     axis.legend(fontsize=8)
 
 

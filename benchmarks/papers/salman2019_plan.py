@@ -1,4 +1,5 @@
-"""What is trained and attacked for each figure of ``benchmarks.papers.salman2019``, and at which scale."""
+"""What is trained and attacked for each figure of ``benchmarks.papers.salman2019``, and at which
+scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +13,16 @@ ALPHA = 0.001
 
 @dataclass(frozen=True)
 class Setting:
-    """What all models of a figure share: the data, the network, how long it trains, how it is certified.
+    """What all models of a figure share: the data, the network, how long it trains, how it is
+    certified.
 
     Attributes:
         data: ``digits`` or ``cifar10``.
         network: One of ``NETWORKS``.
         train: Training images, the first ones.
         few: Labelled images of the figure ``data``, the first ones.
-        more: The images after those that pre-training takes, and as many after these without labels.
+        more: The images after those that pre-training takes, and as many after these without
+            labels.
         epochs: Epochs over ``train`` images; other numbers of images get as many steps.
         warmup: Epochs, of those, in which epsilon grows.
         tuning: Epochs of fine-tuning, of the same size.
@@ -78,8 +81,9 @@ class Case:
         epsilon: Budget of the attack in l2; 0 where there is none.
         samples: Draws m of the attack.
         steps: Its steps T.
-        data: ``all`` of the training images, or of those of the figure ``data``: the ``few`` labelled, those ``held
-            back``, ``pre-training`` on these and then the few, ``self-training`` on unlabelled ones, or ``both``.
+        data: ``all`` of the training images, or of those of the figure ``data``: the ``few``
+            labelled, those ``held back``, ``pre-training`` on these and then the few,
+            ``self-training`` on unlabelled ones, or ``both``.
         seed: Of initial weights, order, noise and votes.
     """
 
@@ -122,7 +126,8 @@ class Scale:
         sigmas: Of the figure ``envelopes`` and of the attacked models.
         epsilons: Of the figures ``envelopes`` and ``epsilon``.
         samples: Draws in training, of the figure ``samples``.
-        seeds: Of the figure ``training``; as all figures of one sigma it is at the second of ``sigmas``.
+        seeds: Of the figure ``training``; as all figures of one sigma it is at the second of
+            ``sigmas``.
         radii: At which models are attacked.
         m_test: Draws of the attacks.
         predicted: Votes n of the predictions.
@@ -148,7 +153,9 @@ class Scale:
     digits_m_test: tuple[int, ...] = (1, 8, 32, 128)
 
 
-SMOKE = replace(DIGITS, train=300, few=150, more=300, epochs=2, warmup=1, tuning=1, images=20, attacked=5, n=100)
+SMOKE = replace(
+    DIGITS, train=300, few=150, more=300, epochs=2, warmup=1, tuning=1, images=20, attacked=5, n=100
+)
 SMALL = Setting(
     data="cifar10",
     network="small",
@@ -226,7 +233,10 @@ SCALES = {
     ),
 }
 DIFFERS = {
-    "smoke": ("scikit-learn's digits and almost no training: a test of the recipe, no evidence on the paper",),
+    "smoke": (
+        "scikit-learn's digits and almost no training: a test of the recipe, no evidence on the "
+        "paper",
+    ),
     "small": (
         "a network of two convolutions (0.4 million multiplications an image) for ResNet-110",
         "4000 training images for 50,000, not moved, and 8 epochs of Adam for 150 of SGD",
@@ -251,8 +261,16 @@ def smooth_adv(scale: Scale, sigma: float, **settings: Any) -> Case:
 def grid(scale: Scale) -> list[Case]:
     """The models that envelopes choose from."""
     noise = [Case("noise", sigma) for sigma in scale.sigmas]
-    pgd = [smooth_adv(scale, sigma, epsilon=epsilon) for sigma in scale.sigmas for epsilon in scale.epsilons]
-    return [*noise, *pgd, *(smooth_adv(scale, sigma, way="SmoothAdv-DDN") for sigma in scale.sigmas)]
+    pgd = [
+        smooth_adv(scale, sigma, epsilon=epsilon)
+        for sigma in scale.sigmas
+        for epsilon in scale.epsilons
+    ]
+    return [
+        *noise,
+        *pgd,
+        *(smooth_adv(scale, sigma, way="SmoothAdv-DDN") for sigma in scale.sigmas),
+    ]
 
 
 def ways(sigma: float, epsilon: float, names: Sequence[str], seeds: int) -> list[Case]:
@@ -265,7 +283,8 @@ def ways(sigma: float, epsilon: float, names: Sequence[str], seeds: int) -> list
 
 
 def under_attack(scale: Scale) -> list[Attacked]:
-    """Attacks on the models trained with noise: of m draws at each radius, of n votes, and without gradients."""
+    """Attacks on the models trained with noise: of m draws at each radius, of n votes, and without
+    gradients."""
     n, most, sigma = scale.predicted, scale.m_test[-1], scale.sigmas[1]
     noise = [Case("noise", sigma) for sigma in scale.sigmas]
     curves = [
@@ -288,7 +307,10 @@ def figures(scale: Scale) -> dict[str, list[Case | Attacked]]:
         "samples": [smooth_adv(scale, sigma, samples=m) for m in scale.samples],
         "epsilon": [smooth_adv(scale, sigma, epsilon=epsilon) for epsilon in scale.epsilons],
         "attack": [*grid(scale), *under_attack(scale)],
-        "data": [smooth_adv(scale, sigma, data=d) for d in ("few", "pre-training", "self-training", "both")],
+        "data": [
+            smooth_adv(scale, sigma, data=d)
+            for d in ("few", "pre-training", "self-training", "both")
+        ],
         "digits": digits(scale),
     }
 
@@ -298,7 +320,10 @@ def digits(scale: Scale) -> list[Case | Attacked]:
     cases = ways(0.25, 128 / 255, DIGITS_WAYS, scale.digits_seeds)
     middle, n = largest(0.25, scale.digits.n) / 2, scale.digits.n
     seen = [case for case in cases if case.seed == 0 and case.way in ("noise", "SmoothAdv-PGD")]
-    return [*cases, *(Attacked(case, "SmoothAdv", middle, m, n) for case in seen for m in scale.digits_m_test)]
+    return [
+        *cases,
+        *(Attacked(case, "SmoothAdv", middle, m, n) for case in seen for m in scale.digits_m_test),
+    ]
 
 
 def largest(sigma: float, n: int) -> float:

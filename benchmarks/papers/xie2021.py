@@ -1,17 +1,22 @@
-"""CRFL's experiments: what each setting does to the certified backdoor, as published and as proved here.
+"""CRFL's experiments: what each setting does to the certified backdoor, as published and as proved
+here.
 
-``python -m benchmarks.papers.xie2021 --dataset mnist --data DIR --scale paper`` trains logistic regression as Table 1
-of Xie et al. 2021 has it, one factor changed at a time, and certifies test samples, clean and with the trigger, in four
-ways:
+``python -m benchmarks.papers.xie2021 --dataset mnist --data DIR --scale paper`` trains logistic
+regression as Table 1 of Xie et al. 2021 has it, one factor changed at a time, and certifies test
+samples, clean and with the trigger, in four ways:
 
-- published: Corollary 1 on M noisy models; its statement is about a clean run whose attackers scale their updates too;
-- pattern: exact margins against the same threat, without a guarantee for changed labels, as Lemma 1 is used there;
+- published: Corollary 1 on M noisy models; its statement is about a clean run whose attackers scale
+  their updates too;
+- pattern: exact margins against the same threat, without a guarantee for changed labels, as Lemma 1
+  is used there;
 - labels: the poisoned samples' labels change as well, as they do in the experiment;
-- honest: and the attackers' scaling is part of the attack: compared with a run in which there is none.
+- honest: and the attackers' scaling is part of the attack: compared with a run in which there is
+  none.
 
-The last three hold for the trained model itself, the published one for the vote of its noisy copies. Where the paper is
-silent, or its code says something else, ``differs`` tells what was taken, and so does the output. Each case's numbers
-are a file of their own in ``--out``: what is there is not computed again.
+The last three hold for the trained model itself, the published one for the vote of its noisy
+copies. Where the paper is silent, or its code says something else, ``differs`` tells what was
+taken, and so does the output. Each case's numbers are a file of their own in ``--out``: what is
+there is not computed again.
 """
 
 from collections.abc import Iterator
@@ -34,7 +39,10 @@ from rsfl import bounds, demo, fed, runs
 from rsfl.fed import poison
 
 PATTERN, SEED = 0.1, 0
-TRIGGER = ("delinq_2yrs", "pub_rec")  # of a loan: delinquencies in two years, and derogatory public records
+TRIGGER = (
+    "delinq_2yrs",
+    "pub_rec",
+)  # of a loan: delinquencies in two years, and derogatory public records
 TARGET = "Does not meet the credit policy. Status:Fully Paid"
 RADII = np.concatenate([[0.0], np.geomspace(1e-6, 1e3, 181)])
 SOUND = {
@@ -48,9 +56,9 @@ SOUND = {
 class Case:
     """One run and how it is certified; the defaults are the paper's for MNIST.
 
-    ``clip`` is the radius of the ball in round t, ``clip[0] + clip[1] t``; ``steps`` the local steps of a round, an
-    epoch if None; ``smoothing`` the noise of the M models that vote; ``lipschitz_round`` the round whose clip radius
-    gives L_Z, the attacked one if None.
+    ``clip`` is the radius of the ball in round t, ``clip[0] + clip[1] t``; ``steps`` the local
+    steps of a round, an epoch if None; ``smoothing`` the noise of the M models that vote;
+    ``lipschitz_round`` the round whose clip radius gives L_Z, the attacked one if None.
     """
 
     sigma: float = 0.01
@@ -81,7 +89,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything: the common case, how many samples are certified, which figures, and their factors."""
+    """How much of everything: the common case, how many samples are certified, which figures, and
+    their factors."""
 
     base: Case
     certified: int
@@ -98,7 +107,10 @@ ALL = (
     *("sigma", "poisoned", "gamma", "attackers", "rfa", "clients", "rounds"),
     *("models", "alpha", "attacked", "closeness", "formula"),
 )
-IMAGES, TABLE = ("sigma", "gamma", "attackers", "rfa", "rounds"), ("sigma", "poisoned", "gamma", "clients", "rounds")
+IMAGES, TABLE = (
+    ("sigma", "gamma", "attackers", "rfa", "rounds"),
+    ("sigma", "poisoned", "gamma", "clients", "rounds"),
+)
 BASES = {
     "mnist": Case(),
     "emnist": Case(batch=200, gamma=20.0, clients=50, rounds=150, steps=70, clip=(4.0, 0.25)),
@@ -126,16 +138,24 @@ SCALES = {
     ("mnist", "paper"): Scale(BASES["mnist"], 5000, ALL, sigma=(0.0, 0.005, 0.01, 0.02, 0.05)),
     # A fortieth is poisoned, as in the paper.
     ("emnist", "small"): Scale(
-        replace(BASES["emnist"], rounds=20, attacked=5, clients=10, batch=40, poisoned=1), 1000, IMAGES, **SHORT
+        replace(BASES["emnist"], rounds=20, attacked=5, clients=10, batch=40, poisoned=1),
+        1000,
+        IMAGES,
+        **SHORT,
     ),
-    ("emnist", "paper"): Scale(BASES["emnist"], 10000, ALL, clients=(25, 50, 100), rounds=(50, 100, 150)),
-    ("loan", "small"): Scale(replace(BASES["loan"], rounds=20), 1000, TABLE, clients=(10, 20, 30), **SHORT),
+    ("emnist", "paper"): Scale(
+        BASES["emnist"], 10000, ALL, clients=(25, 50, 100), rounds=(50, 100, 150)
+    ),
+    ("loan", "small"): Scale(
+        replace(BASES["loan"], rounds=20), 1000, TABLE, clients=(10, 20, 30), **SHORT
+    ),
     ("loan", "paper"): Scale(BASES["loan"], 10000, ALL, clients=(10, 20, 30)),
 }
 
 
 def figures(scale: Scale) -> dict[str, list[Case]]:
-    """The cases of each figure, in the order of its factor. The paper names few of its values: these are ours."""
+    """The cases of each figure, in the order of its factor. The paper names few of its values:
+    these are ours."""
     base = scale.base
     strong = replace(base, gamma=10 * base.gamma, attackers=2, lipschitz_round=scale.attacked[-1])
     found = {
@@ -150,7 +170,9 @@ def figures(scale: Scale) -> dict[str, list[Case]]:
         "alpha": [replace(base, alpha=v) for v in (0.0001, 0.001, 0.01)],
         "attacked": [replace(strong, attacked=v) for v in scale.attacked],
         "closeness": [
-            replace(base, gamma=float(base.clients), attacked=v) for v in scale.closeness if v <= base.rounds
+            replace(base, gamma=float(base.clients), attacked=v)
+            for v in scale.closeness
+            if v <= base.rounds
         ],
         "formula": [base],
     }
@@ -176,7 +198,8 @@ class Data:
         return cls(name, *parts, pattern=poison.pixel_patch(parts[0].shape[1:], PATTERN), target=0)
 
     def split(self, case: Case) -> list[NDArray[np.int64]]:
-        """The samples of each client. Groups are cut to whole batches, so that each has the same poisoned share."""
+        """The samples of each client. Groups are cut to whole batches, so that each has the same
+        poisoned share."""
         if self.groups is None:
             return fed.partition.equal(len(self.x), case.clients, seed=SEED)
         parts = sorted(fed.partition.by_column(self.groups), key=len, reverse=True)[: case.clients]
@@ -184,12 +207,16 @@ class Data:
 
 
 def emnist(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """EMNIST by merge, (N, 1, 28, 28) in [0, 1] with rows and columns swapped as in its files, and its labels.
+    """EMNIST by merge, (N, 1, 28, 28) in [0, 1] with rows and columns swapped as in its files, and
+    its labels.
 
     A part of the training images is taken where there is one.
     """
     parts = []
-    for part in ("train-subset" if [*(data / "emnist").glob("*-train-subset-*")] else "train", "test"):
+    for part in (
+        "train-subset" if [*(data / "emnist").glob("*-train-subset-*")] else "train",
+        "test",
+    ):
         path = data / "emnist" / f"emnist-bymerge-{part}"
         parts.append(idx(path.with_name(f"{path.name}-images-idx3-ubyte"))[:, None].float() / 255)
         parts.append(idx(path.with_name(f"{path.name}-labels-idx1-ubyte")).long())
@@ -273,7 +300,9 @@ class Experiment:
             **settings,
         )
 
-    def certified(self, case: Case, result: fed.Result, x: Tensor) -> Iterator[tuple[str, fed.PoisoningCertificate]]:
+    def certified(
+        self, case: Case, result: fed.Result, x: Tensor
+    ) -> Iterator[tuple[str, fed.PoisoningCertificate]]:
         """The certificates of a run, each with backdoor norms as radii."""
         if case.sigma:
             at = case.attacked if case.lipschitz_round is None else case.lipschitz_round
@@ -312,7 +341,9 @@ class Experiment:
                 "accuracy": fed.accuracy(result.model, x, self.labels),
                 "taken for target": float(hit.double().mean()),
             }
-            numbers[name]["ways"] = {way: summary(found, truth) for way, found in self.certified(case, result, x)}
+            numbers[name]["ways"] = {
+                way: summary(found, truth) for way, found in self.certified(case, result, x)
+            }
         return numbers
 
     def path(self, case: Case, *, honest: bool = False) -> tuple[list[Tensor], fed.Ledger]:
@@ -327,11 +358,13 @@ class Experiment:
 
     @cached_property
     def clean_path(self) -> list[Tensor]:
-        """The parameters after each round of the run without an attack, which all closeness runs share."""
+        """The parameters after each round of the run without an attack, which all closeness runs
+        share."""
         return self.path(self.scale.base, honest=True)[0]
 
     def closeness(self, case: Case) -> dict[str, Any]:
-        """Distance of a backdoored run with model replacement from a clean one, by round, and what bounds it."""
+        """Distance of a backdoored run with model replacement from a clean one, by round, and what
+        bounds it."""
         poisoned, ledger = self.path(case)
         rounds, threat = ledger.rounds, self.threat(case)
         one = rounds[case.attacked - 1].participants[0]
@@ -351,7 +384,9 @@ class Experiment:
         )
         return {
             "attacked": case.attacked,
-            "distance": [float((a - b).norm()) for a, b in zip(poisoned, self.clean_path, strict=True)],
+            "distance": [
+                float((a - b).norm()) for a, b in zip(poisoned, self.clean_path, strict=True)
+            ],
             "sound": [
                 bounds.deviation(rounds[:t], threat).value if t >= case.attacked else 0.0
                 for t in range(1, len(rounds) + 1)
@@ -361,7 +396,8 @@ class Experiment:
         }
 
     def formula(self, case: Case) -> dict[str, Any]:
-        """Figure 9b: the published radius with p_A = .7 and p_B = .1, over rho / sigma and the rounds."""
+        """Figure 9b: the published radius with p_A = .7 and p_B = .1, over rho / sigma and the
+        rounds."""
         attacker = bounds.Attacker(
             weight=1 / case.clients,
             scale=case.gamma,
@@ -382,7 +418,8 @@ class Experiment:
             "ratios": ratios,
             "rounds": [case.attacked + more for more in later],
             "radius": [
-                [float(radius(later=[(ratio * case.sigma, case.sigma)] * more)) for more in later] for ratio in ratios
+                [float(radius(later=[(ratio * case.sigma, case.sigma)] * more)) for more in later]
+                for ratio in ratios
             ],
         }
 
@@ -405,16 +442,20 @@ def summary(found: fed.PoisoningCertificate, truth: NDArray[np.int64]) -> dict[s
 # What was done otherwise than in the paper, or where it and its code disagree.
 DIFFERS = {
     "digits": ("digits instead of the paper's data: a test of the recipe, no evidence",),
-    "mnist": ("images in [0, 1] as in its code, hence of norms far above the 1 that Lemma 1 needs",),
+    "mnist": (
+        "images in [0, 1] as in its code, hence of norms far above the 1 that Lemma 1 needs",
+    ),
     "emnist": (
         "a seventh of the training images, and more passes over them for the same 70 local steps",
-        "images in [0, 1], of norms far above the 1 that Lemma 1 needs, with rows and columns swapped as in the files, "
+        "images in [0, 1], of norms far above the 1 that Lemma 1 needs, with rows and columns "
+        "swapped as in the files, "
         "to which logistic regression is blind",
     ),
     "loan": (
         "loans of 2007 to 2011 alone, with 4 of the 9 outcomes",
         "features known when a loan is made, where the paper has the latest payments as well",
-        f"the trigger raises {' and '.join(TRIGGER)}; batches of 100 with 5 poisoned instead of 800 with 40",
+        f"the trigger raises {' and '.join(TRIGGER)}; batches of 100 with 5 poisoned instead of "
+        f"800 with 40",
         "clients are the largest states, cut to whole batches; the largest attack",
     ),
 }
@@ -424,14 +465,20 @@ def differs(experiment: Experiment) -> list[str]:
     """All that is to be said of an experiment before its numbers are compared with the paper's."""
     base = experiment.scale.base
     return [
-        f"{len(experiment.x)} training samples, the first {len(experiment.labels)} of the test set; {base.clients} "
+        f"{len(experiment.x)} training samples, the first {len(experiment.labels)} of the test "
+        f"set; {base.clients} "
         f"clients, {base.rounds} rounds, attack in round {base.attacked} unless said; one seed",
         *DIFFERS[experiment.data.name],
-        "taken from the paper, not from its code: t_adv, gamma, R; no cap on rho_t; L_Z from rho_t at t_adv",
-        "taken from its code: all clients weigh the same; under RFA, a client's weight is what the aggregation gave it",
-        "neither: 100 noisy models more select the label, so that votes do not bound what they have chosen; alpha is "
-        "shared by the bounds on two votes, where the paper spends it on each; attackers scale when they attack and at "
-        "no other time; RFA goes on until it has converged, where the code stops after ten steps; the values of the "
+        "taken from the paper, not from its code: t_adv, gamma, R; no cap on rho_t; L_Z from "
+        "rho_t at t_adv",
+        "taken from its code: all clients weigh the same; under RFA, a client's weight is what "
+        "the aggregation gave it",
+        "neither: 100 noisy models more select the label, so that votes do not bound what they "
+        "have chosen; alpha is "
+        "shared by the bounds on two votes, where the paper spends it on each; attackers scale "
+        "when they attack and at "
+        "no other time; RFA goes on until it has converged, where the code stops after ten "
+        "steps; the values of the "
         "factors, of which the paper names few",
     ]
 
@@ -444,9 +491,15 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     asked = parser.parse_args(arguments)
     begin, smoke = perf_counter(), asked.scale == "smoke"
     scale = SMOKE if smoke else SCALES[asked.dataset, asked.scale]
-    experiment = Experiment(scale, load("digits" if smoke else asked.dataset, asked.data), asked.device)
+    experiment = Experiment(
+        scale, load("digits" if smoke else asked.dataset, asked.data), asked.device
+    )
     out = asked.out / asked.scale / experiment.data.name
-    chosen = {name: cases for name, cases in figures(scale).items() if asked.figures is None or name in asked.figures}
+    chosen = {
+        name: cases
+        for name, cases in figures(scale).items()
+        if asked.figures is None or name in asked.figures
+    }
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     with tqdm(total=sum(map(len, chosen.values()))) as bar:
         for name, cases in chosen.items():

@@ -1,4 +1,5 @@
-"""What the numbers of ``benchmarks.papers.xie2021`` say: the paper's claims, checked, and its figures, drawn."""
+"""What the numbers of ``benchmarks.papers.xie2021`` say: the paper's claims, checked, and its
+figures, drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ FACTORS = {
 
 
 def verdicts(found: Mapping[str, Sequence[Numbers]], certified: int) -> dict[str, str]:
-    """Each claim on the clean test set, of ``certified`` samples: whether it holds, and the numbers that say so."""
+    """Each claim on the clean test set, of ``certified`` samples: whether it holds, and the numbers
+    that say so."""
     words: dict[str, str] = {}
     for figure, cases in found.items():
         for claim in CLAIMS.get(figure, ()):
@@ -55,17 +57,27 @@ def verdicts(found: Mapping[str, Sequence[Numbers]], certified: int) -> dict[str
     if voted := [case for cases in found.values() for case in cases if "published" in _ways(case)]:
         words |= _general(voted)
     if "rounds" in found:
-        words["more rounds, same largest radius: published"] = _steady(found["rounds"], "largest radius", 0.001)
+        words["more rounds, same largest radius: published"] = _steady(
+            found["rounds"], "largest radius", 0.001
+        )
     if "attacked" in found:
-        words["radius within 10 % whatever t_adv: published"] = _steady(found["attacked"], "mean radius", 0.1)
+        words["radius within 10 % whatever t_adv: published"] = _steady(
+            found["attacked"], "mean radius", 0.1
+        )
     if "rfa" in found and "attackers" in found:
         pairs = zip(found["rfa"], found["attackers"], strict=True)
-        gains = [np.divide(*(_ways(case)["published"]["mean radius"] for case in pair)) for pair in pairs]
-        words["larger radius under RFA than under the mean, ratios: published"] = word(min(gains) > 1) + _list(gains)
+        gains = [
+            np.divide(*(_ways(case)["published"]["mean radius"] for case in pair)) for pair in pairs
+        ]
+        words["larger radius under RFA than under the mean, ratios: published"] = word(
+            min(gains) > 1
+        ) + _list(gains)
     for case in found.get("closeness", ()):
         at, after = f"t_adv = {case['attacked']}", case["distance"][case["attacked"] - 1 :]
         near, bound = after[0], case["sound"][case["attacked"] - 1]
-        words[f"models come closer in every round after {at}"] = verdict(after, rising=False) + _list([near, after[-1]])
+        words[f"models come closer in every round after {at}"] = verdict(
+            after, rising=False
+        ) + _list([near, after[-1]])
         words[f"Eq. 20 bounds their distance at {at}"] = word(near <= case["published"]) + _list(
             [near, case["published"]]
         )
@@ -74,7 +86,9 @@ def verdicts(found: Mapping[str, Sequence[Numbers]], certified: int) -> dict[str
     for numbers in found.get("formula", ()):
         grown = [row[-1] / row[0] for row in numbers["radius"]]
         steady = grown[0] > 2 and grown[-1] < 1.01
-        words["more rounds raise the radius at small rho / sigma only, factors"] = word(steady) + _list(grown)
+        words["more rounds raise the radius at small rho / sigma only, factors"] = word(
+            steady
+        ) + _list(grown)
     return words
 
 
@@ -89,7 +103,8 @@ def _list(values: Iterable[float]) -> str:
 
 
 def _steady(cases: Sequence[Numbers], measure: str, slack: float) -> str:
-    """Whether the published certificate's measure is the same in all cases, within a share of the largest."""
+    """Whether the published certificate's measure is the same in all cases, within a share of the
+    largest."""
     values = [_ways(case)["published"][measure] for case in cases]
     return word(min(values) >= (1 - slack) * max(values)) + _list(values)
 
@@ -104,13 +119,16 @@ def _trend(
     words = {}
     for way in ("published",) if figure in SAMPLED else _ways(cases[-1]):
         made = [ways[way] for case in cases if way in (ways := _ways(case))]
-        values, errors = (np.array([one[key] for one in made]) for key in (measure, f"{measure}, error"))
+        values, errors = (
+            np.array([one[key] for one in made]) for key in (measure, f"{measure}, error")
+        )
         words[f"{claim}: {way}"] = _judged(values, errors, rising=rising)
     return words
 
 
 def _judged(values: NDArray[np.float64], errors: NDArray[np.float64], *, rising: bool) -> str:
-    """The verdict on neighbouring values, which must differ by two standard errors to tell; none is left to 0 and 0."""
+    """The verdict on neighbouring values, which must differ by two standard errors to tell; none is
+    left to 0 and 0."""
     steps, slack = np.diff(values) * (1 if rising else -1), 2 * np.hypot(errors[1:], errors[:-1])
     some = (values[1:] > 0) | (values[:-1] > 0)
     if (steps < -slack).any():
@@ -122,20 +140,28 @@ def _judged(values: NDArray[np.float64], errors: NDArray[np.float64], *, rising:
 
 def _general(cases: Sequence[Numbers]) -> dict[str, str]:
     """What is said of all the cases with votes."""
-    lost = max(case["clean"]["accuracy"] - _ways(case)["published"]["certified accuracy"][0] for case in cases)
+    lost = max(
+        case["clean"]["accuracy"] - _ways(case)["published"]["certified accuracy"][0]
+        for case in cases
+    )
     means = [
-        [_ways(case, samples)["published"]["mean radius"] for case in cases] for samples in ("clean", "backdoored")
+        [_ways(case, samples)["published"]["mean radius"] for case in cases]
+        for samples in ("clean", "backdoored")
     ]
     pairs = [pair for pair in zip(*means, strict=True) if any(pair)]
     apart = max((abs(one - other) / max(one, other) for one, other in pairs), default=0.0)
-    norm, rho = cases[0]["input norm"], np.dot(cases[0]["case"]["clip"], [1, cases[0]["case"]["attacked"]])
+    norm, rho = (
+        cases[0]["input norm"],
+        np.dot(cases[0]["case"]["clip"], [1, cases[0]["case"]["attacked"]]),
+    )
     # ||dp|| <= ||W|| ||dx|| / 2 and ||p - y|| <= sqrt(2), for the gradient (p - y) (x, 1)'.
     ratio = (2**0.5 + norm * rho / 2) / float(bounds.logistic_lipschitz(rho))
     return {
         "voting costs at most .05 of the accuracy": word(lost <= 0.05) + _list([lost]),
         "on backdoored samples the mean radius is within 10 %": word(apart <= 0.1) + _list([apart]),
         "inputs have norm at most 1, as Lemma 1 needs": word(norm <= 2**0.5)
-        + f" (||(x, 1)|| is up to {norm:.3g}; a constant for that divides the published radii by {ratio:.3g})",
+        + f" (||(x, 1)|| is up to {norm:.3g}; a constant for that divides the published radii by "
+        f"{ratio:.3g})",
     }
 
 
@@ -149,7 +175,8 @@ def draw(figure: str, cases: Sequence[Numbers], path: Path) -> None:
 
 
 def _curves(figure: str, cases: Sequence[Numbers]) -> Figure:
-    """Certified accuracy (lines) and rate (dashes) by backdoor norm: a column a certificate, a row a test set."""
+    """Certified accuracy (lines) and rate (dashes) by backdoor norm: a column a certificate, a row
+    a test set."""
     ways = ["published"] if figure in SAMPLED else list(_ways(cases[-1]))
     picture = Figure(figsize=(max(5.0, 2.7 * len(ways)), 4.8))
     grid = picture.subplots(2, len(ways), sharex=True, sharey=True, squeeze=False)
@@ -159,11 +186,17 @@ def _curves(figure: str, cases: Sequence[Numbers]) -> Figure:
             for number, case in enumerate(cases):
                 if (curve := _ways(case, samples).get(way)) is not None:
                     label = f"{case['case']['attackers' if figure == 'rfa' else figure]:g}"
-                    axis.plot(radii[1:], curve["certified accuracy"][1:], color=f"C{number}", label=label)
+                    axis.plot(
+                        radii[1:], curve["certified accuracy"][1:], color=f"C{number}", label=label
+                    )
                     axis.plot(radii[1:], curve["rate"][1:], "--", color=f"C{number}", linewidth=0.8)
         row[0].set_ylabel(f"{samples}\naccuracy, - - rate")
-    rates = np.array([_ways(case)[way]["rate"][1:] for case in cases for way in ways if way in _ways(case)])
-    falls = np.flatnonzero(((rates > 0) & (rates < 0.99 * rates[:, :1]) & (rates[:, :1] > 0.01)).any(axis=0))
+    rates = np.array(
+        [_ways(case)[way]["rate"][1:] for case in cases for way in ways if way in _ways(case)]
+    )
+    falls = np.flatnonzero(
+        ((rates > 0) & (rates < 0.99 * rates[:, :1]) & (rates[:, :1] > 0.01)).any(axis=0)
+    )
     if len(falls):
         grid[0, 0].set_xlim(radii[max(1, falls[0] - 2)], radii[min(len(radii) - 1, falls[-1] + 4)])
     grid[0, 0].set(xscale="log", ylim=(0, 1.02))
@@ -182,7 +215,9 @@ def _closeness(found: Sequence[Numbers]) -> Figure:
     for case in found:
         index = np.arange(1, len(case["distance"]) + 1)
         after = index >= case["attacked"]
-        (line,) = axis.plot(index[after], np.array(case["distance"])[after], label=f"t_adv = {case['attacked']}")
+        (line,) = axis.plot(
+            index[after], np.array(case["distance"])[after], label=f"t_adv = {case['attacked']}"
+        )
         axis.plot(index[after], np.array(case["sound"])[after], ":", color=line.get_color())
         axis.plot([case["attacked"]], [case["published"]], "x", color=line.get_color())
     axis.set(yscale="log", xlabel="round", ylabel="l2 distance, ... our bound, x Eq. 20")

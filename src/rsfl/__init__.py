@@ -1,7 +1,10 @@
-"""Certification primitives for PyTorch: numbers that are guarantees, with the assumptions they rest on."""
+"""Certification primitives for PyTorch: numbers that are guarantees, with the assumptions they rest
+on."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from rsfl._version import __version__
 
 if TYPE_CHECKING:
     from rsfl import assumptions, attacks, bounds, deform, fed, noise, runs, smooth, train
@@ -14,9 +17,18 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["__version__", "assumptions", "attacks", "bounds", "deform", "fed", "noise", "runs", "smooth", "train"]
-
-__version__ = "0.1.0"
+__all__ = [
+    "__version__",
+    "assumptions",
+    "attacks",
+    "bounds",
+    "deform",
+    "fed",
+    "noise",
+    "runs",
+    "smooth",
+    "train",
+]
 
 
 def __dir__() -> list[str]:

@@ -23,8 +23,9 @@ __all__ = [
 Float64: TypeAlias = NDArray[np.float64]
 Int64: TypeAlias = NDArray[np.int64]
 
-# A float where every argument was a scalar, a float64 array of the broadcast shape otherwise. NumPy types its own
-# ufuncs the same way: the static type is Any, so that neither kind of caller has to cast.
+# A float where every argument was a scalar, a float64 array of the broadcast shape otherwise. NumPy
+# types its own ufuncs the same way: the static type is Any, so that neither kind of caller has to
+# cast.
 Floats: TypeAlias = Any
 
 
@@ -37,7 +38,8 @@ def _first_bad(values: NDArray[Any], bad: NDArray[np.bool_]) -> str:
 
 
 def _array(name: str, value: Any, what: str) -> NDArray[Any]:
-    """``value`` as an array of integers, Python's own where 64 bits are too few, or of floats no wider than float64."""
+    """``value`` as an array of integers, Python's own where 64 bits are too few, or of floats no
+    wider than float64."""
     try:
         raw = np.asarray(value)
         large = raw.dtype == object and all(type(entry) is int for entry in raw.flat)
@@ -48,7 +50,9 @@ def _array(name: str, value: Any, what: str) -> NDArray[Any]:
     if raw.dtype.kind not in "iuf" and not large:
         raise TypeError(f"{name} must be {what} or an array of them, got {value!r}")
     if raw.dtype.itemsize > 8:
-        raise TypeError(f"{name} must be no wider than float64, which would round it, got {raw.dtype}")
+        raise TypeError(
+            f"{name} must be no wider than float64, which would round it, got {raw.dtype}"
+        )
     return raw
 
 
@@ -65,14 +69,18 @@ def numbers(
     open_low: bool = False,
     open_high: bool = False,
 ) -> Float64:
-    """``value`` as a float64 array whose entries all lie in the interval; NaN lies in no interval."""
+    """``value`` as a float64 array whose entries all lie in the interval; NaN lies in no
+    interval."""
     raw = _array(name, value, "a real number")
     array = raw.astype(np.float64)
     bad = np.isnan(array)
     bad |= (array <= low) if open_low else (array < low)
     bad |= (array >= high) if open_high else (array > high)
     if bad.any():
-        raise ValueError(f"{name} must lie in {_interval(low, high, open_low, open_high)}, got {_first_bad(raw, bad)}")
+        raise ValueError(
+            f"{name} must lie in {_interval(low, high, open_low, open_high)}, got "
+            f"{_first_bad(raw, bad)}"
+        )
     return array
 
 
@@ -98,7 +106,8 @@ def probabilities(name: str, value: ArrayLike) -> Float64:
 
 
 def counts(name: str, value: ArrayLike, low: int = 0) -> Int64:
-    """``value`` as an int64 array of counts >= low. Whole floats are taken, fractions refused: nothing is rounded."""
+    """``value`` as an int64 array of counts >= low. Whole floats are taken, fractions refused:
+    nothing is rounded."""
     raw = _array(name, value, "a whole number")
     if raw.dtype.kind == "f":
         raw = raw.astype(np.float64)
@@ -107,7 +116,10 @@ def counts(name: str, value: ArrayLike, low: int = 0) -> Int64:
             raise ValueError(f"{name} must be whole, got {_first_bad(raw, bad)}")
     bad = np.asarray((raw < low) | (raw > 2**53), dtype=bool)
     if bad.any():
-        raise ValueError(f"{name} must be a count of at least {low} (and at most 2**53), got {_first_bad(raw, bad)}")
+        raise ValueError(
+            f"{name} must be a count of at least {low} (and at most 2**53), got "
+            f"{_first_bad(raw, bad)}"
+        )
     return raw.astype(np.int64)
 
 
@@ -127,7 +139,8 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
 
 
 def stored(record: object, **checked: Any) -> None:
-    """Put what the checks returned in place of what a frozen record was given: plain numbers, whatever they came as."""
+    """Put what the checks returned in place of what a frozen record was given: plain numbers,
+    whatever they came as."""
     for name, value in checked.items():
         object.__setattr__(record, name, value)
 

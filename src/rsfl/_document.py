@@ -12,7 +12,9 @@ from rsfl._files import replaced
 __all__ = ["read", "write"]
 
 
-def write(path: str | os.PathLike[str], kind: str, version: int, content: Mapping[str, Any]) -> None:
+def write(
+    path: str | os.PathLike[str], kind: str, version: int, content: Mapping[str, Any]
+) -> None:
     """Replace the file by a document with a checksum."""
     document = {"kind": kind, "format": version, "crc32": _checksum(content), "content": content}
     replaced(Path(path), (json.dumps(document) + "\n").encode())
@@ -28,7 +30,10 @@ def read(path: str | os.PathLike[str], kind: str, version: int) -> dict[str, Any
     try:
         document = json.loads(Path(path).read_bytes())
         if (document["kind"], document["format"]) != (kind, version):
-            raise ValueError(f"it is a {document['kind']} of format {document['format']}, not a {kind} of {version}")
+            raise ValueError(
+                f"it is a {document['kind']} of format {document['format']}, not a {kind} of "
+                f"{version}"
+            )
         content: dict[str, Any] = document["content"]
         if document["crc32"] != _checksum(content):
             raise ValueError("the checksum does not fit")

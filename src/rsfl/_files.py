@@ -1,4 +1,5 @@
-"""Files that survive: locks between processes, writes that reach the disk, replacements that are whole or not there."""
+"""Files that survive: locks between processes, writes that reach the disk, replacements that are
+whole or not there."""
 
 import errno
 import os
@@ -25,7 +26,9 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing", str(path)) from None
+            raise BlockingIOError(
+                errno.EWOULDBLOCK, "another process is writing", str(path)
+            ) from None
         yield descriptor
     finally:
         os.close(descriptor)
@@ -47,8 +50,8 @@ def appended(descriptor: int, data: bytes, path: Path) -> None:
 
 
 def replaced(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then put it there: after a kill at any point the old one or the new one is there,
-    whole."""
+    """Write a file beside its place, then put it there: after a kill at any point the old one or
+    the new one is there, whole."""
     draft = path.with_name(path.name + ".draft")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:

@@ -1,8 +1,8 @@
 """Keep freed memory for the next batch while votes are counted and models are trained.
 
-glibc gives large freed blocks back to the system at once, so each pass of a small network on a CPU touches fresh pages
-again and spends as long in page faults as in arithmetic. Elsewhere than on glibc, and where the environment sets its
-allocator up, this does nothing.
+glibc gives large freed blocks back to the system at once, so each pass of a small network on a CPU
+touches fresh pages again and spends as long in page faults as in arithmetic. Elsewhere than on
+glibc, and where the environment sets its allocator up, this does nothing.
 """
 
 import ctypes
@@ -17,8 +17,9 @@ __all__ = ["kept"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGEST = 32 * 2**20
-"""Where glibc's own thresholds stop growing: a trim threshold of twice that. Setting them ends their growth, so this is
-what they are left at; the small values that a process begins with would slow down all that comes after."""
+"""Where glibc's own thresholds stop growing: a trim threshold of twice that. Setting them ends
+their growth, so this is what they are left at; the small values that a process begins with would
+slow down all that comes after."""
 
 _SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
@@ -37,8 +38,8 @@ def _glibc() -> ctypes.CDLL | None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within the block, freed blocks of up to 32 MiB stay with the process; after the outermost one all that is free
-    goes back."""
+    """Within the block, freed blocks of up to 32 MiB stay with the process; after the outermost one
+    all that is free goes back."""
     libc = _glibc()
     if libc is None:
         yield

@@ -1,7 +1,7 @@
 """The register of assumptions: what a certificate rests on, and who answers for it.
 
-Each :class:`Assumption` says on what it stands: ``checked`` at run time, implied by how the run was ``configured``, or
-``trusted`` because the caller said so and the code cannot know.
+Each :class:`Assumption` says on what it stands: ``checked`` at run time, implied by how the run was
+``configured``, or ``trusted`` because the caller said so and the code cannot know.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,8 @@ FIXED_NUMBER = Assumption(
 )
 OPTIONAL_STOPPING = Assumption(
     "optional-stopping",
-    "Votes were looked at while they came in, through a test that stays valid under optional stopping.",
+    "Votes were looked at while they came in, through a test that stays valid under optional "
+    "stopping.",
     "configured",
     "certify_at decides by the sequential test only",
 )
@@ -58,14 +59,16 @@ PER_INPUT = Assumption(
 )
 ONE_FUNCTION = Assumption(
     "one-function",
-    "The model is one deterministic function of a single input: no randomness of its own, no influence of the batch, "
+    "The model is one deterministic function of a single input: no randomness of its own, no "
+    "influence of the batch, "
     "the same weights, dtype and device at certification and at use.",
     "trusted",
     "the caller; evaluation mode is set while votes are counted",
 )
 RAW_INPUT = Assumption(
     "raw-input",
-    "The perturbation acts on the tensor that the smoother was given; any normalisation is part of the model.",
+    "The perturbation acts on the tensor that the smoother was given; any normalisation is part "
+    "of the model.",
     "trusted",
     "the caller",
 )
@@ -77,27 +80,31 @@ IDEAL_NOISE = Assumption(
 )
 GRID_INPUT = Assumption(
     "grid-input",
-    "Every coordinate is k / (levels - 1) for a whole k, for the input and for every perturbed input meant.",
+    "Every coordinate is k / (levels - 1) for a whole k, for the input and for every perturbed "
+    "input meant.",
     "checked",
     "the input is compared with the grid; for perturbed inputs the caller answers",
 )
 ROUNDED_TABLE = Assumption(
     "rounded-table",
-    "Noise is drawn from an integer table whose distance to the exact rounded law, times the dimension, was taken off "
+    "Noise is drawn from an integer table whose distance to the exact rounded law, times the "
+    "dimension, was taken off "
     "the radius; pseudo-random 63-bit integers stand for random ones.",
     "checked",
     "noise.RoundedGaussian",
 )
 ORIGINAL_INPUT = Assumption(
     "original-input",
-    "The deformation acts once on the original input; an input that was deformed and resampled before is not covered.",
+    "The deformation acts once on the original input; an input that was deformed and resampled "
+    "before is not covered.",
     "trusted",
     "the caller; deform.composition_gap measures the difference",
 )
 
 SHARED_MODELS = Assumption(
     "shared-models",
-    "All inputs are voted on by the same noisy models: alpha holds for each input, and errors of different inputs are "
+    "All inputs are voted on by the same noisy models: alpha holds for each input, and errors of "
+    "different inputs are "
     "dependent.",
     "configured",
     "draws are keyed by the number of the model",
@@ -110,7 +117,8 @@ INDEPENDENT_DRAWS = Assumption(
 )
 SAME_REST = Assumption(
     "same-rest",
-    "Parameters that carry no noise, and all buffers, are identical in the models that are compared.",
+    "Parameters that carry no noise, and all buffers, are identical in the models that are "
+    "compared.",
     "trusted",
     "the caller; fed.certify compares what it can",
 )
@@ -124,15 +132,18 @@ WHOLE_LEDGER = Assumption(
 )
 PUBLISHED_FORM = Assumption(
     "published-form",
-    "CRFL's statement as published: about the distributions over training runs, against a clean run in which the "
-    "attackers' updates are scaled too, for convex smooth losses and the Lipschitz constant that was given. Its known "
+    "CRFL's statement as published: about the distributions over training runs, against a clean "
+    "run in which the "
+    "attackers' updates are scaled too, for convex smooth losses and the Lipschitz constant that "
+    "was given. Its known "
     "gaps are listed in the documentation; it is not a guarantee for this one model.",
     "trusted",
     "the caller",
 )
 WEIGHTS_OF_DATA = Assumption(
     "weights-of-data",
-    "The aggregation weights are treated as constants although they depend on what the clients sent: UNSOUND, offered "
+    "The aggregation weights are treated as constants although they depend on what the clients "
+    "sent: UNSOUND, offered "
     "for comparison with the paper only.",
     "trusted",
     "nobody",
@@ -144,10 +155,17 @@ def _sentence(text: str) -> str:
 
 
 OF_TRAINING = {
-    **{name: Assumption(name, _sentence(text), "checked", "the ledger") for name, text in CONDITIONS.items()},
-    **{name: Assumption(name, _sentence(text), "trusted", "the caller") for name, text in TRUSTED.items()},
+    **{
+        name: Assumption(name, _sentence(text), "checked", "the ledger")
+        for name, text in CONDITIONS.items()
+    },
+    **{
+        name: Assumption(name, _sentence(text), "trusted", "the caller")
+        for name, text in TRUSTED.items()
+    },
 }
-"""What certificates against a threat in training rest on, by id: all that :class:`rsfl.bounds.Deviation` can name."""
+"""What certificates against a threat in training rest on, by id: all that
+:class:`rsfl.bounds.Deviation` can name."""
 
 
 def register() -> tuple[Assumption, ...]:

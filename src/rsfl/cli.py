@@ -14,11 +14,11 @@ from torch import nn
 from typing_extensions import override
 
 from rsfl import demo, runs
+from rsfl._models import input_dtype
 from rsfl.noise import Law
 from rsfl.runs.inputs import example, peeked
 from rsfl.runs.report import as_json, as_text, read_runs
 from rsfl.smooth import Smoother, evaluating, floored
-from rsfl.smooth.dtype import input_dtype
 from rsfl.smooth.laws import known
 
 __all__ = ["main"]
@@ -63,7 +63,9 @@ def _law(args: argparse.Namespace) -> Law:
     """The law that the options describe."""
     law = _laws()[args.law]
     fields = {field.name: field for field in dataclasses.fields(law)}  # type: ignore[arg-type]
-    given = {name: getattr(args, name) for name in _law_parameters() if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name) for name in _law_parameters() if getattr(args, name) is not None
+    }
     for name in given:
         if name not in fields:
             raise ValueError(f"--law {args.law} has no --{_dashed(name)}, got {given[name]!r}")
@@ -80,7 +82,10 @@ def _named(option: str, name: str) -> Any:
         raise ValueError(f"--{option} must look like package.module:callable, got {name!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    module = _calling(f"--{option} {name!r}: importing {module_name}", lambda: importlib.import_module(module_name))
+    module = _calling(
+        f"--{option} {name!r}: importing {module_name}",
+        lambda: importlib.import_module(module_name),
+    )
     if not hasattr(module, attribute):
         raise ValueError(f"--{option} {name!r}: module {module_name} has no {attribute}")
     return getattr(module, attribute)
@@ -103,10 +108,15 @@ def _made(option: str, name: str) -> Any:
 
 
 def _device(name: str | None) -> torch.device:
-    """The device asked for, by default the GPU if there is one; each local rank has a GPU of its own."""
+    """The device asked for, by default the GPU if there is one; each local rank has a GPU of its
+    own."""
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     local = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda", int(local)) if device.type == "cuda" and device.index is None and local else device
+    return (
+        torch.device("cuda", int(local))
+        if device.type == "cuda" and device.index is None and local
+        else device
+    )
 
 
 def _certify(args: argparse.Namespace) -> None:
@@ -114,16 +124,22 @@ def _certify(args: argparse.Namespace) -> None:
     model = _named("model", args.model)
     model = model if isinstance(model, nn.Module) else _made("model", args.model)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"--model {args.model!r} must give a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(
+            f"--model {args.model!r} must give a torch.nn.Module, got {type(model).__name__}"
+        )
     model.to(_device(args.device), getattr(torch, args.dtype) if args.dtype else None)
     first, dataset = peeked(_made("data", args.data))
     x, _ = example(first, model)
     one = x[None].to(input_dtype(model, x), copy=True)  # the model may write into it
     with evaluating(model):
-        logits = _calling(f"--model {args.model!r} on an input of shape {tuple(x.shape)}", lambda: model(one))
+        logits = _calling(
+            f"--model {args.model!r} on an input of shape {tuple(x.shape)}", lambda: model(one)
+        )
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"--model {args.model!r} must give logits (1, K) for one input, got {shape}")
+        raise ValueError(
+            f"--model {args.model!r} must give logits (1, K) for one input, got {shape}"
+        )
     rank = int(os.environ.get("RANK", "0"))
     certificate, labels = runs.certify(
         Smoother(model, law, logits.shape[1]),
@@ -144,14 +160,21 @@ def _certify(args: argparse.Namespace) -> None:
     if not args.quiet and len(labels):
         at = args.at_radius or 0
         share = floored(runs.certified_accuracy(certificate, labels, at), 3)
-        print(f"{len(labels)} inputs in {args.out}, certified accuracy {share} at radius {at}", file=sys.stderr)
+        print(
+            f"{len(labels)} inputs in {args.out}, certified accuracy {share} at radius {at}",
+            file=sys.stderr,
+        )
 
 
 def _report(args: argparse.Namespace) -> None:
     measure = {"norm": args.norm, "unit": args.unit}
     found = read_runs(args.paths, alpha=args.alpha, runner_up=args.runner_up, **measure)
     radii = [text.strip() for text in args.radii.split(",")]
-    text = as_json(found, radii) if args.json else as_text(found, radii, with_envelope=args.envelope, rho=args.rho)
+    text = (
+        as_json(found, radii)
+        if args.json
+        else as_text(found, radii, with_envelope=args.envelope, rho=args.rho)
+    )
     if args.tsv:
         if len(found) != 1:
             raise ValueError(f"--tsv writes one run, got {len(found)}")
@@ -160,7 +183,9 @@ def _report(args: argparse.Namespace) -> None:
         import matplotlib
 
         matplotlib.use("Agg")
-        axes = runs.plot_certified_accuracy({run.name: run.curve for run in found}, envelope=args.envelope)
+        axes = runs.plot_certified_accuracy(
+            {run.name: run.curve for run in found}, envelope=args.envelope
+        )
         axes.figure.savefig(args.plot, dpi=150)  # type: ignore[union-attr]
     print(text)
 
@@ -170,55 +195,97 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rsfl", description="Certify classifiers by randomized smoothing, and report what came out.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="certify | report | demo")
+    parser = _Parser(
+        prog="rsfl",
+        description="Certify classifiers by randomized smoothing, and report what came out.",
+    )
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="certify | report | demo"
+    )
 
     certify = commands.add_parser(
         "certify",
         help="certify a data set; run again to resume",
-        description="Certify a data set and log the votes. Run the same command again to resume. Under "
-        "torchrun (torchrun --nproc-per-node K -m rsfl certify ...) the ranks share the work; write -n there, torchrun "
+        description="Certify a data set and log the votes. Run the same command again to resume. "
+        "Under "
+        "torchrun (torchrun --nproc-per-node K -m rsfl certify ...) the ranks share the work; "
+        "write -n there, torchrun "
         "takes --n for an option of its own.",
     )
     certify.add_argument(
-        "--model", required=True, metavar="pkg.mod:callable", help="returns the model, a torch.nn.Module giving logits"
+        "--model",
+        required=True,
+        metavar="pkg.mod:callable",
+        help="returns the model, a torch.nn.Module giving logits",
     )
     certify.add_argument(
         "--data",
         required=True,
         metavar="pkg.mod:callable",
-        help="returns or yields pairs (x, y) of one input each, or returns two tensors of all x and all y",
+        help="returns or yields pairs (x, y) of one input each, or returns two tensors of all x "
+        "and all y",
     )
     certify.add_argument("--out", required=True, metavar="DIR", help="directory of the run")
-    certify.add_argument("--law", default="gaussian", choices=_laws(), help="law of the noise (default: gaussian)")
+    certify.add_argument(
+        "--law", default="gaussian", choices=_laws(), help="law of the noise (default: gaussian)"
+    )
     for name, (kind, names) in _law_parameters().items():
-        certify.add_argument(f"--{_dashed(name)}", type=kind, help=f"parameter of {', '.join(names)}")
+        certify.add_argument(
+            f"--{_dashed(name)}", type=kind, help=f"parameter of {', '.join(names)}"
+        )
     certify.add_argument(
-        "-n", "--n", type=int, help=f"votes that bound the probability (default: {Smoother.default_n})"
+        "-n",
+        "--n",
+        type=int,
+        help=f"votes that bound the probability (default: {Smoother.default_n})",
     )
-    certify.add_argument("--n0", type=int, default=100, help="votes that select the class (default: 100)")
-    certify.add_argument("--alpha", type=float, default=0.001, help="failure probability per input (default: 0.001)")
     certify.add_argument(
-        "--at-radius", type=float, metavar="R", help="ask only whether the radius is at least R, with at most n votes"
+        "--n0", type=int, default=100, help="votes that select the class (default: 100)"
     )
-    certify.add_argument("--skip", type=int, default=1, metavar="K", help="certify every K-th input (default: 1)")
-    certify.add_argument("--limit", type=int, metavar="N", help="certify at most N inputs, counted after skipping")
+    certify.add_argument(
+        "--alpha", type=float, default=0.001, help="failure probability per input (default: 0.001)"
+    )
+    certify.add_argument(
+        "--at-radius",
+        type=float,
+        metavar="R",
+        help="ask only whether the radius is at least R, with at most n votes",
+    )
+    certify.add_argument(
+        "--skip", type=int, default=1, metavar="K", help="certify every K-th input (default: 1)"
+    )
+    certify.add_argument(
+        "--limit", type=int, metavar="N", help="certify at most N inputs, counted after skipping"
+    )
     certify.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     certify.add_argument(
-        "--dtype", choices=DTYPES, help="convert the model, which gets noisy inputs in this type: that is certified"
+        "--dtype",
+        choices=DTYPES,
+        help="convert the model, which gets noisy inputs in this type: that is certified",
     )
-    certify.add_argument("--device", help="such as cpu, cuda, cuda:1 (default: cuda if there is one)")
-    certify.add_argument("--batch-size", type=int, metavar="B", help="noisy inputs per forward call (default: fitting)")
+    certify.add_argument(
+        "--device", help="such as cpu, cuda, cuda:1 (default: cuda if there is one)"
+    )
+    certify.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="B",
+        help="noisy inputs per forward call (default: fitting)",
+    )
     certify.add_argument("--quiet", action="store_true", help="no progress")
     certify.set_defaults(run=_certify)
 
     report = commands.add_parser(
         "report",
         help="tables and plots of runs",
-        description="Certified accuracy at radii, average certified radius, abstentions and times of one run or more.",
+        description="Certified accuracy at radii, average certified radius, abstentions and "
+        "times of one run or more.",
     )
     report.add_argument(
-        "paths", nargs="+", metavar="DIR_OR_TSV", help="run directories, or files idx label predict radius correct time"
+        "paths",
+        nargs="+",
+        metavar="DIR_OR_TSV",
+        help="run directories, or files idx label predict radius correct time",
     )
     report.add_argument(
         "--radii",
@@ -229,27 +296,39 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print JSON")
     report.add_argument("--plot", metavar="FILE", help="draw the curves (.png, .pdf, .svg)")
     report.add_argument("--envelope", action="store_true", help="add the best run at each radius")
-    report.add_argument("--tsv", metavar="FILE", help="write the run as idx label predict radius correct time")
     report.add_argument(
-        "--norm", default="l2", help="norm of the radii of files that are read or written, which do not say it (l2)"
+        "--tsv", metavar="FILE", help="write the run as idx label predict radius correct time"
+    )
+    report.add_argument(
+        "--norm",
+        default="l2",
+        help="norm of the radii of files that are read or written, which do not say it (l2)",
     )
     report.add_argument("--unit", default="input units", help="their unit, likewise (input units)")
     report.add_argument(
-        "--alpha", type=float, help="read the votes at this failure probability; for files, the one they were made with"
+        "--alpha",
+        type=float,
+        help="read the votes at this failure probability; for files, the one they were made with",
     )
     report.add_argument(
         "--runner-up",
         default="complement",
         choices=("complement", "bounded"),
-        help="bound of the strongest rival: what the label leaves, or by its own votes (default: complement)",
+        help="bound of the strongest rival: what the label leaves, or by its own votes (default: "
+        "complement)",
     )
     report.add_argument(
-        "--rho", type=float, default=0.001, help="failure probability of the column 'all at once' (default: 0.001)"
+        "--rho",
+        type=float,
+        default=0.001,
+        help="failure probability of the column 'all at once' (default: 0.001)",
     )
     report.set_defaults(run=_report)
 
     demonstration = commands.add_parser("demo", help="train, certify and plot handwritten digits")
-    demonstration.add_argument("--out", default="demo-out", metavar="DIR", help="where the plot goes")
+    demonstration.add_argument(
+        "--out", default="demo-out", metavar="DIR", help="where the plot goes"
+    )
     demonstration.set_defaults(run=_demo)
 
     for command in (certify, report, demonstration):
@@ -271,7 +350,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", 2)
-        print(f"rsfl {args.command}: {stop or 'interrupted'}; run the same command again to resume", file=sys.stderr)
+        print(
+            f"rsfl {args.command}: {stop or 'interrupted'}; run the same command again to resume",
+            file=sys.stderr,
+        )
         return 128 + int(number)
     except Exception as error:
         if args.debug:

@@ -1,12 +1,15 @@
-r"""Deformations: laws of noise over a warp's parameters, so that certificates hold for rotations, shifts and similar.
+r"""Deformations: laws of noise over a warp's parameters, so that certificates hold for rotations,
+shifts and similar.
 
-A deformation moves the point that each output pixel reads: with parameters :math:`\phi`, the pixel at :math:`p` shows
-the input at :math:`p + \nu_\phi(p)`, by one bilinear interpolation. Coordinates are *half images*: the centres of the
-corner pixels lie at -1 and 1 on either axis, x to the right and y down. Zero parameters are the identity.
+A deformation moves the point that each output pixel reads: with parameters :math:`\phi`, the pixel
+at :math:`p` shows the input at :math:`p + \nu_\phi(p)`, by one bilinear interpolation. Coordinates
+are *half images*: the centres of the corner pixels lie at -1 and 1 on either axis, x to the right
+and y down. Zero parameters are the identity.
 
-Smoothing draws noise for the parameters, and a certificate is a distance between parameters. It speaks of the original
-input, deformed once (:data:`rsfl.assumptions.ORIGINAL_INPUT`); :func:`composition_gap` measures what that leaves out,
-:func:`rsfl.attacks.grid_attack` searches for parameters that change a prediction.
+Smoothing draws noise for the parameters, and a certificate is a distance between parameters. It
+speaks of the original input, deformed once (:data:`rsfl.assumptions.ORIGINAL_INPUT`);
+:func:`composition_gap` measures what that leaves out, :func:`rsfl.attacks.grid_attack` searches for
+parameters that change a prediction.
 """
 
 import math
@@ -38,12 +41,15 @@ __all__ = [
 
 
 class Deformation(Law):
-    """A law over the parameters of a warp: the noise, the norm and the radius are those of its ``base`` law.
+    """A law over the parameters of a warp: the noise, the norm and the radius are those of its
+    ``base`` law.
 
-    Coordinates are computed in float64 and the result has the dtype of the input: in float32, rounded coordinates
+    Coordinates are computed in float64 and the result has the dtype of the input: in float32,
+        rounded coordinates
     alone would change an image of 224 pixels by 3e-5.
 
-    Outside of the image the ``padding`` is read: ``zeros``, its nearest pixel (``border``) or its ``reflection``.
+    Outside of the image the ``padding`` is read: ``zeros``, its nearest pixel (``border``) or its
+    ``reflection``.
     """
 
     space = "parametric"
@@ -70,7 +76,8 @@ class Deformation(Law):
 
     @abstractmethod
     def grid(self, params: Tensor, height: int, width: int) -> Tensor:
-        """The points (N, height, width, 2) as (x, y) that the pixels read under parameters (N, dim)."""
+        """The points (N, height, width, 2) as (x, y) that the pixels read under parameters (N,
+        dim)."""
 
     def __call__(self, x: Tensor, params: Tensor) -> Tensor:
         """The deformed images, differentiable in images and parameters.
@@ -89,15 +96,22 @@ class Deformation(Law):
         self.check(x)
         height, width = x.shape[2:]
         dim = self.dim(height, width)
-        if params.ndim != 2 or params.shape[1] != dim or (len(x) != len(params) and 1 not in (len(x), len(params))):
+        if (
+            params.ndim != 2
+            or params.shape[1] != dim
+            or (len(x) != len(params) and 1 not in (len(x), len(params)))
+        ):
             raise ValueError(
-                f"params must have shape ({'N' if len(x) == 1 else len(x)}, {dim}) for {self} and x of shape "
+                f"params must have shape ({'N' if len(x) == 1 else len(x)}, {dim}) for {self} "
+                f"and x of shape "
                 f"{tuple(x.shape)}, got {tuple(params.shape)}"
             )
         rows = max(len(x), len(params))
         grid = self.grid(params.double(), height, width).expand(rows, -1, -1, -1)
         images = x.double().expand(rows, -1, -1, -1)
-        warped = functional.grid_sample(images, grid, mode="bilinear", padding_mode=self.padding, align_corners=True)
+        warped = functional.grid_sample(
+            images, grid, mode="bilinear", padding_mode=self.padding, align_corners=True
+        )
         return warped.to(x.dtype)
 
     @override
@@ -108,7 +122,11 @@ class Deformation(Law):
 
     @override
     def sample(
-        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+        self,
+        shape: tuple[int, ...],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
         return self.base.sample(shape, generator=generator, device=device)
 
@@ -132,7 +150,8 @@ def _image(shape: torch.Size) -> torch.Size:
     if len(shape) != 3 or min(shape[1:]) < 2:
         raise ValueError(
             "x must be a batch of images (B, C, H, W) with H and W at least 2, got inputs of shape "
-            f"{tuple(shape)}; add what is missing with x[None] for the batch or x[:, None] for the channel"
+            f"{tuple(shape)}; add what is missing with x[None] for the batch or x[:, None] for "
+            f"the channel"
         )
     return shape
 
@@ -161,9 +180,11 @@ class _GaussianDeformation(Deformation):
 
 @dataclass(frozen=True)
 class Rotation(_UniformDeformation):
-    r"""Rotation about the centre by an angle uniform on [-half_width, half_width]: certificates in radians.
+    r"""Rotation about the centre by an angle uniform on [-half_width, half_width]: certificates in
+    radians.
 
-    A positive angle turns the image counter-clockwise. The rotation is rigid in pixels, whatever the image's sides.
+    A positive angle turns the image counter-clockwise. The rotation is rigid in pixels, whatever
+    the image's sides.
 
     Args:
         half_width: Largest angle, in radians (the papers print fractions of :math:`\pi`).
@@ -192,9 +213,11 @@ class Rotation(_UniformDeformation):
 
 @dataclass(frozen=True)
 class Translation(_GaussianDeformation):
-    """Shifts (right, down) of the points that are read, in half images, each N(0, sigma^2): certificates in l2.
+    """Shifts (right, down) of the points that are read, in half images, each N(0, sigma^2):
+    certificates in l2.
 
-    A half image is (W - 1) / 2 pixels to the right and (H - 1) / 2 pixels down; :meth:`pixels` converts.
+    A half image is (W - 1) / 2 pixels to the right and (H - 1) / 2 pixels down; :meth:`pixels`
+    converts.
 
     Args:
         sigma: Standard deviation in half images.
@@ -202,7 +225,7 @@ class Translation(_GaussianDeformation):
 
     Example:
         >>> image = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]]])
-        >>> Translation(0.1)(image, torch.tensor([[1.0, 0.0]]))  # one half image of 3 pixels is 1 pixel
+        >>> Translation(0.1)(image, torch.tensor([[1.0, 0.0]]))  # one half image: 1 pixel
         tensor([[[[2., 3., 0.],
                   [5., 6., 0.],
                   [8., 9., 0.]]]])
@@ -223,8 +246,8 @@ class Translation(_GaussianDeformation):
         return _affine_grid([one, zero, right, zero, one, down], height, width)
 
     def pixels(self, distance: float, *, height: int, width: int) -> tuple[float, float]:
-        """A distance in half images in pixels along x and along y, rounded down: the semi-axes of a certified ball,
-        which is an ellipse unless the image is square."""
+        """A distance in half images in pixels along x and along y, rounded down: the semi-axes of a
+        certified ball, which is an ellipse unless the image is square."""
         exact = Fraction(number("distance", distance, 0, np.inf, open_high=True))
         height, width = count("height", height, 2), count("width", width, 2)
         return _rounded_down(exact * (width - 1) / 2), _rounded_down(exact * (height - 1) / 2)
@@ -232,7 +255,8 @@ class Translation(_GaussianDeformation):
 
 @dataclass(frozen=True)
 class Scaling(_UniformDeformation):
-    """Coordinates multiplied by 1 + s about the centre, s uniform on [-half_width, half_width]: positive s shrinks.
+    """Coordinates multiplied by 1 + s about the centre, s uniform on [-half_width, half_width]:
+    positive s shrinks.
 
     Args:
         half_width: Largest change of scale, below 1, so that the noise keeps the image upright.
@@ -258,7 +282,8 @@ class Scaling(_UniformDeformation):
 
 @dataclass(frozen=True)
 class Affine(_GaussianDeformation):
-    """The point (x, y) reads (x + a x + b y + c, y + d x + e y + f), all six N(0, sigma^2): certificates in l2.
+    """The point (x, y) reads (x + a x + b y + c, y + d x + e y + f), all six N(0, sigma^2):
+    certificates in l2.
 
     Coordinates and coefficients are half images: c and f are those of :class:`Translation`.
 
@@ -281,17 +306,22 @@ class Affine(_GaussianDeformation):
 
 @dataclass(frozen=True)
 class DCT(_GaussianDeformation):
-    r"""A smooth flow of low frequencies, whose cosine coefficients are each N(0, sigma^2): certificates in l2.
+    r"""A smooth flow of low frequencies, whose cosine coefficients are each N(0, sigma^2):
+    certificates in l2.
 
     The pixel in row n and column m of an image (H, W) moves, along x, by
 
-    .. math:: \sum_{i, j < \mathrm{bases}} c_{ij} \cos\frac{\pi i (2 n + 1)}{2 H} \cos\frac{\pi j (2 m + 1)}{2 W}
+    .. math::
+        \sum_{i, j < \mathrm{bases}} c_{ij}
+        \cos\frac{\pi i (2 n + 1)}{2 H} \cos\frac{\pi j (2 m + 1)}{2 W}
 
-    half images, and along y likewise with coefficients of its own. With one basis it is :class:`Translation`.
+    half images, and along y likewise with coefficients of its own. With one basis it is
+    :class:`Translation`.
 
     Args:
         sigma: Standard deviation of each coefficient, in half images.
-        bases: Frequencies along each axis, at least 1; there are 2 bases^2 parameters, those of x first, row by row.
+        bases: Frequencies along each axis, at least 1; there are 2 bases^2 parameters, those of x
+            first, row by row.
         padding: ``zeros``, ``border`` or ``reflection``.
     """
 
@@ -305,7 +335,10 @@ class DCT(_GaussianDeformation):
     @override
     def dim(self, height: int, width: int) -> int:
         if self.bases > min(height, width):
-            raise ValueError(f"bases must be at most the sides of the image, {height} x {width}, got {self.bases}")
+            raise ValueError(
+                f"bases must be at most the sides of the image, {height} x {width}, got "
+                f"{self.bases}"
+            )
         return 2 * self.bases**2
 
     @override
@@ -322,7 +355,8 @@ class DCT(_GaussianDeformation):
 
 @dataclass(frozen=True)
 class PixelFlow(_GaussianDeformation):
-    """A flow of its own for every pixel, each component N(0, sigma^2) half images: certificates in l2.
+    """A flow of its own for every pixel, each component N(0, sigma^2) half images: certificates in
+    l2.
 
     The parameters are the pixels' (right, down), row by row: 2 H W of them.
 
@@ -349,7 +383,10 @@ def _rounded_down(exact: Fraction) -> float:
 
 def _points(like: Tensor, height: int, width: int) -> Tensor:
     """(x, y, 1) of every pixel, (H, W, 3), in the dtype and on the device of a tensor."""
-    y, x = (torch.linspace(-1, 1, size, dtype=like.dtype, device=like.device) for size in (height, width))
+    y, x = (
+        torch.linspace(-1, 1, size, dtype=like.dtype, device=like.device)
+        for size in (height, width)
+    )
     return torch.stack([*torch.meshgrid(x, y, indexing="xy"), like.new_ones(height, width)], dim=-1)
 
 
@@ -361,10 +398,12 @@ def _affine_grid(rows: list[Tensor], height: int, width: int) -> Tensor:
 
 
 def composition_gap(deformation: Deformation, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    r"""How far deforming twice is from deforming once: :math:`\|T_b(T_a(x)) - T_{a + b}(x)\|_2` for each image.
+    r"""How far deforming twice is from deforming once: :math:`\|T_b(T_a(x)) - T_{a + b}(x)\|_2` for
+    each image.
 
-    A certificate covers :math:`T_{a+b}(x)`. Someone who hands in the picture :math:`T_a(x)` has it resampled a second
-    time, cut off at its borders and, for scalings and flows, deformed by other parameters than the sum.
+    A certificate covers :math:`T_{a+b}(x)`. Someone who hands in the picture :math:`T_a(x)` has it
+    resampled a second time, cut off at its borders and, for scalings and flows, deformed by other
+    parameters than the sum.
 
     Args:
         deformation: The warp T.
@@ -380,7 +419,7 @@ def composition_gap(deformation: Deformation, x: Tensor, a: Tensor, b: Tensor) -
 
     Example:
         >>> image = torch.eye(9)[None, None]
-        >>> whole, half = torch.tensor([0.25, 0.0]), torch.tensor([0.125, 0.0])  # one pixel and half a pixel
+        >>> whole, half = torch.tensor([0.25, 0.0]), torch.tensor([0.125, 0.0])  # 1 and 1/2 pixel
         >>> composition_gap(Translation(0.1, padding="border"), image, whole, whole)
         tensor([0.])
         >>> composition_gap(Translation(0.1, padding="border"), image, half, half) > 1

@@ -31,17 +31,23 @@ def bounds_table() -> str:
         both = bounds.clopper_pearson_lower(first, n, alpha / 2)
         p_b = min(bounds.clopper_pearson_upper(second, n, alpha / 2), 1 - both)
         published = bounds.kl_budget(
-            bounds.hoeffding_lower(first / n, n, alpha), bounds.hoeffding_upper(second / n, n, alpha)
+            bounds.hoeffding_lower(first / n, n, alpha),
+            bounds.hoeffding_upper(second / n, n, alpha),
         )
         radii = [
             bounds.lecuyer_radius(p_a, sigma=1.0),
             bounds.li_radius(p_a, sigma=1.0),
             bounds.cohen_radius(p_a, sigma=1.0),
             bounds.cohen_radius(both, p_b, sigma=1.0),
-            np.sqrt(2 * published),  # the distance of two Gaussians at that divergence, in units of sigma
+            np.sqrt(
+                2 * published
+            ),  # the distance of two Gaussians at that divergence, in units of sigma
             bounds.cohen_radius(first / n, second / n, sigma=1.0),
         ]
-        rows.append(f"{first:>6} : {second:<4}" + "".join(f"{np.floor(r * 1e3) / 1e3:>12.3f}" for r in radii))
+        rows.append(
+            f"{first:>6} : {second:<4}"
+            + "".join(f"{np.floor(r * 1e3) / 1e3:>12.3f}" for r in radii)
+        )
     return "\n".join(rows)
 
 
@@ -81,7 +87,8 @@ def trained(sigma: float, x: Tensor, y: Tensor, *, epochs: int = 40) -> nn.Modul
 
 
 def frozen_features(model: nn.Module, public: Tensor) -> Callable[[Tensor], Tensor]:
-    """What the network sees in an image before its last layer: centred on public images, of norm 1, in float64."""
+    """What the network sees in an image before its last layer: centred on public images, of norm 1,
+    in float64."""
     extractor = cast(nn.Sequential, model)[:-1].eval()
 
     def features(x: Tensor) -> Tensor:
@@ -93,7 +100,8 @@ def frozen_features(model: nn.Module, public: Tensor) -> Callable[[Tensor], Tens
 
 
 def federation(features: Tensor, labels: Tensor, *, clients: int = 40) -> fed.Server:
-    """Clients with equal shares of the data, who train a linear model together under the CRFL recipe."""
+    """Clients with equal shares of the data, who train a linear model together under the CRFL
+    recipe."""
     model = nn.Linear(features.shape[1], 10).double()
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
@@ -111,8 +119,11 @@ def certified(smoother: GaussianSmoother, x: Tensor, *, n: int) -> Certificate:
     return Certificate.cat(parts)
 
 
-def smoothed_digits(x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor) -> dict[str, tuple[Certificate, Tensor]]:
-    """Train with noise, certify the test set, print the table; the certificates by name, with the labels."""
+def smoothed_digits(
+    x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor
+) -> dict[str, tuple[Certificate, Tensor]]:
+    """Train with noise, certify the test set, print the table; the certificates by name, with the
+    labels."""
     curves: dict[str, tuple[Certificate, Tensor]] = {}
     print(f"{'sigma':>6}" + "".join(f"{f'r = {r:g}':>10}" for r in RADII) + f"{'abstained':>11}")
     for sigma in SIGMAS:
@@ -126,13 +137,17 @@ def smoothed_digits(x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor) -> d
     at = smoother.certify_at(x, 0.5, n_max=10_000)
     share = float((at.label == y).double().mean())
     print(
-        f"\n   Asked only whether r >= 0.5 at sigma = {sigma}: {share:.3f} with {at.n.double().mean():.0f} votes each"
+        f"\n   Asked only whether r >= 0.5 at sigma = {sigma}: {share:.3f} with "
+        f"{at.n.double().mean():.0f} votes each"
     )
     return curves
 
 
-def poisoned_digits(x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor) -> dict[str, tuple[Certificate, Tensor]]:
-    """Train federated, attack, certify against the clients, print the table; certificates of backdoor norms by name."""
+def poisoned_digits(
+    x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor
+) -> dict[str, tuple[Certificate, Tensor]]:
+    """Train federated, attack, certify against the clients, print the table; certificates of
+    backdoor norms by name."""
     public, rounds, attacked = 300, 40, 36
     features = frozen_features(trained(0.1, x_train[:public], y_train[:public]), x_train[:public])
     server = federation(features(x_train[public:]), y_train[public:])
@@ -147,10 +162,15 @@ def poisoned_digits(x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor) -> d
     def success(model: nn.Module) -> float:
         return float((model(inputs[y != 0] + pattern).argmax(dim=1) == 0).double().mean())
 
-    replaces = poison.Attack([rounds], poison.Backdoor(pattern, 0), poison.Scale(len(server.clients)))
+    replaces = poison.Attack(
+        [rounds], poison.Backdoor(pattern, 0), poison.Scale(len(server.clients))
+    )
     attacked_run = server.run(rounds, attacks={0: replaces})
     print(f"   {'':44}{'accuracy':>10}{'backdoor works':>16}")
-    for name, result in (("honest clients", run), ("one client replaces the model in the end", attacked_run)):
+    for name, result in (
+        ("honest clients", run),
+        ("one client replaces the model in the end", attacked_run),
+    ):
         print(f"   {name:44}{accuracy(result.model):>10.3f}{success(result.model):>16.3f}")
 
     backdoor = bounds.Threat("feature", clients=[0], rounds=[attacked], norm=0.1, per_batch=5)
@@ -165,32 +185,48 @@ def poisoned_digits(x_train: Tensor, y_train: Tensor, x: Tensor, y: Tensor) -> d
     print(f"\n   {'certified against':44}{'accuracy':>10}{'all labels':>12}")
 
     def row(name: str, certificate: Certificate) -> None:
-        right, made = (certificate.label == y).double().mean(), (~certificate.abstained).double().mean()
+        right, made = (
+            (certificate.label == y).double().mean(),
+            (~certificate.abstained).double().mean(),
+        )
         print(f"   {name:44}{float(right):>10.3f}{float(made):>12.3f}")
 
     published = fed.certify(run.model, inputs, run.ledger, backdoor, method="published", sigma=0.05)
     row("  as published, same backdoor", published)
-    sound = {name: fed.certify(run.model, inputs, run.ledger, threat) for name, threat in threats.items()}
+    sound = {
+        name: fed.certify(run.model, inputs, run.ledger, threat) for name, threat in threats.items()
+    }
     for name, certificate in sound.items():
         row(name, certificate)
     first = fed.largest_backdoors(next(iter(sound.values())), run.ledger)
-    return {"CRFL as published": (fed.largest_backdoors(published, run.ledger), y), "for this model": (first, y)}
+    return {
+        "CRFL as published": (fed.largest_backdoors(published, run.ledger), y),
+        "for this model": (first, y),
+    }
 
 
 def main(out: str = "demo-out") -> None:
-    """Print what the bounds certify, train on noisy digits, certify the test set, draw the curve."""
+    """Print what the bounds certify, train on noisy digits, certify the test set, draw the
+    curve."""
     began = time.perf_counter()
     torch.set_num_threads(1)  # the networks are so small that threads would wait more than work
     print("1. Radius in units of sigma from 1000 votes, at alpha = 0.001 (floored).")
-    print("   CRFL: the published divergence bound as a distance. exact: were the observed shares the probabilities.\n")
+    print(
+        "   CRFL: the published divergence bound as a distance. exact: were the observed shares "
+        "the probabilities.\n"
+    )
     print(bounds_table())
 
-    print("\n2. Handwritten digits, trained with noise and certified in l2 (400 test images, n = 2,000).\n")
+    print(
+        "\n2. Handwritten digits, trained with noise and certified in l2 (400 test images, n = "
+        "2,000).\n"
+    )
     data = digits()
     inputs = smoothed_digits(*data)
 
     print(
-        "\n3. A linear model on frozen features, trained by 40 clients (published votes: alpha = 0.001, the rest: 0).\n"
+        "\n3. A linear model on frozen features, trained by 40 clients (published votes: alpha = "
+        "0.001, the rest: 0).\n"
     )
     training = poisoned_digits(*data)
 

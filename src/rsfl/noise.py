@@ -1,4 +1,5 @@
-"""Laws of noise. A law draws its samples and owns its norm and its radius, so they cannot be mixed up."""
+"""Laws of noise. A law draws its samples and owns its norm and its radius, so they cannot be mixed
+up."""
 
 import math
 from abc import ABC, abstractmethod
@@ -34,8 +35,8 @@ __all__ = ["Gaussian", "Laplace", "Law", "ParameterGaussian", "RoundedGaussian",
 class Law(ABC):
     """How inputs are perturbed, and how far a vote over the perturbations reaches.
 
-    ``norm`` and ``unit`` say how the radius is measured, ``space`` what it is a distance of (``input``,
-    ``parametric`` for deformations, ``parameters`` for models).
+    ``norm`` and ``unit`` say how the radius is measured, ``space`` what it is a distance of
+    (``input``, ``parametric`` for deformations, ``parameters`` for models).
     """
 
     norm: ClassVar[str]
@@ -49,12 +50,17 @@ class Law(ABC):
 
     @abstractmethod
     def sample(
-        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+        self,
+        shape: tuple[int, ...],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
         """Independent draws as a float32 tensor of the given shape."""
 
     def perturb(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The inputs under their noise, row by row; a single row of either is used for all rows of the other."""
+        """The inputs under their noise, row by row; a single row of either is used for all rows of
+        the other."""
         return x + noise.to(x.dtype)
 
     def check(self, x: Tensor) -> None:  # noqa: B027
@@ -62,9 +68,11 @@ class Law(ABC):
 
     @abstractmethod
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
-        """The certified radius for bounds on the leading two probabilities, never above the exact one.
+        """The certified radius for bounds on the leading two probabilities, never above the exact
+        one.
 
-        ``dim`` is the number of coordinates of one input's noise; laws that pay an error per coordinate read it.
+        ``dim`` is the number of coordinates of one input's noise; laws that pay an error per
+        coordinate read it.
         """
 
     def probability(self, radius: float, *, dim: int = 1) -> float:
@@ -95,9 +103,15 @@ class Gaussian(Law):
 
     @override
     def sample(
-        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+        self,
+        shape: tuple[int, ...],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
-        return torch.empty(shape, device=device, dtype=torch.float32).normal_(0.0, self.sigma, generator=generator)
+        return torch.empty(shape, device=device, dtype=torch.float32).normal_(
+            0.0, self.sigma, generator=generator
+        )
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -106,10 +120,11 @@ class Gaussian(Law):
 
 @dataclass(frozen=True)
 class ParameterGaussian(Gaussian):
-    """Independent N(0, sigma^2) noise on the parameters of a model: l2 certificates for a change of the parameters.
+    """Independent N(0, sigma^2) noise on the parameters of a model: l2 certificates for a change of
+    the parameters.
 
-    ``partial`` says that a part of the model carries no noise, parameters or buffers: it must be the same in the models
-    that are compared.
+    ``partial`` says that a part of the model carries no noise, parameters or buffers: it must be
+    the same in the models that are compared.
     """
 
     partial: bool = False
@@ -124,17 +139,27 @@ class ParameterGaussian(Gaussian):
 
 @dataclass(frozen=True)
 class Uniform(Law):
-    """Independent noise, uniform on [-half_width, half_width], in every coordinate: certificates in l1."""
+    """Independent noise, uniform on [-half_width, half_width], in every coordinate: certificates in
+    l1."""
 
     half_width: float
     norm = "l1"
 
     def __post_init__(self) -> None:
-        stored(self, half_width=number("half_width", self.half_width, 0, np.inf, open_low=True, open_high=True))
+        stored(
+            self,
+            half_width=number(
+                "half_width", self.half_width, 0, np.inf, open_low=True, open_high=True
+            ),
+        )
 
     @override
     def sample(
-        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+        self,
+        shape: tuple[int, ...],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
         noise = torch.empty(shape, device=device, dtype=torch.float32)
         return noise.uniform_(-self.half_width, self.half_width, generator=generator)
@@ -156,12 +181,20 @@ class Laplace(Law):
 
     @override
     def sample(
-        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+        self,
+        shape: tuple[int, ...],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
         def exponential() -> Tensor:
-            return torch.empty(shape, device=device, dtype=torch.float32).exponential_(1.0, generator=generator)
+            return torch.empty(shape, device=device, dtype=torch.float32).exponential_(
+                1.0, generator=generator
+            )
 
-        return exponential().sub_(exponential()).mul_(self.scale)  # two exponentials differ by a Laplace variable
+        return (
+            exponential().sub_(exponential()).mul_(self.scale)
+        )  # two exponentials differ by a Laplace variable
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -170,15 +203,18 @@ class Laplace(Law):
 
 _BITS = 62
 _GUARD = 128  # fixed-point bits of the table's construction; its terms number a few hundred
-_BEYOND = 88  # of 2 y^2: from here on P[|N| >= a] <= e^(-y^2) < 2^-63 rounds to 0, and the terms would be many
+# of 2 y^2: from here on P[|N| >= a] <= e^(-y^2) < 2^-63 rounds to 0, and the terms would be many
+_BEYOND = 88
 
 
 @lru_cache(maxsize=32)
 def _magnitude_table(sigma: float, levels: int) -> tuple[int, ...]:
-    """round(2^62 P[|N| >= m - 1/2]) for m = 1, 2, ... until it is 0, where N is Gaussian in steps of the grid.
+    """round(2^62 P[|N| >= m - 1/2]) for m = 1, 2, ... until it is 0, where N is Gaussian in steps
+    of the grid.
 
-    P[|N| < a] = erf(y) with y = a / (sqrt 2 s), from erf(y) = 2 y / sqrt(pi) e^(-y^2) sum_k (2 y^2)^k / (2k+1)!!,
-    whose terms are all positive: no cancellation, and each entry is right to its last bit or the next.
+    P[|N| < a] = erf(y) with y = a / (sqrt 2 s), from erf(y) = 2 y / sqrt(pi) e^(-y^2) sum_k (2
+    y^2)^k / (2k+1)!!, whose terms are all positive: no cancellation, and each entry is right to its
+    last bit or the next.
     """
     step = Fraction(sigma) * (levels - 1)
     one = 1 << _GUARD
@@ -229,13 +265,15 @@ def _pi() -> Decimal:
 
 @dataclass(frozen=True)
 class RoundedGaussian(Law):
-    """Gaussian noise rounded to the grid of 8-bit images: l2 certificates that floating point cannot break.
+    """Gaussian noise rounded to the grid of 8-bit images: l2 certificates that floating point
+    cannot break.
 
-    For inputs whose coordinates are k / (levels - 1), rounding ``input + N(0, sigma^2)`` to the grid is a fixed
-    function of the noisy input, so the Gaussian certificate applies; and because the input is on the grid it equals
-    the input plus *rounded noise*, which is drawn here as an integer from an exact table with 63 random bits. The sum
-    is clamped to a wide range and converted to float once. What the table still differs from the exact law, in total
-    variation and times the number of coordinates, is taken off the certificate at both ends. The guarantee is for
+    For inputs whose coordinates are k / (levels - 1), rounding ``input + N(0, sigma^2)`` to the
+    grid is a fixed function of the noisy input, so the Gaussian certificate applies; and because
+    the input is on the grid it equals the input plus *rounded noise*, which is drawn here as an
+    integer from an exact table with 63 random bits. The sum is clamped to a wide range and
+    converted to float once. What the table still differs from the exact law, in total variation and
+    times the number of coordinates, is taken off the certificate at both ends. The guarantee is for
     every perturbed input on the grid.
 
     Args:
@@ -260,14 +298,15 @@ class RoundedGaussian(Law):
     @property
     def total_variation(self) -> float:
         """A bound on the distance of one coordinate's drawn law to the exact rounded Gaussian."""
-        # Each table entry is right to one unit of 2^-62, the mass beyond the table is below one, and every entry
-        # moves mass between two neighbours.
+        # Each table entry is right to one unit of 2^-62, the mass beyond the table is below one,
+        # and every entry moves mass between two neighbours.
         return (len(_magnitude_table(self.sigma, self.levels)) + 2) * 2.0**-_BITS
 
     @override
     def check(self, x: Tensor) -> None:
         steps = x.double() * (self.levels - 1)
-        # It is the grid point that is certified; x may differ by two roundings of float32, as in pixel * (1 / 255).
+        # It is the grid point that is certified; x may differ by two roundings of float32, as in
+        # pixel * (1 / 255).
         slack = min((self.levels - 1) * 2.0**-23, 1e-3)
         off = (steps - steps.round()).abs() > slack
         off |= (steps < -slack) | (steps > self.levels - 1 + slack)
@@ -279,11 +318,17 @@ class RoundedGaussian(Law):
 
     @override
     def sample(
-        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+        self,
+        shape: tuple[int, ...],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
         """Whole grid steps, as float32."""
         table = _ascending_table(self.sigma, self.levels, str(device or "cpu"))
-        bits = torch.randint(-(1 << _BITS), 1 << _BITS, shape, generator=generator, device=device, dtype=torch.int64)
+        bits = torch.randint(
+            -(1 << _BITS), 1 << _BITS, shape, generator=generator, device=device, dtype=torch.int64
+        )
         sign = bits >> 63  # 0 or -1; a negative number's complement is uniform on [0, 2^62) again
         magnitude = len(table) - torch.searchsorted(table, bits ^ sign, right=True)
         return ((magnitude ^ sign) - sign).to(torch.float32)
@@ -291,15 +336,20 @@ class RoundedGaussian(Law):
     @override
     def perturb(self, x: Tensor, noise: Tensor) -> Tensor:
         top = self.levels - 1
-        grid = ((x.detach().float() * top).round() + noise).clamp(top - self.clamp, self.clamp) / top
+        grid = ((x.detach().float() * top).round() + noise).clamp(
+            top - self.clamp, self.clamp
+        ) / top
         noisy = grid.to(x.dtype)
-        return x + (noisy - x).detach() if x.requires_grad else noisy  # gradients pass as through plain addition
+        return (
+            x + (noisy - x).detach() if x.requires_grad else noisy
+        )  # gradients pass as through plain addition
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
-        # The drawn law is within `paid` of the exact one at the input and at the perturbed input alike. Split at a
-        # level c: the label stays above c + paid within the first distance, every other class below c - paid within
-        # the second, whatever c is. With one bound, c = 1/2 and the two are the same.
+        # The drawn law is within `paid` of the exact one at the input and at the perturbed input
+        # alike. Split at a level c: the label stays above c + paid within the first distance, every
+        # other class below c - paid within the second, whatever c is. With one bound, c = 1/2 and
+        # the two are the same.
         paid = self.total_variation * count("dim", dim, 1)
         a = np.maximum(probabilities("p_a", p_a) - paid, 0.0)
         if p_b is None:

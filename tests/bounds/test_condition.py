@@ -21,7 +21,11 @@ BROKEN = [
     ("plain-sgd", log(momentum=0.9), "momentum=0.9"),
     ("plain-sgd", log(optimizer="adam"), "optimizer='adam'"),
     ("one-decay", log(participants=[participant(weight=1, decay=(0.0, 0.1))]), "decay=(0.0, 0.1)"),
-    ("known-inputs", log(participants=[participant(weight=1, input_norm=np.inf)]), "input_norm=inf"),
+    (
+        "known-inputs",
+        log(participants=[participant(weight=1, input_norm=np.inf)]),
+        "input_norm=inf",
+    ),
     ("step-size", log(participants=[participant(weight=1, lr=1.7)]), "lr=1.7 > 1.63"),
     ("server-weights", log(weights_from="clients"), "weights_from='clients'"),
     ("server-weights", log(participants=[participant(weight=0.9)]), "weights that sum to 0.9"),
@@ -32,7 +36,10 @@ BROKEN = [
     (
         "honest-updates-intact",
         log(
-            participants=[participant(weight=0.5, outcome="clipped"), participant(client=1, weight=0.5)],
+            participants=[
+                participant(weight=0.5, outcome="clipped"),
+                participant(client=1, weight=0.5),
+            ],
             update_clip=9.0,
         ),
         "outcome='clipped'",
@@ -50,7 +57,9 @@ THREAT_FOR = {
 }
 
 
-@pytest.mark.parametrize(("name", "rounds", "quoted"), BROKEN, ids=[f"{one[0]}: {one[2]}" for one in BROKEN])
+@pytest.mark.parametrize(
+    ("name", "rounds", "quoted"), BROKEN, ids=[f"{one[0]}: {one[2]}" for one in BROKEN]
+)
 def test_broken_condition_is_named_and_quoted(name, rounds, quoted):
     with pytest.raises(ConditionError) as caught:
         deviation(rounds, THREAT_FOR.get(name, LAST))
@@ -67,12 +76,19 @@ def test_every_condition_has_a_run_that_breaks_it():
 
 def test_register_in_the_documentation_is_complete():
     page = (Path(__file__).parents[2] / "docs" / "theory" / "poisoning.md").read_text()
-    assert [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:] == list(CONDITIONS)
+    assert [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][
+        1:
+    ] == list(CONDITIONS)
 
 
 def test_a_removed_client_may_have_done_anything():
     odd = participant(weight=0.25, lr=50.0, decay=(0.0, 1.0), input_norm=np.inf, outcome="clipped")
-    rounds = [record(participants=[odd, *(participant(client=i, weight=0.25) for i in (1, 2, 3))], update_clip=9.0)]
+    rounds = [
+        record(
+            participants=[odd, *(participant(client=i, weight=0.25) for i in (1, 2, 3))],
+            update_clip=9.0,
+        )
+    ]
     assert value(rounds, Threat("removal", clients=[0])) > 0
     with pytest.raises(ConditionError, match="client 0: condition 'one-decay'"):
         deviation(rounds, Threat("removal", clients=[1]))
@@ -81,7 +97,8 @@ def test_a_removed_client_may_have_done_anything():
 
 
 def test_an_update_clip_must_leave_room_in_the_run_that_was_not_seen():
-    # The logged updates of norm 0.3 pass a clip at 0.32. In the attacked run they might have been longer than that.
+    # The logged updates of norm 0.3 pass a clip at 0.32. In the attacked run they might have been
+    # longer than that.
     threat = replace(LAST, rounds=[1], norm=5.0)
     with pytest.raises(ConditionError, match="'honest-updates-intact'"):
         deviation(log(update_clip=0.32), threat)

@@ -13,7 +13,8 @@ LEVELS = (0.4, 0.05, 1e-3, 1e-6, 1e-12)
 
 
 def assert_tight_lower(k, n, alpha, p):
-    """p is never above the exact lower bound and within 1e-9 of it: the exact tail at p and just above p says so."""
+    """p is never above the exact lower bound and within 1e-9 of it: the exact tail at p and just
+    above p says so."""
     if k == 0:
         assert p == 0
         return
@@ -37,7 +38,10 @@ def assert_tight_upper(k, n, alpha, p):
 def test_clopper_pearson_every_count(n):
     k = np.arange(n + 1)
     for alpha in LEVELS:
-        lower, upper = bounds.clopper_pearson_lower(k, n, alpha), bounds.clopper_pearson_upper(k, n, alpha)
+        lower, upper = (
+            bounds.clopper_pearson_lower(k, n, alpha),
+            bounds.clopper_pearson_upper(k, n, alpha),
+        )
         for i in k:
             assert_tight_lower(int(i), n, alpha, lower[i])
             assert_tight_upper(int(i), n, alpha, upper[i])
@@ -46,7 +50,10 @@ def test_clopper_pearson_every_count(n):
 @pytest.mark.parametrize("alpha", [0.4, 1e-3, 1e-12])
 def test_clopper_pearson_every_count_of_a_thousand(alpha):
     k = np.arange(1001)
-    lower, upper = bounds.clopper_pearson_lower(k, 1000, alpha), bounds.clopper_pearson_upper(k, 1000, alpha)
+    lower, upper = (
+        bounds.clopper_pearson_lower(k, 1000, alpha),
+        bounds.clopper_pearson_upper(k, 1000, alpha),
+    )
     for i in k:
         assert_tight_lower(int(i), 1000, alpha, lower[i])
         assert_tight_upper(int(i), 1000, alpha, upper[i])
@@ -62,14 +69,18 @@ def wide_sample(n, rng):
 def test_clopper_pearson_up_to_a_billion_trials(n):
     k = wide_sample(n, np.random.default_rng(n))
     for alpha in LEVELS[::2]:
-        lower, upper = bounds.clopper_pearson_lower(k, n, alpha), bounds.clopper_pearson_upper(k, n, alpha)
+        lower, upper = (
+            bounds.clopper_pearson_lower(k, n, alpha),
+            bounds.clopper_pearson_upper(k, n, alpha),
+        )
         for i, lo, hi in zip(k.tolist(), lower, upper, strict=True):
             assert_tight_lower(i, n, alpha, lo)
             assert_tight_upper(i, n, alpha, hi)
 
 
 def far_tail(k, n, p):
-    """P[Bin(n, p) >= k] for p well below k / n, by the continued fraction of the incomplete beta function."""
+    """P[Bin(n, p) >= k] for p well below k / n, by the continued fraction of the incomplete beta
+    function."""
     with mp.workdps(50):
         a, b, x = mp.mpf(k), mp.mpf(n - k + 1), mp.mpf(p)
         assert x < (a + 1) / (a + b + 2)
@@ -84,7 +95,13 @@ def far_tail(k, n, p):
                 d, c = 1 / (1 + term * d), 1 + term / c
                 factor = d * c
                 value *= factor
-        log = a * mp.log(x) + b * mp.log1p(-x) + mp.loggamma(a + b) - mp.loggamma(a + 1) - mp.loggamma(b)
+        log = (
+            a * mp.log(x)
+            + b * mp.log1p(-x)
+            + mp.loggamma(a + b)
+            - mp.loggamma(a + 1)
+            - mp.loggamma(b)
+        )
         return value * mp.exp(log)
 
 
@@ -93,7 +110,10 @@ def test_clopper_pearson_beyond_a_billion_trials(n):
     """scipy's tails err the more, the more trials: bounds must stay on their sides all the same."""
     rng = np.random.default_rng(1)
     share = np.concatenate([rng.uniform(0.5, 1, 20), 1 - 10.0 ** -rng.uniform(0, 8, 20)])
-    k, alpha = np.rint(n * np.clip(share, 0.05, 1)).astype(np.int64), 10.0 ** -rng.uniform(0.5, 9, 40)
+    k, alpha = (
+        np.rint(n * np.clip(share, 0.05, 1)).astype(np.int64),
+        10.0 ** -rng.uniform(0.5, 9, 40),
+    )
     lower = bounds.clopper_pearson_lower(k, n, alpha)
     upper = bounds.clopper_pearson_upper(n - k, n, alpha)
     for i, level, low, high in zip(k.tolist(), alpha, lower, upper, strict=True):
@@ -101,7 +121,9 @@ def test_clopper_pearson_beyond_a_billion_trials(n):
             assert far_tail(i, n, low) <= level
             assert far_tail(i, n, 1 - mp.mpf(high)) <= level
             spread = mp.sqrt(mp.mpf(i) * (n - i) / n) / n
-            assert mp.mpf(i) / n - low < 7 * spread + mp.mpf(40) / n  # and no looser than levels of 1e-9 are
+            assert (
+                mp.mpf(i) / n - low < 7 * spread + mp.mpf(40) / n
+            )  # and no looser than levels of 1e-9 are
 
 
 def test_tails_of_known_trials_agree_with_the_series():
@@ -111,21 +133,28 @@ def test_tails_of_known_trials_agree_with_the_series():
 
 def test_published_quantiles():
     p = bounds.clopper_pearson_lower([100_000, 99_999, 99_990], 100_000, alpha=0.001)
-    np.testing.assert_allclose(bounds.cohen_radius(p, sigma=1.0), [3.81146, 3.73913, 3.49021], atol=5e-6)
+    np.testing.assert_allclose(
+        bounds.cohen_radius(p, sigma=1.0), [3.81146, 3.73913, 3.49021], atol=5e-6
+    )
 
 
 @given(votes(), alphas())
 def test_statsmodels_agrees(kn, alpha):
     k, n = kn
     low, high = proportion_confint(k, n, alpha=2 * min(alpha, 0.49), method="beta")
-    assert bounds.clopper_pearson_lower(k, n, min(alpha, 0.49)) == pytest.approx(low, rel=1e-7, abs=1e-300)
+    assert bounds.clopper_pearson_lower(k, n, min(alpha, 0.49)) == pytest.approx(
+        low, rel=1e-7, abs=1e-300
+    )
     assert bounds.clopper_pearson_upper(k, n, min(alpha, 0.49)) == pytest.approx(high, rel=1e-7)
 
 
 @given(votes(), alphas())
 def test_lower_and_upper_mirror_each_other(kn, alpha):
     k, n = kn
-    lower, mirrored = bounds.clopper_pearson_lower(k, n, alpha), 1 - bounds.clopper_pearson_upper(n - k, n, alpha)
+    lower, mirrored = (
+        bounds.clopper_pearson_lower(k, n, alpha),
+        1 - bounds.clopper_pearson_upper(n - k, n, alpha),
+    )
     assert lower == pytest.approx(mirrored, rel=1e-8, abs=1e-9)
     assert bounds.hoeffding_lower(k / n, n, alpha) == pytest.approx(
         1 - bounds.hoeffding_upper(1 - k / n, n, alpha), abs=1e-12
@@ -176,7 +205,9 @@ def test_least_trials():
     assert (bounds.minimum_trials(0.001), bounds.minimum_trials(0.0005)) == (10, 11)
     assert bounds.top_two_minimum_trials(0.001) == 11
     assert bounds.sequential_minimum_trials(0.5, 0.001) == 12
-    assert 1074 < bounds.sequential_minimum_trials(0.5, 5e-324) < 1100  # each vote doubles the wealth, at most
+    assert (
+        1074 < bounds.sequential_minimum_trials(0.5, 5e-324) < 1100
+    )  # each vote doubles the wealth, at most
 
 
 @given(alphas(), open_probabilities(0.01, 0.999))
@@ -194,10 +225,22 @@ def test_least_trials_are_least(alpha, p0):
 @pytest.mark.parametrize(
     ("function", "arguments", "words"),
     [
-        (bounds.clopper_pearson_lower, (11, 10, 0.1), "successes must not exceed trials, got 11 of 10"),
-        (bounds.clopper_pearson_lower, (-1, 10, 0.1), "successes must be a count of at least 0.*got -1"),
+        (
+            bounds.clopper_pearson_lower,
+            (11, 10, 0.1),
+            "successes must not exceed trials, got 11 of 10",
+        ),
+        (
+            bounds.clopper_pearson_lower,
+            (-1, 10, 0.1),
+            "successes must be a count of at least 0.*got -1",
+        ),
         (bounds.clopper_pearson_upper, (1.5, 10, 0.1), "successes must be whole, got 1.5"),
-        (bounds.clopper_pearson_upper, ([1, 2.5], 10, 0.1), "successes must be whole, got 2.5 at index 1"),
+        (
+            bounds.clopper_pearson_upper,
+            ([1, 2.5], 10, 0.1),
+            "successes must be whole, got 2.5 at index 1",
+        ),
         (bounds.clopper_pearson_lower, (1, 0, 0.1), "trials must be a count of at least 1.*got 0"),
         (bounds.clopper_pearson_lower, (1, 10, 0.0), r"alpha must lie in \(0, 1\), got 0.0"),
         (bounds.clopper_pearson_lower, (1, 10, 1), r"alpha must lie in \(0, 1\), got 1"),
@@ -206,7 +249,11 @@ def test_least_trials_are_least(alpha, p0):
         (bounds.hoeffding_lower, (1.1, 10, 0.1), r"mean must lie in \[0, 1\], got 1.1"),
         (bounds.hoeffding_upper, (0.5, 10.5, 0.1), "trials must be whole, got 10.5"),
         (bounds.log_wealth, (1, 2, 1.0), r"p0 must lie in \(0, 1\), got 1.0"),
-        (bounds.sequential_decision, (3, 2, 0.5, 0.1), "successes must not exceed trials, got 3 of 2"),
+        (
+            bounds.sequential_decision,
+            (3, 2, 0.5, 0.1),
+            "successes must not exceed trials, got 3 of 2",
+        ),
         (bounds.sequential_minimum_trials, (1 - 2**-53, 0.001), "p0 is too close to 1"),
         (bounds.top_two_p_value, (1, -2), "second must be a count of at least 0.*got -2"),
     ],

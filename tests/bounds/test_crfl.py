@@ -49,24 +49,34 @@ def exact_budget(p_a, p_b):
     return -mp.log1p(-((mp.sqrt(mp.mpf(p_a)) - mp.sqrt(mp.mpf(p_b))) ** 2))
 
 
-@given(probabilities(), probabilities(), attackers(), st.floats(0.1, 50), st.floats(1e-3, 1), rounds())
+@given(
+    probabilities(), probabilities(), attackers(), st.floats(0.1, 50), st.floats(1e-3, 1), rounds()
+)
 def test_radius_is_corollary_one_and_never_above_it(p_a, p_b, who, lipschitz, sigma, later):
-    value = bounds.crfl_radius(p_a, p_b, attackers=who, lipschitz=lipschitz, sigma=sigma, later=later)
+    value = bounds.crfl_radius(
+        p_a, p_b, attackers=who, lipschitz=lipschitz, sigma=sigma, later=later
+    )
     if p_a <= p_b:
         assert value == 0
     elif (p_a, p_b) == (1, 0):
         assert value == np.inf
     else:
-        exact = mp.sqrt(exact_budget(p_a, p_b) / exact_divergence([1] * len(who), who, lipschitz, sigma, later))
+        exact = mp.sqrt(
+            exact_budget(p_a, p_b) / exact_divergence([1] * len(who), who, lipschitz, sigma, later)
+        )
         assert value <= exact
-        if exact_budget(p_a, p_b) > 1e-290:  # below, the budget is a subnormal number, or rounds down to 0
+        if (
+            exact_budget(p_a, p_b) > 1e-290
+        ):  # below, the budget is a subnormal number, or rounds down to 0
             assert float(value / exact) == pytest.approx(1, rel=1e-9)
 
 
 @given(attackers(), st.data(), st.floats(0.1, 50), st.floats(1e-3, 1), rounds())
 def test_divergence_is_theorem_two_and_never_below_it(who, data, lipschitz, sigma, later):
     magnitudes = data.draw(st.lists(st.floats(1e-6, 10), min_size=len(who), max_size=len(who)))
-    value = bounds.crfl_divergence(magnitudes, attackers=who, lipschitz=lipschitz, sigma=sigma, later=later)
+    value = bounds.crfl_divergence(
+        magnitudes, attackers=who, lipschitz=lipschitz, sigma=sigma, later=later
+    )
     exact = exact_divergence(magnitudes, who, lipschitz, sigma, later)
     assert value >= exact
     assert float(value / exact) == pytest.approx(1, rel=1e-9)
@@ -111,7 +121,11 @@ def test_lemma_one_is_never_below_the_exact_root(rho):
 
 
 def radius(p_a=0.9, p_b=0.1, **changes):
-    arguments = {"attackers": [Attacker(0.05, 10, 30, 0.001, 0.05)], "lipschitz": 4.0, "sigma": 0.01} | changes
+    arguments = {
+        "attackers": [Attacker(0.05, 10, 30, 0.001, 0.05)],
+        "lipschitz": 4.0,
+        "sigma": 0.01,
+    } | changes
     return bounds.crfl_radius(p_a, p_b, **arguments)
 
 
@@ -127,7 +141,9 @@ def test_the_order_of_later_rounds_and_of_attackers_is_irrelevant(later, random)
 def test_a_stronger_attacker_shrinks_the_radius_in_proportion(field, factor):
     weak = {"weight": 0.05, "scale": 10, "steps": 30, "lr": 0.001, "poison_fraction": 0.05}
     strong = weak | {field: weak[field] * factor}
-    assert radius(attackers=[Attacker(**strong)]) == pytest.approx(radius(attackers=[Attacker(**weak)]) / factor)
+    assert radius(attackers=[Attacker(**strong)]) == pytest.approx(
+        radius(attackers=[Attacker(**weak)]) / factor
+    )
 
 
 def test_every_argument_moves_the_radius_the_right_way():
@@ -146,7 +162,9 @@ def test_worked_value_of_the_published_setting():
     lipschitz = bounds.logistic_lipschitz(3.0)
     assert radius(1 - h, h, lipschitz=lipschitz) == pytest.approx(1.98583, abs=5e-6)
     # at rho / sigma = 300 a hundred later rounds change nothing in float64, and must not add
-    assert radius(1 - h, h, lipschitz=lipschitz, later=[(3.0, 0.01)] * 100) == pytest.approx(1.98583, abs=5e-6)
+    assert radius(1 - h, h, lipschitz=lipschitz, later=[(3.0, 0.01)] * 100) == pytest.approx(
+        1.98583, abs=5e-6
+    )
 
 
 def test_lost_votes_of_the_published_code_get_nothing():
@@ -159,10 +177,14 @@ def test_products_of_many_factors_keep_their_digits():
     gain = radius(later=near_one) / radius() - 1
     exact = mp.expm1(-exact_log_product(near_one[:1]) * 50_000)
     assert gain == pytest.approx(float(exact), rel=1e-4)
-    near_zero = radius(later=[(1e-3, 1.0)] * 150)  # the product is 1e-465: below every float, and not zero
+    near_zero = radius(
+        later=[(1e-3, 1.0)] * 150
+    )  # the product is 1e-465: below every float, and not zero
     exact = mp.mpf(radius()) * mp.exp(-exact_log_product([(1e-3, 1.0)]) * 75)
     assert float(near_zero / exact) == pytest.approx(1, rel=1e-9)
-    assert radius(later=[(1e-3, 1.0)] * 20_000) == np.finfo(np.float64).max  # finite, since the exact one is
+    assert (
+        radius(later=[(1e-3, 1.0)] * 20_000) == np.finfo(np.float64).max
+    )  # finite, since the exact one is
     assert radius(0.3, 0.5, later=[(1e-3, 1.0)] * 20_000) == 0
 
 
@@ -171,12 +193,19 @@ def test_what_cannot_reach_the_model_is_harmless():
     assert radius(attackers=[Attacker(0.05, 10, 30, 0.001, 0.0)]) == np.inf
     assert radius(later=[(0.0, 1.0)]) == np.inf
     assert radius([0.3, 0.9], [0.5, 0.1], later=[(0.0, 1.0)]).tolist() == [0.0, np.inf]
-    assert bounds.crfl_divergence(0.0, attackers=[Attacker(0.1, 1, 1, 1.0, 1.0)], lipschitz=1.0, sigma=1.0) == 0
+    assert (
+        bounds.crfl_divergence(
+            0.0, attackers=[Attacker(0.1, 1, 1, 1.0, 1.0)], lipschitz=1.0, sigma=1.0
+        )
+        == 0
+    )
 
 
 def test_arrays():
     p_a, p_b = np.array([0.9, 0.6, 0.4]), np.array([0.1, 0.3, 0.5])
-    np.testing.assert_allclose(radius(p_a, p_b), [radius(a, b) for a, b in zip(p_a, p_b, strict=True)], rtol=1e-13)
+    np.testing.assert_allclose(
+        radius(p_a, p_b), [radius(a, b) for a, b in zip(p_a, p_b, strict=True)], rtol=1e-13
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +235,9 @@ def test_bad_values_are_named_and_quoted(call, words):
 
 def test_attackers_are_attackers():
     for function in (lambda who: radius(attackers=who), lambda who: divergence_of(who)):
-        with pytest.raises(TypeError, match=r"attackers must be a sequence of bounds.Attacker, got \(0.05, 10"):
+        with pytest.raises(
+            TypeError, match=r"attackers must be a sequence of bounds.Attacker, got \(0.05, 10"
+        ):
             function([(0.05, 10, 30, 0.001, 0.05)])
 
 

@@ -1,4 +1,5 @@
-"""Exact votes of linear models against twenty digits, against sampled models, and against the closest other label."""
+"""Exact votes of linear models against twenty digits, against sampled models, and against the
+closest other label."""
 
 import time
 
@@ -15,15 +16,27 @@ from rsfl.bounds.radii import cohen_radius
 def exact_votes(logits, norm, sigma):
     """The integral over the value of the class, by adaptive quadrature in 20 digits."""
     with mp.workdps(20):
-        means = [mp.mpf(float(one)) / (mp.mpf(float(norm)) * mp.mpf(float(sigma))) for one in logits]
+        means = [
+            mp.mpf(float(one)) / (mp.mpf(float(norm)) * mp.mpf(float(sigma))) for one in logits
+        ]
         votes = []
         for c, mean in enumerate(means):
             others = [m for j, m in enumerate(means) if j != c]
-            # The mass lies around the class itself or, if that is behind, between it and the best of the others.
+            # The mass lies around the class itself or, if that is behind, between it and the best
+            # of the others.
             middle = max(mean, (mean + max(others)) / 2)
-            ends = [mean - 14, *(middle + step for step in (-8, -4, -2, 0, 2, 4, 8)), max(mean, middle) + 14]
+            ends = [
+                mean - 14,
+                *(middle + step for step in (-8, -4, -2, 0, 2, 4, 8)),
+                max(mean, middle) + 14,
+            ]
             votes.append(
-                mp.quad(lambda u, m=mean, o=others: mp.npdf(u - m) * mp.fprod(mp.ncdf(u - j) for j in o), sorted(ends))
+                mp.quad(
+                    lambda u, m=mean, o=others: (
+                        mp.npdf(u - m) * mp.fprod(mp.ncdf(u - j) for j in o)
+                    ),
+                    sorted(ends),
+                )
             )
         return votes
 
@@ -31,7 +44,11 @@ def exact_votes(logits, norm, sigma):
 def cases(rng, count):
     for _ in range(count):
         k = int(rng.integers(2, 6))
-        yield rng.normal(size=k) * 10 ** rng.uniform(-1, 1.3), rng.uniform(0.5, 3), 10 ** rng.uniform(-0.5, 0.5)
+        yield (
+            rng.normal(size=k) * 10 ** rng.uniform(-1, 1.3),
+            rng.uniform(0.5, 3),
+            10 ** rng.uniform(-0.5, 0.5),
+        )
 
 
 def test_votes_and_bounds_against_twenty_digits():
@@ -52,14 +69,17 @@ def test_many_classes(classes):
     lower, upper = linear_vote_bounds(np.zeros((1, classes)), [1.0], sigma=1.0)
     assert (lower * classes <= 1).all()
     assert (upper * classes >= 1).all()
-    np.testing.assert_allclose(linear_votes(np.zeros((1, classes)), [1.0], sigma=1.0), 1 / classes, rtol=1e-12)
+    np.testing.assert_allclose(
+        linear_votes(np.zeros((1, classes)), [1.0], sigma=1.0), 1 / classes, rtol=1e-12
+    )
     # Three levels of logits: the product over the classes is a product of three powers.
     levels, sizes = (0.0, -1.5, -4.0), (1, classes // 3, classes - 1 - classes // 3)
     logits = np.repeat(levels, sizes)
     found = linear_votes([logits], [1.0], sigma=1.0)[0]
     with mp.workdps(25):
         beaten = mp.quad(
-            lambda u: mp.npdf(u) * mp.ncdf(u + 1.5) ** sizes[1] * mp.ncdf(u + 4) ** sizes[2], range(-10, 12)
+            lambda u: mp.npdf(u) * mp.ncdf(u + 1.5) ** sizes[1] * mp.ncdf(u + 4) ** sizes[2],
+            range(-10, 12),
         )
     assert abs(beaten - mp.mpf(float(found[0]))) < 1e-14
     assert found.sum() == pytest.approx(1, abs=1e-12)
@@ -69,13 +89,17 @@ def test_votes_of_sampled_models():
     rng = np.random.default_rng(2)
     weights, x, sigma, models = rng.normal(size=(4, 6)), rng.normal(size=(10, 6)), 0.7, 20_000
     noisy = weights + sigma * rng.normal(size=(models, 4, 6))
-    counts = np.stack([(np.argmax(noisy @ one, axis=1)[:, None] == np.arange(4)).sum(0) for one in x])
+    counts = np.stack(
+        [(np.argmax(noisy @ one, axis=1)[:, None] == np.arange(4)).sum(0) for one in x]
+    )
     p = linear_votes(x @ weights.T, np.sqrt((x**2).sum(1)), sigma=sigma)
     assert (np.abs(counts - models * p) <= 5 * np.sqrt(models * p * (1 - p)) + 5).all()
 
 
 @settings(max_examples=50)
-@given(st.lists(st.floats(-50, 50), min_size=2, max_size=6), st.floats(0.1, 10), st.floats(0.01, 10))
+@given(
+    st.lists(st.floats(-50, 50), min_size=2, max_size=6), st.floats(0.1, 10), st.floats(0.01, 10)
+)
 def test_votes_are_probabilities_in_the_order_of_the_logits(logits, norm, sigma):
     votes = linear_votes([logits], [norm], sigma=sigma)[0]
     lower, upper = (bound[0] for bound in linear_vote_bounds([logits], [norm], sigma=sigma))
@@ -94,7 +118,9 @@ def test_votes_are_probabilities_in_the_order_of_the_logits(logits, norm, sigma)
 def test_margin_radius_is_never_smaller_than_the_smoothed_one(logits, norm, sigma):
     lower, upper = (bound[0] for bound in linear_vote_bounds([logits], [norm], sigma=sigma))
     a, b = np.sort(lower)[-1], np.sort(upper)[-2]
-    assert cohen_radius(a, b, sigma=sigma) <= margin_radius([logits], [norm])[0] * (1 + 1e-12) + 1e-15
+    assert (
+        cohen_radius(a, b, sigma=sigma) <= margin_radius([logits], [norm])[0] * (1 + 1e-12) + 1e-15
+    )
 
 
 def test_far_tails_keep_their_digits():
@@ -113,7 +139,9 @@ def test_margin_radius_is_reached_and_not_passed():
     rng = np.random.default_rng(3)
     weights, x = rng.normal(size=(5, 4)), rng.normal(size=(20, 4))
     logits, length = x @ weights.T, np.sqrt((x**2).sum(1))
-    for one, size, radius, row in zip(x, length, margin_radius(logits, length), logits, strict=True):
+    for one, size, radius, row in zip(
+        x, length, margin_radius(logits, length), logits, strict=True
+    ):
         first, second = np.argsort(row)[[-1, -2]]
         push = np.zeros_like(weights)
         push[first], push[second] = -one, one
@@ -121,7 +149,9 @@ def test_margin_radius_is_reached_and_not_passed():
         assert np.argmax((weights + 0.999999 * radius * push) @ one) == first
         assert np.argmax((weights + 1.000001 * radius * push) @ one) == second
         with mp.workdps(30):
-            exact = (mp.mpf(float(row[first])) - mp.mpf(float(row[second]))) / (mp.sqrt(2) * mp.mpf(float(size)))
+            exact = (mp.mpf(float(row[first])) - mp.mpf(float(row[second]))) / (
+                mp.sqrt(2) * mp.mpf(float(size))
+            )
             assert exact * (1 - mp.mpf("1e-14")) <= mp.mpf(float(radius)) <= exact
     assert margin_radius([[1.0, 1.0, 0.0]], [1.0])[0] == 0
     assert margin_radius([[1e308, -1e308]], [1e-300])[0] < np.inf
@@ -131,7 +161,9 @@ def test_chunks_do_not_show():
     rng = np.random.default_rng(4)
     logits, length = rng.normal(size=(3000, 10)), rng.uniform(1, 2, 3000)
     whole = linear_votes(logits, length, sigma=0.5)
-    np.testing.assert_array_equal(whole[1234:1236], linear_votes(logits[1234:1236], length[1234:1236], sigma=0.5))
+    np.testing.assert_array_equal(
+        whole[1234:1236], linear_votes(logits[1234:1236], length[1234:1236], sigma=0.5)
+    )
 
 
 @pytest.mark.slow
@@ -181,7 +213,9 @@ def test_the_largest_numbers_overflow_nowhere():
     for (first, second), norm in cases:
         (value,) = margin_radius([[first, second]], [norm])
         with mp.workdps(800):
-            assert mp.mpf(float(value)) <= (mp.mpf(first) - mp.mpf(second)) / (mp.sqrt(2) * mp.mpf(norm))
+            assert mp.mpf(float(value)) <= (mp.mpf(first) - mp.mpf(second)) / (
+                mp.sqrt(2) * mp.mpf(norm)
+            )
     assert margin_radius([[1e308, -1e308]], [10.0])[0] > 1e307
     lower, upper = linear_vote_bounds([[1e308, -1e308]], [1e308], sigma=1.0)
     exact = [mp.ncdf(mp.sqrt(2)), mp.ncdf(-mp.sqrt(2))]
@@ -192,5 +226,7 @@ def test_the_largest_numbers_overflow_nowhere():
 @pytest.mark.parametrize(("norm", "sigma"), [(1e-200, 1e-200), (1e200, 1e200), (1e-160, 1e-155)])
 @pytest.mark.parametrize("function", [linear_votes, linear_vote_bounds])
 def test_a_deviation_that_float64_cannot_hold_is_refused(function, norm, sigma):
-    with pytest.raises(ValueError, match=r"sigma \* input_norms must lie in \[2\.22507e-308, .* at index 0"):
+    with pytest.raises(
+        ValueError, match=r"sigma \* input_norms must lie in \[2\.22507e-308, .* at index 0"
+    ):
         function([[1.0, 0.0]], [norm], sigma=sigma)

@@ -1,4 +1,5 @@
-"""The deviation bound against runs that were really trained twice, and the published bound beside it."""
+"""The deviation bound against runs that were really trained twice, and the published bound beside
+it."""
 
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -14,12 +15,13 @@ from rsfl.bounds import ConditionError, Participant, Round, Threat, deviation
 from rsfl.bounds.condition import CONDITIONS
 from rsfl.bounds.crfl import logistic_lipschitz
 
-# --- Coupled runs of federated softmax regression, many at once ------------------------------------------------------
+# --- Coupled runs of federated softmax regression, many at once -----------------------------------
 
 
 @dataclass
 class Study:
-    """Runs of one shape. Axes: R runs, T rounds, n clients, m samples, D inputs (with bias), K classes, L draws."""
+    """Runs of one shape. Axes: R runs, T rounds, n clients, m samples, D inputs (with bias), K
+    classes, L draws."""
 
     x: np.ndarray  # (R, n, m, D)
     y: np.ndarray  # (R, n, m, K), one-hot
@@ -45,7 +47,11 @@ class Study:
 
     def repeat(self, times):
         """Each run that many times in a row."""
-        arrays = {k: np.repeat(v, times, axis=0) for k, v in vars(self).items() if k not in ("sizes", "share")}
+        arrays = {
+            k: np.repeat(v, times, axis=0)
+            for k, v in vars(self).items()
+            if k not in ("sizes", "share")
+        }
         return Study(**arrays, sizes=self.sizes)
 
 
@@ -66,7 +72,8 @@ def shorten(w, longest):
 
 
 def train(s, *, attacked=None, x=None, y=None, scale=1.0, updates=None, left_out=None):
-    """Train all runs. Where attacked (R, T, n): on x and y, scaled, or with these updates (R, T, n, K, D) instead."""
+    """Train all runs. Where attacked (R, T, n): on x and y, scaled, or with these updates (R, T, n,
+    K, D) instead."""
     runs, rounds, clients = s.weight.shape
     attacked = np.zeros(s.weight.shape, bool) if attacked is None else attacked
     x, y = (s.x if x is None else x), (s.y if y is None else y)
@@ -83,7 +90,9 @@ def train(s, *, attacked=None, x=None, y=None, scale=1.0, updates=None, left_out
             p /= p.sum(-1, keepdims=True)
             gradient = np.swapaxes((p - labels) * s.share[:, t, :, j, :, None], -1, -2) @ inputs
             v = v - s.rate[..., None, None] * (gradient + s.decay[..., None, None] * v)
-        u = (v - w[:, None]) * np.where(on, np.broadcast_to(scale, (runs,))[:, None, None, None], 1.0)
+        u = (v - w[:, None]) * np.where(
+            on, np.broadcast_to(scale, (runs,))[:, None, None, None], 1.0
+        )
         if updates is not None:
             u = np.where(on, updates[:, t], u)
         u = shorten(u, s.update_clip[:, None])
@@ -132,7 +141,8 @@ def ledger(s, log, r):
 
 
 def draw_study(rng, runs, *, clients=None, samples=None, rounds=None, largest=5.0):
-    """Random sizes (one draw a study), and random data, rates, decays, noise, clips and weights (one draw a run)."""
+    """Random sizes (one draw a study), and random data, rates, decays, noise, clips and weights
+    (one draw a run)."""
     n = clients or int(rng.integers(2, 6))
     m = samples or int(rng.integers(2, 8))
     rounds = rounds or int(rng.integers(1, 5))
@@ -161,7 +171,10 @@ def draw_study(rng, runs, *, clients=None, samples=None, rounds=None, largest=5.
         sizes=sizes,
         weight=weight / weight.sum(-1, keepdims=True),
         absent=rng.random(here.shape) < 0.1,
-        rate=2 / (decay + input_norm**2 / 2) * rng.choice([0.05, 0.5, 1.0], (runs, n)) * (1 - 1e-12),
+        rate=2
+        / (decay + input_norm**2 / 2)
+        * rng.choice([0.05, 0.5, 1.0], (runs, n))
+        * (1 - 1e-12),
         decay=decay,
         step=rng.choice([0.3, 1.0], runs),
         clip=rng.choice([0.5, 3.0, np.inf], (runs, 1)) * rng.uniform(1, 2, (runs, rounds)),
@@ -172,7 +185,8 @@ def draw_study(rng, runs, *, clients=None, samples=None, rounds=None, largest=5.
 
 
 def set_update_clip(rng, s):
-    """An update clip that no honest update can reach, from the clean run's norms with room for the attacked one."""
+    """An update clip that no honest update can reach, from the clean run's norms with room for the
+    attacked one."""
     log = train(s)
     largest = np.where(np.isfinite(s.clip), s.clip + norms(s.noise), np.inf).max(1)
     travel = np.sqrt(2) * s.rate * s.input_norm * len(s.sizes)
@@ -182,7 +196,7 @@ def set_update_clip(rng, s):
     s.update_clip = (pull * weights[:, None] + travel).max(1) * rng.choice([1.01, 1.5], len(s.step))
 
 
-# --- Attacks ----------------------------------------------------------------------------------------------------------
+# --- Attacks --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -200,12 +214,18 @@ def choose(rng, s, rounds_too=True):
     who = rng.random((runs, n)).argsort(-1) < rng.integers(1, max(2, n), (runs, 1))
     when = rng.random((runs, rounds)) < rng.choice([0.4, 1.0], (runs, 1))
     when[np.arange(runs), rng.integers(rounds, size=runs)] = True
-    return who, who[:, None, :] & (when[..., None] if rounds_too else np.ones_like(when)[..., None]), when
+    return (
+        who,
+        who[:, None, :] & (when[..., None] if rounds_too else np.ones_like(when)[..., None]),
+        when,
+    )
 
 
 def of(rng, who, when, r, unknown):
     everyone = {"at_most": int(who[r].sum())} if unknown else {"clients": np.flatnonzero(who[r])}
-    return everyone | {"rounds": None if when is None or when[r].all() else 1 + np.flatnonzero(when[r])}
+    return everyone | {
+        "rounds": None if when is None or when[r].all() else 1 + np.flatnonzero(when[r])
+    }
 
 
 def poison(rng, s, level, *, comparator="clean"):
@@ -246,14 +266,25 @@ def poison(rng, s, level, *, comparator="clean"):
             {"share": min(1.0, share[r].max() * (1 + 1e-12))},
             {"per_batch": round((drawn[r].sum(-1) * np.array(s.sizes)).max())},
         ][max(way, 1) if unknown else way]
-        power = {"norm": norm[r] * (1 + 1e-12), "flips": bool(flips[r])} if level == "feature" else {}
+        power = (
+            {"norm": norm[r] * (1 + 1e-12), "flips": bool(flips[r])} if level == "feature" else {}
+        )
         power |= {"input_norm": bound[r] * (1 + 1e-12)} if level == "sample" else {}
         gamma = (scale[r] * 0.5, scale[r] * 1.5) if rng.random() < 0.2 else scale[r]
         threats.append(
-            Threat(level, **of(rng, who, when, r, unknown), **power, **how_many, scale=gamma, comparator=comparator)
+            Threat(
+                level,
+                **of(rng, who, when, r, unknown),
+                **power,
+                **how_many,
+                scale=gamma,
+                comparator=comparator,
+            )
         )
     done = {"attacked": attacked, "x": x, "y": y, "scale": scale}
-    return Attack(threats, done, {"attacked": attacked, "scale": scale} if comparator == "scaled" else {})
+    return Attack(
+        threats, done, {"attacked": attacked, "scale": scale} if comparator == "scaled" else {}
+    )
 
 
 def send(rng, s, level):
@@ -268,7 +299,8 @@ def send(rng, s, level):
     updates = rng.normal(size=(*s.weight.shape, *s.start.shape[1:]))
     updates = shorten(1e6 * updates, 10 ** rng.uniform(-2, 1, s.weight.shape))
     threats = [
-        Threat(level, **of(rng, who, when, r, unknown=level != "forensic" and rng.random() < 0.3)) for r in range(runs)
+        Threat(level, **of(rng, who, when, r, unknown=level != "forensic" and rng.random() < 0.3))
+        for r in range(runs)
     ]
     done = {"attacked": attacked, "updates": updates}
     return Attack(threats, done, {"left_out": who} if level == "removal" else {})
@@ -296,7 +328,8 @@ def ratios(rng, s, attack, level):
         try:
             bounds[r] = deviation(ledger(s, observed, r), threat).trace
         except ConditionError as error:
-            # Only for an unknown set so large that it may be everyone, or a client level clip that leaves no room.
+            # Only for an unknown set so large that it may be everyone, or a client level clip that
+            # leaves no room.
             assert error.condition in ("someone-left", "honest-updates-intact")  # noqa: PT017
     # The bound is for exact arithmetic: 1e-12 is what float64 may add to these runs.
     return (measured - 1e-12) / np.maximum(bounds * (1 + 1e-12), 1e-300)
@@ -309,7 +342,9 @@ def random_runs(seed, studies, runs):
         level = LEVELS[number % len(LEVELS)]
         s = draw_study(rng, runs)
         found = ratios(rng, s, draw_attack(rng, s, level), level)
-        assert not (found > 1).any(), f"{level}, study {number}: {np.nanmax(found)} in run {np.nanargmax(found)}"
+        assert not (found > 1).any(), (
+            f"{level}, study {number}: {np.nanmax(found)} in run {np.nanargmax(found)}"
+        )
         worst[level] = max(worst[level], np.nanmax(found, initial=0))
         certified[level] += int(np.isfinite(found[:, -1]).sum())
     return worst, certified
@@ -328,11 +363,12 @@ def test_bound_holds_in_many_random_runs():
     assert min(worst.values()) > 0.5
 
 
-# --- Attacks that maximise the deviation ------------------------------------------------------------------------------
+# --- Attacks that maximise the deviation ----------------------------------------------------------
 
 
 def ascend(rng, s, project, attack_of, size, steps=25):
-    """Climb || w_T - w'_T || by finite differences from a random attack, all runs at once; the best found (R, size)."""
+    """Climb || w_T - w'_T || by finite differences from a random attack, all runs at once; the best
+    found (R, size)."""
     runs, best = len(s.step), np.zeros(len(s.step))
     theta = project(rng.normal(size=(runs, size)))
     kept, pace, copies = theta, np.full(runs, 0.5), s.repeat(size + 1)
@@ -356,13 +392,16 @@ def ascend(rng, s, project, attack_of, size, steps=25):
 
 
 def strong_attack(rng, level, runs):
-    """One attacker at the given level whose data or updates maximise the deviation, against the bound."""
+    """One attacker at the given level whose data or updates maximise the deviation, against the
+    bound."""
     s = draw_study(rng, runs, clients=3, samples=3, rounds=2, largest=3.0)
     s.clip[:], s.absent[:] = np.inf, False  # so that the bound is the recursion's own, not the cap
     s.weight = (s.weight + 0.1) / (s.weight + 0.1).sum(-1, keepdims=True)
     if level == "client":
         set_update_clip(rng, s)
-    shape = s.x.shape[2:] if level in ("feature", "sample") else (s.weight.shape[1], *s.start.shape[1:])
+    shape = (
+        s.x.shape[2:] if level in ("feature", "sample") else (s.weight.shape[1], *s.start.shape[1:])
+    )
     size, k = int(np.prod(shape)), s.y.shape[-1]
     reach = 10 ** rng.uniform(-2, 0.5, runs)
     bound = s.input_norm.max(1) * 1.5
@@ -379,7 +418,9 @@ def strong_attack(rng, level, runs):
         else:
             limit = s.update_clip if level == "client" else reach
         length = np.sqrt((part**2).sum(-1, keepdims=True))
-        return (part * np.minimum(1, limit[:, None, None] / np.maximum(length, 1e-300))).reshape(runs, size)
+        return (part * np.minimum(1, limit[:, None, None] / np.maximum(length, 1e-300))).reshape(
+            runs, size
+        )
 
     def attack_of(study, theta):
         times = len(theta) // runs
@@ -402,9 +443,10 @@ def strong_attack(rng, level, runs):
 
     done, compared = attack_of(s, ascend(rng, s, project, attack_of, size))
     power = [
-        {"feature": {"norm": reach[r] * (1 + 1e-12), "flips": bool(flips[r])}, "sample": {"input_norm": bound[r]}}.get(
-            level, {}
-        )
+        {
+            "feature": {"norm": reach[r] * (1 + 1e-12), "flips": bool(flips[r])},
+            "sample": {"input_norm": bound[r]},
+        }.get(level, {})
         for r in range(runs)
     ]
     threats = [Threat(level, clients=[0], **one) for one in power]
@@ -415,7 +457,9 @@ def strong_attack(rng, level, runs):
 
 @pytest.mark.parametrize("level", ["feature", "sample", "client", "forensic", "removal"])
 def test_bound_holds_and_is_tight_against_strong_attacks(level):
-    found = np.concatenate([strong_attack(np.random.default_rng([2, number]), level, runs=25) for number in range(4)])
+    found = np.concatenate(
+        [strong_attack(np.random.default_rng([2, number]), level, runs=25) for number in range(4)]
+    )
     assert np.isfinite(found).sum() >= 60
     assert np.nanmax(found) > 1 / 3
 
@@ -437,7 +481,9 @@ def test_removal_of_any_two_unknown_clients():
 
     # Two misbehave in every round, and the bound does not know which.
     odd = pairs[rng.integers(len(pairs), size=40)]
-    updates = shorten(1e6 * rng.normal(size=(40, 1, 1, *s.start.shape[1:])), 1.0)  # together, in one direction
+    updates = shorten(
+        1e6 * rng.normal(size=(40, 1, 1, *s.start.shape[1:])), 1.0
+    )  # together, in one direction
     updates = np.broadcast_to(updates, (*s.weight.shape, *s.start.shape[1:]))
     log = train(s, attacked=np.broadcast_to(odd[:, None], s.weight.shape), updates=updates)
     bounds = np.array([deviation(ledger(s, log, r), threat).value for r in range(40)])
@@ -446,11 +492,12 @@ def test_removal_of_any_two_unknown_clients():
     assert (measured / bounds).max() > 0.5
 
 
-# --- Where the published bound and looser readings of the theory fail -------------------------------------------------
+# --- Where the published bound and looser readings of the theory fail -----------------------------
 
 
 def one_client_study(x, y, start, *, rate, draws=None, sizes=None, clients=2, decay=0.0, rounds=1):
-    """Client 0 holds x and y and draws them in order; the others are like it. Weights are equal, nothing is clipped."""
+    """Client 0 holds x and y and draws them in order; the others are like it. Weights are equal,
+    nothing is clipped."""
     x, y, start = np.asarray(x, float), np.asarray(y, float), np.asarray(start, float)
     m = len(x)
     draws = np.arange(m) if draws is None else np.asarray(draws)
@@ -473,13 +520,15 @@ def one_client_study(x, y, start, *, rate, draws=None, sizes=None, clients=2, de
 
 
 def published(s, *, fraction, norm, rho):
-    """The paper's Eq. 20 for one attacker with scale 1: the square root of (2 p tau eta q/n L_Z ||delta||)^2."""
+    """The paper's Eq. 20 for one attacker with scale 1: the square root of (2 p tau eta q/n L_Z
+    ||delta||)^2."""
     reach = s.weight[0, 0, 0] * len(s.sizes) * s.rate[0, 0] * fraction
     return 2 * reach * logistic_lipschitz(rho) * norm
 
 
 def poisoned_by(s, threat, x, y):
-    """Measured and bounded deviation when client 0 trains on x and y in every round; the clean run is observed."""
+    """Measured and bounded deviation when client 0 trains on x and y in every round; the clean run
+    is observed."""
     attacked = np.zeros(s.weight.shape, bool)
     attacked[:, :, 0] = True
     clean = train(s)
@@ -488,7 +537,8 @@ def poisoned_by(s, threat, x, y):
 
 
 def test_published_bound_fails_for_large_inputs():
-    # Lemma 1 wants ||x|| <= 1, MNIST has 9.2. The weights separate the classes along the trigger, all within rho = 3.
+    # Lemma 1 wants ||x|| <= 1, MNIST has 9.2. The weights separate the classes along the trigger,
+    # all within rho = 3.
     rho, size, norm = 3.0, 9.2, 0.05
     start = rho / np.sqrt(2) * np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
     x, y = [[0.0, np.sqrt(size**2 - 1), 1.0]], [[1.0, 0.0]]
@@ -509,19 +559,24 @@ def test_published_bound_fails_for_flipped_labels(norm):
     measured, bound = poisoned_by(s, Threat("feature", clients=[0], norm=norm), x_bad, [[0.0, 1.0]])
     assert measured > 1.5 * published(s, fraction=1.0, norm=norm, rho=0.0)
     assert measured <= bound
-    _, without_flips = poisoned_by(s, Threat("feature", clients=[0], norm=norm, flips=False), x_bad, y)
+    _, without_flips = poisoned_by(
+        s, Threat("feature", clients=[0], norm=norm, flips=False), x_bad, y
+    )
     assert measured > without_flips  # the flip is what does it
 
 
 def test_published_bound_fails_for_a_short_last_batch():
-    # 49 samples in batches of 48: one poisoned sample is 1/48 of a batch, until it is alone in the last one.
+    # 49 samples in batches of 48: one poisoned sample is 1/48 of a batch, until it is alone in the
+    # last one.
     rng = np.random.default_rng(0)
     x = rng.normal(size=(49, 3))
     x[-1] = [0.0, 1.0, 0.0]
     x /= np.sqrt((x**2).sum(-1, keepdims=True))
     y = np.eye(2)[np.arange(49) % 2]
     rho, norm = 3.0, 0.1
-    s = one_client_study(x, y, rho / np.sqrt(2) * np.array([[0, -1, 0], [0, 1, 0]]), rate=1.0, sizes=(48, 1))
+    s = one_client_study(
+        x, y, rho / np.sqrt(2) * np.array([[0, -1, 0], [0, 1, 0]]), rate=1.0, sizes=(48, 1)
+    )
     x_bad = x.copy()
     x_bad[-1, 0] += norm
     threat = Threat("feature", clients=[0], norm=norm, flips=False, samples={0: [48]})
@@ -529,18 +584,29 @@ def test_published_bound_fails_for_a_short_last_batch():
     assert measured > 2 * published(s, fraction=1 / 48, norm=norm, rho=rho)
     assert 0.3 * bound < measured <= bound
     for other in ({"samples": 1}, {"per_batch": 1}, {"share": 1.0}):
-        assert measured <= deviation(ledger(s, train(s), 0), replace(threat, **{"samples": None} | other)).value
+        assert (
+            measured
+            <= deviation(ledger(s, train(s), 0), replace(threat, **{"samples": None} | other)).value
+        )
 
 
 def test_what_a_poisoned_step_leaves_can_outlive_the_decay():
-    # With eta = 2/(lam + beta) and lam = beta decay leaves nothing of the weights in a step, 1 - eta lam = 0, yet the
-    # steepest direction is turned round, 1 - eta (lam + beta) = -1: what the first batch changed is all still there.
+    # With eta = 2/(lam + beta) and lam = beta decay leaves nothing of the weights in a step, 1 -
+    # eta lam = 0, yet the steepest direction is turned round, 1 - eta (lam + beta) = -1: what the
+    # first batch changed is all still there.
     size = 2.0
     beta = size**2 / 2
     x = np.array([[size, 0.0]] * 4)
     y = np.eye(2)[[0, 1, 0, 1]]
     s = one_client_study(
-        x, y, np.zeros((2, 2)), rate=1 / beta, decay=beta, draws=[0, 1, 2, 3, 2, 3, 2, 3], sizes=(2, 2, 2, 2), clients=1
+        x,
+        y,
+        np.zeros((2, 2)),
+        rate=1 / beta,
+        decay=beta,
+        draws=[0, 1, 2, 3, 2, 3, 2, 3],
+        sizes=(2, 2, 2, 2),
+        clients=1,
     )
     x_bad = x + np.array([[0.01, 0.0], [0, 0], [0, 0], [0, 0]])
     threat = Threat("feature", clients=[0], norm=0.01, flips=False, samples={0: [0]})
@@ -550,15 +616,21 @@ def test_what_a_poisoned_step_leaves_can_outlive_the_decay():
 
 
 def test_a_scaled_comparator_expands_when_several_rounds_are_attacked():
-    # CRFL's clean run scales the attackers' updates too: a step of gamma eta, no longer a contraction. What the first
-    # round changed grows fivefold in each later one, so adding up the rounds' own changes would not do.
+    # CRFL's clean run scales the attackers' updates too: a step of gamma eta, no longer a
+    # contraction. What the first round changed grows fivefold in each later one, so adding up the
+    # rounds' own changes would not do.
     size, rounds = 2.0, 3
     beta = size**2 / 2
-    s = one_client_study([[size, 0.0]] * 2, np.eye(2), np.zeros((2, 2)), rate=1.5 / beta, clients=1, rounds=rounds)
+    s = one_client_study(
+        [[size, 0.0]] * 2, np.eye(2), np.zeros((2, 2)), rate=1.5 / beta, clients=1, rounds=rounds
+    )
     threat = Threat("feature", clients=[0], norm=1e-6, flips=False, scale=4.0, comparator="scaled")
     attacked = np.ones(s.weight.shape, bool)
     x = s.x + np.array([[1e-6, 0.0], [0.0, 0.0]])
-    clean, other = train(s, attacked=attacked, scale=4.0), train(s, attacked=attacked, scale=4.0, x=x)
+    clean, other = (
+        train(s, attacked=attacked, scale=4.0),
+        train(s, attacked=attacked, scale=4.0, x=x),
+    )
     measured = norms(other.after - clean.after)[0]
     found = deviation(ledger(s, clean, 0), threat)
     assert (measured <= found.trace).all()
@@ -567,30 +639,54 @@ def test_a_scaled_comparator_expands_when_several_rounds_are_attacked():
     np.testing.assert_allclose(found.contraction, 4 * 1 + 3, rtol=1e-12)
 
 
-# --- The recursion itself ---------------------------------------------------------------------------------------------
+# --- The recursion itself -------------------------------------------------------------------------
 
 
 def test_recursion_against_fifty_digits():
-    # Known client, client level, unequal weights and settings, a cap that binds in the second round.
+    # Known client, client level, unequal weights and settings, a cap that binds in the second
+    # round.
     rng = np.random.default_rng(5)
     for _ in range(50):
         eta, lam, size = rng.uniform(0.05, 0.2), rng.uniform(0.01, 1), rng.uniform(1, 2)
-        weight, step, longest, norm = rng.uniform(0.1, 0.9), rng.uniform(0.1, 1), rng.uniform(3, 5), rng.uniform(0, 2)
+        weight, step, longest, norm = (
+            rng.uniform(0.1, 0.9),
+            rng.uniform(0.1, 1),
+            rng.uniform(3, 5),
+            rng.uniform(0, 2),
+        )
         tau, clip = int(rng.integers(1, 6)), rng.uniform(0.5, 4)
-        one = participant(weight=weight, lr=eta, decay=(lam, lam), input_norm=size, batch_sizes=[3] * tau, samples=None)
+        one = participant(
+            weight=weight,
+            lr=eta,
+            decay=(lam, lam),
+            input_norm=size,
+            batch_sizes=[3] * tau,
+            samples=None,
+        )
         two = replace(one, client=1, weight=1 - weight, decay=(0.0, 0.0))
         rounds = [
-            record(t, participants=[one, two], broadcast_norm=norm, server_step=step, update_clip=longest, clip=clip)
+            record(
+                t,
+                participants=[one, two],
+                broadcast_norm=norm,
+                server_step=step,
+                update_clip=longest,
+                clip=clip,
+            )
             for t in (1, 2, 3)
         ]
         with mp.workdps(50):
-            e, l_, b, p, s, c, w, r = (mp.mpf(float(v)) for v in (eta, lam, size, weight, step, longest, norm, clip))
+            e, l_, b, p, s, c, w, r = (
+                mp.mpf(float(v)) for v in (eta, lam, size, weight, step, longest, norm, clip)
+            )
             q = mp.mpf(1 - weight)
             kappa = 1 - s * (1 - p * max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2))) ** tau - q)
             kept, distance, exact = 1 - e * l_, mp.mpf(0), []
             for t in range(3):
                 sent = max(w, min(w + distance, r)) if t else w
-                honest = (1 - kept**tau) * sent + e * mp.sqrt(2) * b * sum(kept**j for j in range(tau))
+                honest = (1 - kept**tau) * sent + e * mp.sqrt(2) * b * sum(
+                    kept**j for j in range(tau)
+                )
                 distance = min(2 * r, kappa * distance + s * p * (c + honest))
                 exact.append(distance)
             found = deviation(rounds, Threat("client", clients=[0])).trace
@@ -599,7 +695,8 @@ def test_recursion_against_fifty_digits():
 
 
 def test_poisoned_update_against_fifty_digits():
-    # Feature level, one attacked round, two batches of four and a short one; the formula of the theory page, literally.
+    # Feature level, one attacked round, two batches of four and a short one; the formula of the
+    # theory page, literally.
     rng = np.random.default_rng(6)
     for _ in range(50):
         eta, lam, size = rng.uniform(0.05, 0.3), rng.choice([0.0, 0.5]), rng.uniform(1, 2)
@@ -612,7 +709,13 @@ def test_poisoned_update_against_fifty_digits():
         gamma = rng.uniform(0, 3)
         one = participant(weight=1.0, lr=eta, decay=(lam, lam), input_norm=size)
         threat = Threat(
-            "feature", clients=[0], norm=delta, flips=flips, per_batch=2, scale=gamma, input_norm=size * outer
+            "feature",
+            clients=[0],
+            norm=delta,
+            flips=flips,
+            per_batch=2,
+            scale=gamma,
+            input_norm=size * outer,
         )
         with mp.workdps(50):
             e, l_, b, d, w, g = (mp.mpf(float(v)) for v in (eta, lam, size, delta, weight, gamma))
@@ -631,7 +734,8 @@ def test_poisoned_update_against_fifty_digits():
 
 
 def test_levels_cap_one_another():
-    # A clip brings what is sent closer to any honest update: no data can do more than any update whatever.
+    # A clip brings what is sent closer to any honest update: no data can do more than any update
+    # whatever.
     rounds = log(update_clip=2.0)
     client = value(rounds, Threat("client", clients=[0]))
     assert value(rounds, Threat("sample", clients=[0], input_norm=50.0, scale=50.0)) == client
@@ -640,21 +744,32 @@ def test_levels_cap_one_another():
 
 
 def test_an_update_that_is_rejected_counts_as_zero():
-    # No norm limit: nothing happens. A limit that the poisoned update may pass: the whole honest update may be lost.
+    # No norm limit: nothing happens. A limit that the poisoned update may pass: the whole honest
+    # update may be lost.
     threat = Threat("feature", clients=[0], norm=1e-3, flips=False)
     free, far = value(log(1), threat), value(log(1, reject_norm=50.0), threat)
     close = value(log(1, reject_norm=1.307), threat)
     assert free == far < 0.01
     assert close > 0.25 * 1.3
-    assert close == pytest.approx(value(log(1, reject_norm=1.307), replace(threat, norm=2e-3)), rel=1e-12)
+    assert close == pytest.approx(
+        value(log(1, reject_norm=1.307), replace(threat, norm=2e-3)), rel=1e-12
+    )
 
 
 def test_removal_of_one_client_in_one_round_is_its_share_of_the_mean():
     rounds = [
-        record(participants=[participant(client=i, weight=w, gap=0.1 * w) for i, w in enumerate((0.5, 0.3, 0.2))])
+        record(
+            participants=[
+                participant(client=i, weight=w, gap=0.1 * w) for i, w in enumerate((0.5, 0.3, 0.2))
+            ]
+        )
     ]
-    assert deviation(rounds, Threat("removal", clients=[1])).value == pytest.approx(0.03 / 0.7, rel=1e-12)
-    assert deviation(rounds, Threat("removal", at_most=1)).value == pytest.approx(0.05 / 0.5, rel=1e-12)
+    assert deviation(rounds, Threat("removal", clients=[1])).value == pytest.approx(
+        0.03 / 0.7, rel=1e-12
+    )
+    assert deviation(rounds, Threat("removal", at_most=1)).value == pytest.approx(
+        0.05 / 0.5, rel=1e-12
+    )
     assert deviation(rounds, Threat("removal", clients=[7])).value == 0
 
 
@@ -662,7 +777,9 @@ def test_trace_contracts_after_the_attack():
     found = deviation(log(4), Threat("feature", clients=[0], norm=0.1, rounds=[2]))
     assert found.trace[0] == 0
     assert found.trace[1] > found.trace[2] > found.trace[3] > 0
-    np.testing.assert_allclose(found.trace[2:] / found.trace[1:-1], found.contraction[2:], rtol=1e-12)
+    np.testing.assert_allclose(
+        found.trace[2:] / found.trace[1:-1], found.contraction[2:], rtol=1e-12
+    )
     assert found.value == found.trace[-1]
     assert set(found.checked) <= set(CONDITIONS)
 
@@ -671,7 +788,9 @@ def test_cap_is_twice_the_clip_and_forgets_what_came_before():
     far = Threat("sample", clients=[0], input_norm=100.0, scale=100.0)
     assert deviation(log(clip=0.3), far).value == 0.6
     early = deviation(log(clip=0.3), replace(far, rounds=[1]))
-    assert early.value == pytest.approx(0.6 * early.contraction[1] * early.contraction[2], rel=1e-12)
+    assert early.value == pytest.approx(
+        0.6 * early.contraction[1] * early.contraction[2], rel=1e-12
+    )
 
 
 NO_SMALLER = 1 + 1e-9  # two ways of rounding the same bound upward may cross by that much
@@ -724,18 +843,29 @@ def test_more_honest_rounds_never_take_the_models_further_apart(rounds, threat):
     assert value(rounds + later, threat) <= value(rounds, threat) * NO_SMALLER
 
 
-@given(ledgers(), st.sampled_from(THREATS), st.sampled_from(["input_norm", "decay", "update_norm", "gap"]))
+@given(
+    ledgers(),
+    st.sampled_from(THREATS),
+    st.sampled_from(["input_norm", "decay", "update_norm", "gap"]),
+)
 def test_a_harder_ledger_is_never_bounded_by_less(rounds, threat, name):
-    # Slower steps keep the step-size condition, and then larger inputs, updates and gaps, or no decay, only add.
+    # Slower steps keep the step-size condition, and then larger inputs, updates and gaps, or no
+    # decay, only add.
     calm = [[replace(p, lr=p.lr / 10) for p in one.participants] for one in rounds]
 
     def with_(change):
-        return [replace(one, participants=[change(p) for p in ps]) for one, ps in zip(rounds, calm, strict=True)]
+        return [
+            replace(one, participants=[change(p) for p in ps])
+            for one, ps in zip(rounds, calm, strict=True)
+        ]
 
     if name == "decay":
         harder, easier = with_(lambda p: replace(p, decay=(0.0, 0.0))), with_(lambda p: p)
-        # The weights' pull on honest updates goes with the decay, so only the contraction is compared.
-        harder, easier = (deviation(one, Threat("removal", clients=[0])).contraction for one in (harder, easier))
+        # The weights' pull on honest updates goes with the decay, so only the contraction is
+        # compared.
+        harder, easier = (
+            deviation(one, Threat("removal", clients=[0])).contraction for one in (harder, easier)
+        )
         assert (harder * NO_SMALLER >= easier).all()
     else:
         harder = with_(lambda p: replace(p, **{name: getattr(p, name) * 1.5}))

@@ -91,13 +91,16 @@ def older_radius(law, p_a, p_b):
     }[law]
     grid = np.linspace(low, high, 20)
     found = [
-        minimize_scalar(function, bounds=(a, b), method="bounded", options={"xatol": 1e-12}) for a, b in pairwise(grid)
+        minimize_scalar(function, bounds=(a, b), method="bounded", options={"xatol": 1e-12})
+        for a, b in pairwise(grid)
     ]
     return max(-result.fun for result in found)
 
 
 @pytest.mark.parametrize("law", ["lecuyer", "li"])
-@pytest.mark.parametrize(("p_a", "p_b"), [(0.9, 0.1), (0.99, 0.01), (0.7, 0.2), (0.55, 0.45), (0.999, 0.0005)])
+@pytest.mark.parametrize(
+    ("p_a", "p_b"), [(0.9, 0.1), (0.99, 0.01), (0.7, 0.2), (0.55, 0.45), (0.999, 0.0005)]
+)
 def test_older_radii_match_an_independent_search_and_stay_below_the_tight_one(law, p_a, p_b):
     assert radius(law, p_a, p_b) == pytest.approx(older_radius(law, p_a, p_b), rel=1e-6)
     assert radius(law, p_a, p_b) < radius("gaussian", p_a, p_b)
@@ -134,7 +137,9 @@ def test_monotone_in_both_probabilities_and_proportional_to_the_scale(law, p, sc
 
 
 @pytest.mark.parametrize("law", LAWS)
-@given(pairs=st.lists(st.tuples(probabilities(), probabilities(), scales()), min_size=1, max_size=4))
+@given(
+    pairs=st.lists(st.tuples(probabilities(), probabilities(), scales()), min_size=1, max_size=4)
+)
 def test_arrays_and_scalars_agree(law, pairs):
     p_a, p_b, scale = map(np.array, zip(*pairs, strict=True))
     together = radius(law, p_a, p_b, scale)
@@ -149,7 +154,11 @@ def exact_lecuyer(a, b, grid=200):
 
     def at(beta):
         room = a - mp.exp(2 * beta) * b
-        return beta / mp.sqrt(2 * mp.log(mp.mpf(5) / 4 * (1 + mp.exp(beta)) / room)) if room > 0 else mp.mpf(0)
+        return (
+            beta / mp.sqrt(2 * mp.log(mp.mpf(5) / 4 * (1 + mp.exp(beta)) / room))
+            if room > 0
+            else mp.mpf(0)
+        )
 
     return exact_supremum(at, mp.mpf(0), high, grid)
 
@@ -200,7 +209,9 @@ def test_older_radii_are_below_their_suprema_in_close_votes_too(law, exact, p_a,
     with mp.workdps(80 if p_a > 1e-20 else 700):  # 1 - p has that many digits
         supremum = exact(p_a, p_b)
         assert value <= supremum
-        assert supremum - value <= supremum * mp.mpf("1e-9") * max(1, mp.mpf("1e-6") / (mp.mpf(p_a) - mp.mpf(p_b)))
+        assert supremum - value <= supremum * mp.mpf("1e-9") * max(
+            1, mp.mpf("1e-6") / (mp.mpf(p_a) - mp.mpf(p_b))
+        )
 
 
 @pytest.mark.parametrize("law", ["li", "lecuyer"])
@@ -215,7 +226,9 @@ def test_older_radii_never_pass_cohens(law, p, distance):
 @example(-8.2, 0.42, 0.0)
 @example(-12.0, 0.5, 0.0)
 @example(-323.0, 0.5, 0.0)
-def test_radii_of_tiny_probabilities_and_scales_are_below_the_exact_ones(law, exponent, share, scale):
+def test_radii_of_tiny_probabilities_and_scales_are_below_the_exact_ones(
+    law, exponent, share, scale
+):
     p_a, scale = 10.0**exponent, max(10.0**scale, 5e-324)
     p_b = p_a * share
     assume(0 < p_b < p_a)
@@ -228,7 +241,10 @@ def test_the_smallest_numbers_are_stepped_down():
     smallest = 5e-324
     for law in LAWS:
         assert radius(law, 0.8, scale=smallest) in (0, smallest)
-        assert radius(law, 0.8, scale=smallest) <= mp.mpf(smallest) * oracles.normal_quantile(0.8) or law == "laplace"
+        assert (
+            radius(law, 0.8, scale=smallest) <= mp.mpf(smallest) * oracles.normal_quantile(0.8)
+            or law == "laplace"
+        )
     assert bounds.uniform_radius(0.8, half_width=smallest) == 0
     assert bounds.linf_radius(smallest, 2) == bounds.linf_radius(smallest, 3) == 0
 
@@ -265,9 +281,18 @@ def test_figures_of_the_field():
         (lambda: bounds.cohen_radius(1.5, sigma=1.0), r"p_a must lie in \[0, 1\], got 1.5"),
         (lambda: bounds.cohen_radius(0.9, -0.1, sigma=1.0), r"p_b must lie in \[0, 1\], got -0.1"),
         (lambda: bounds.cohen_radius(0.9, sigma=-1.0), r"sigma must lie in \(0, inf\), got -1.0"),
-        (lambda: bounds.cohen_radius(0.9, sigma=[1.0, 0.0]), r"sigma must lie in \(0, inf\), got 0.0 at index 1"),
-        (lambda: bounds.cohen_radius([[0.9, np.nan]], sigma=1), r"p_a must lie in \[0, 1\], got nan at index \(0, 1\)"),
-        (lambda: bounds.uniform_radius(0.9, half_width=np.inf), r"half_width must lie in \(0, inf\), got inf"),
+        (
+            lambda: bounds.cohen_radius(0.9, sigma=[1.0, 0.0]),
+            r"sigma must lie in \(0, inf\), got 0.0 at index 1",
+        ),
+        (
+            lambda: bounds.cohen_radius([[0.9, np.nan]], sigma=1),
+            r"p_a must lie in \[0, 1\], got nan at index \(0, 1\)",
+        ),
+        (
+            lambda: bounds.uniform_radius(0.9, half_width=np.inf),
+            r"half_width must lie in \(0, inf\), got inf",
+        ),
         (lambda: bounds.laplace_radius(0.9, scale=0), r"scale must lie in \(0, inf\), got 0"),
         (lambda: bounds.li_radius(0.9, sigma=np.nan), r"sigma must lie in \(0, inf\), got nan"),
         (lambda: bounds.linf_radius(-1.0, 3), r"l2_radius must lie in \[0, inf\], got -1.0"),

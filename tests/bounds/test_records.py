@@ -11,7 +11,10 @@ from rsfl.bounds import Round
 
 
 def test_a_round_survives_json():
-    one = record(participants=[participant(weight=1.0, outcome="absent", reason="late", update_norm=0.0)], clip=np.inf)
+    one = record(
+        participants=[participant(weight=1.0, outcome="absent", reason="late", update_norm=0.0)],
+        clip=np.inf,
+    )
     assert Round.from_dict(json.loads(json.dumps(asdict(one)))) == one
 
 
@@ -28,8 +31,16 @@ def test_a_round_survives_json():
         (participant, {"samples": [1, 2]}, "samples must list 9 indices"),
         (participant, {"update_norm": np.inf}, "update_norm must lie in"),
         (participant, {"outcome": "late"}, "outcome must be one of"),
-        (participant, {"outcome": "rejected"}, "update_norm must be 0 for a client that was rejected, got 0.3"),
-        (record, {"participants": [participant(), participant()]}, "participants must be different clients"),
+        (
+            participant,
+            {"outcome": "rejected"},
+            "update_norm must be 0 for a client that was rejected, got 0.3",
+        ),
+        (
+            record,
+            {"participants": [participant(), participant()]},
+            "participants must be different clients",
+        ),
         (record, {"clip": 0.0}, "clip must lie in"),
         (record, {"broadcast_norm": -1.0}, "broadcast_norm must lie in"),
         (record, {"weights_from": "me"}, "weights_from must be one of"),

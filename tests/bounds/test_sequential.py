@@ -12,7 +12,8 @@ from rsfl import bounds
 
 
 def crossing_probability(p, looks, crosses):
-    """P(some look crosses) for votes of probability p: the law of the count of those that have not, look by look."""
+    """P(some look crosses) for votes of probability p: the law of the count of those that have not,
+    look by look."""
     alive, crossed, n = np.ones(1), 0.0, 0
     for look in looks:
         steps = look - n
@@ -35,8 +36,12 @@ SCHEDULES = {
 @pytest.mark.parametrize("p0", [0.5, 0.6, 0.841, 0.977, 0.9987])
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
 def test_a_false_decision_is_no_more_likely_than_alpha_at_the_boundary(p0, looks, alpha):
-    above = crossing_probability(p0, looks, lambda k, n: bounds.sequential_decision(k, n, p0, alpha) == 1)
-    below = crossing_probability(p0, looks, lambda k, n: bounds.sequential_decision(k, n, p0, alpha) == -1)
+    above = crossing_probability(
+        p0, looks, lambda k, n: bounds.sequential_decision(k, n, p0, alpha) == 1
+    )
+    below = crossing_probability(
+        p0, looks, lambda k, n: bounds.sequential_decision(k, n, p0, alpha) == -1
+    )
     assert above <= alpha
     assert below <= alpha
     if looks == SCHEDULES["every vote"] and p0 < 0.9:
@@ -46,9 +51,13 @@ def test_a_false_decision_is_no_more_likely_than_alpha_at_the_boundary(p0, looks
 def test_looking_again_and_again_at_a_fixed_n_bound_is_not_a_certificate():
     """The trap: recompute Clopper-Pearson after each batch and stop at the first success."""
     alpha, p0, looks = 0.001, 0.6, range(400, 20_001, 400)
-    peeking = crossing_probability(p0, looks, lambda k, n: bounds.clopper_pearson_lower(k, n, alpha) > p0)
+    peeking = crossing_probability(
+        p0, looks, lambda k, n: bounds.clopper_pearson_lower(k, n, alpha) > p0
+    )
     assert peeking > 5 * alpha
-    sequential = crossing_probability(p0, looks, lambda k, n: bounds.sequential_decision(k, n, p0, alpha) == 1)
+    sequential = crossing_probability(
+        p0, looks, lambda k, n: bounds.sequential_decision(k, n, p0, alpha) == 1
+    )
     assert sequential <= alpha
 
 
@@ -87,4 +96,6 @@ def test_the_two_sides_mirror_each_other(kn, p0):
     k, n = kn
     q0 = 1 - p0
     if 1 - q0 == p0:  # exactly mirrored thresholds only
-        assert bounds.sequential_decision(k, n, p0, 0.01) == -bounds.sequential_decision(n - k, n, q0, 0.01)
+        assert bounds.sequential_decision(k, n, p0, 0.01) == -bounds.sequential_decision(
+            n - k, n, q0, 0.01
+        )

@@ -22,7 +22,9 @@ def survives(ballots, labels, corrupted):
     return True
 
 
-@pytest.mark.parametrize(("groups", "labels"), [(1, 2), (2, 2), (3, 2), (6, 2), (7, 2), (4, 3), (5, 3), (6, 3), (5, 4)])
+@pytest.mark.parametrize(
+    ("groups", "labels"), [(1, 2), (2, 2), (3, 2), (6, 2), (7, 2), (4, 3), (5, 3), (6, 3), (5, 4)]
+)
 def test_count_is_exact_over_all_corruptions(groups, labels):
     for ballots in combinations_of_votes(groups, labels):
         label, most = group_votes(np.bincount(ballots, minlength=labels))
@@ -36,7 +38,11 @@ def combinations_of_votes(groups, labels):
     return [b for b in product(range(labels), repeat=groups) if list(b) == sorted(b)]
 
 
-@given(st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3).filter(any), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.lists(st.integers(0, 50), min_size=3, max_size=3).filter(any), min_size=1, max_size=5
+    )
+)
 def test_rows_are_independent(votes):
     labels, most = group_votes(votes)
     for row, label, count in zip(votes, labels, most, strict=True):

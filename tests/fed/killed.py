@@ -1,7 +1,9 @@
-"""Run as a script by the kill tests: forks federated runs from a parent that has torch imported, and kills them.
+"""Run as a script by the kill tests: forks federated runs from a parent that has torch imported,
+and kills them.
 
-Arguments: a directory, the number of kills, a seed. Prints one JSON line: the digest of the undisturbed run's
-weights and ledger, the digest after each kill and resume, and how many rounds each kill left behind.
+Arguments: a directory, the number of kills, a seed. Prints one JSON line: the digest of the
+undisturbed run's weights and ledger, the digest after each kill and resume, and how many rounds
+each kill left behind.
 """
 
 import hashlib
@@ -30,7 +32,12 @@ def server() -> fed.Server:
     mixed = fed.clients(x, y, parts[:3], fed.SGD(batch_size=5, mixture=0.5, momentum=0.5))
     alone = fed.clients(x, y, parts[3:], fed.SGD(batch_size=5), first=3)
     return fed.Server(
-        nn.Linear(4, 3), [*mixed, *alone], fraction=0.7, clip=2.0, noise_std=0.05, keep=("updates", "samples")
+        nn.Linear(4, 3),
+        [*mixed, *alone],
+        fraction=0.7,
+        clip=2.0,
+        noise_std=0.05,
+        keep=("updates", "samples"),
     )
 
 
@@ -68,13 +75,24 @@ def main() -> None:
         child, after = forked(path, base / f"{k}.txt"), random.randrange(ROUNDS - 1)
         while reached(path) < after:
             time.sleep(whole / ROUNDS / 20)
-        time.sleep(random.uniform(0, whole / ROUNDS))  # anywhere in the round that follows, its writes included
+        time.sleep(
+            random.uniform(0, whole / ROUNDS)
+        )  # anywhere in the round that follows, its writes included
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         left.append(reached(path))
         os.waitpid(forked(path, base / f"{k}.txt"), 0)
         digests.append((base / f"{k}.txt").read_text())
-    print(json.dumps({"whole": (base / "whole.txt").read_text(), "digests": digests, "left": left, "rounds": ROUNDS}))
+    print(
+        json.dumps(
+            {
+                "whole": (base / "whole.txt").read_text(),
+                "digests": digests,
+                "left": left,
+                "rounds": ROUNDS,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from rsfl import fed
 
-RULES = [fed.Mean(), fed.GeometricMedian(), fed.CoordinateMedian(), fed.TrimmedMean(2), fed.Krum(2), fed.Krum(2, 3)]
+RULES = [
+    fed.Mean(),
+    fed.GeometricMedian(),
+    fed.CoordinateMedian(),
+    fed.TrimmedMean(2),
+    fed.Krum(2),
+    fed.Krum(2, 3),
+]
 
 
 def rows_and_weights(seed, n, d, equal=False):
@@ -27,7 +34,9 @@ cases = given(seed=st.integers(0, 10**6), n=st.integers(5, 9), d=st.integers(1, 
 def test_mean(seed, n, d):
     models, weights = rows_and_weights(seed, n, d)
     value, final = fed.Mean()(models, weights)
-    np.testing.assert_allclose(value, np.average(models.numpy(), axis=0, weights=weights.numpy()), atol=1e-14)
+    np.testing.assert_allclose(
+        value, np.average(models.numpy(), axis=0, weights=weights.numpy()), atol=1e-14
+    )
     assert final == tuple(weights.tolist())
 
 
@@ -39,14 +48,18 @@ def test_coordinate_median_minimises_the_weighted_distance(seed, n, d):
     def cost(z):
         return (weights[:, None] * (models - z).abs()).sum(dim=0)
 
-    best = torch.stack([cost(row) for row in models]).min(dim=0).values  # the minimum is at one of the points
+    best = (
+        torch.stack([cost(row) for row in models]).min(dim=0).values
+    )  # the minimum is at one of the points
     assert (cost(value) <= best + 1e-12).all()
 
 
 @cases
 def test_coordinate_median_is_the_ordinary_one_for_equal_weights(seed, n, d):
     models, weights = rows_and_weights(seed, n, d, equal=True)
-    np.testing.assert_allclose(fed.CoordinateMedian()(models, weights).value, np.median(models, axis=0), atol=1e-15)
+    np.testing.assert_allclose(
+        fed.CoordinateMedian()(models, weights).value, np.median(models, axis=0), atol=1e-15
+    )
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(5, 9), trim=st.integers(0, 2))
@@ -55,10 +68,17 @@ def test_trimmed_mean(seed, n, trim):
     value = fed.TrimmedMean(trim)(models, weights).value
     for j in range(4):
         kept = sorted(range(n), key=lambda i: float(models[i, j]))[trim : n - trim]
-        assert float(value[j]) == pytest.approx(np.average(models[kept, j], weights=weights[kept]), abs=1e-12)
+        assert float(value[j]) == pytest.approx(
+            np.average(models[kept, j], weights=weights[kept]), abs=1e-12
+        )
 
 
-@given(seed=st.integers(0, 10**6), n=st.integers(5, 9), attackers=st.integers(0, 2), select=st.integers(1, 4))
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(5, 9),
+    attackers=st.integers(0, 2),
+    select=st.integers(1, 4),
+)
 def test_krum(seed, n, attackers, select):
     models, weights = rows_and_weights(seed, n, 3)
     value, final = fed.Krum(attackers, select)(models, weights)
@@ -66,14 +86,19 @@ def test_krum(seed, n, attackers, select):
     for i in range(n):
         others = [j for j in range(n) if j != i]
         near = combinations(others, n - attackers - 2)
-        scores.append(min(sum(float((models[i] - models[j]).square().sum()) for j in group) for group in near))
+        scores.append(
+            min(sum(float((models[i] - models[j]).square().sum()) for j in group) for group in near)
+        )
     chosen = sorted(np.argsort(scores)[:select])
-    np.testing.assert_allclose(value, np.average(models[chosen], axis=0, weights=weights[chosen]), atol=1e-12)
+    np.testing.assert_allclose(
+        value, np.average(models[chosen], axis=0, weights=weights[chosen]), atol=1e-12
+    )
     assert [i for i, w in enumerate(final) if w > 0] == chosen
 
 
 def exact_geometric_median(models, weights):
-    """A row that satisfies the optimality condition, else Newton's method at 40 digits; with which of them it was."""
+    """A row that satisfies the optimality condition, else Newton's method at 40 digits; with which
+    of them it was."""
     with mpmath.workdps(40):
         points = [mpmath.matrix(row) for row in models.tolist()]
         for k, point in enumerate(points):

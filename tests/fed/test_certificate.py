@@ -1,4 +1,5 @@
-"""From ledger and threat to certified predictions, end to end: train, attack, certify, compare with the other run."""
+"""From ledger and threat to certified predictions, end to end: train, attack, certify, compare with
+the other run."""
 
 from dataclasses import replace
 
@@ -17,10 +18,14 @@ TEST = torch.randn(400, 5, generator=torch.Generator().manual_seed(99), dtype=DO
 
 
 def problem(seed=0, clients=8, dtype=DOUBLE, trainer=None, model=None, **settings):
-    """A small separable task for a linear model: three classes in five dimensions, inputs of norm up to about 1."""
+    """A small separable task for a linear model: three classes in five dimensions, inputs of norm
+    up to about 1."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(3, (96,), generator=generator)
-    x = (0.3 * torch.eye(5, dtype=DOUBLE)[y] + 0.2 * torch.randn(96, 5, generator=generator, dtype=DOUBLE)).to(dtype)
+    x = (
+        0.3 * torch.eye(5, dtype=DOUBLE)[y]
+        + 0.2 * torch.randn(96, 5, generator=generator, dtype=DOUBLE)
+    ).to(dtype)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model or nn.Linear(5, 3).to(dtype)
@@ -38,7 +43,8 @@ def agreed(certificate, other):
 
 
 def test_backdoored_runs_never_differ_from_the_clean_run_where_it_is_certified():
-    """300 attacked runs of several kinds inside their threats; the model that is certified is the attacked one."""
+    """300 attacked runs of several kinds inside their threats; the model that is certified is the
+    attacked one."""
     certified = differing = 0
     for seed in range(75):
         server = problem(seed, clients=12, fraction=0.75, update_clip=6.0)
@@ -47,7 +53,12 @@ def test_backdoored_runs_never_differ_from_the_clean_run_where_it_is_certified()
         pattern[seed % 5] = 0.2
         last, first = {seed % 12: [3]}, {seed % 12: [1]}
         cases = [
-            (last, Backdoor(pattern, 0, 1), Scale(1.5), {"norm": 0.2, "per_batch": 1, "scale": 1.5}),
+            (
+                last,
+                Backdoor(pattern, 0, 1),
+                Scale(1.5),
+                {"norm": 0.2, "per_batch": 1, "scale": 1.5},
+            ),
             (first, Backdoor(pattern, 0, 2), None, {"norm": 0.2, "per_batch": 2}),
             (first, Backdoor(3 * pattern, 1, 1), None, {"input_norm": 3.0, "per_batch": 1}),
             (first, None, Noise(1.0), {}),
@@ -57,7 +68,10 @@ def test_backdoored_runs_never_differ_from_the_clean_run_where_it_is_certified()
             result = server.run(3, attacks={client: Attack(rounds, data, update)}, progress=False)
             level = "feature" if "norm" in power else "sample" if power else "client"
             certificate = fed.certify(
-                result.model, TEST, result.ledger, Threat(level, clients=[client], rounds=rounds, **power)
+                result.model,
+                TEST,
+                result.ledger,
+                Threat(level, clients=[client], rounds=rounds, **power),
             )
             certified += int((~certificate.abstained).sum())
             differing += int((result.model(TEST).argmax(1) != clean(TEST).argmax(1)).sum())
@@ -70,15 +84,24 @@ def test_removals_never_differ_from_the_run_without_the_clients_where_it_is_cert
     certified = {1: 0, 2: 0}
     for seed in range(100):
         server = problem(seed, clients=20, fraction=0.8)
-        attack = Attack(None, None, Scale(-2.0)) if seed % 2 else Attack(None, Backdoor(torch.ones(5), 2, None), None)
+        attack = (
+            Attack(None, None, Scale(-2.0))
+            if seed % 2
+            else Attack(None, Backdoor(torch.ones(5), 2, None), None)
+        )
         result = server.run(3, attacks={3: attack}, progress=False)
         for gone in ([3], [seed % 20], sorted({3, seed % 20})):
-            without = server.run(3, exclude=gone, attacks={} if 3 in gone else {3: attack}, progress=False).model
+            without = server.run(
+                3, exclude=gone, attacks={} if 3 in gone else {3: attack}, progress=False
+            ).model
             named = fed.certify(result.model, TEST, result.ledger, Threat("removal", clients=gone))
-            anyone = fed.certify(result.model, TEST, result.ledger, Threat("removal", at_most=len(gone)))
+            anyone = fed.certify(
+                result.model, TEST, result.ledger, Threat("removal", at_most=len(gone))
+            )
             certified[len(gone)] += int((~named.abstained).sum())
             assert named.deviation <= anyone.deviation
-            # Whoever is left must be honest in both runs; with 3 left in, its answers may depend on who is gone.
+            # Whoever is left must be honest in both runs; with 3 left in, its answers may depend on
+            # who is gone.
             if 3 in gone:
                 assert agreed(named, without)
                 assert agreed(anyone, without)
@@ -98,13 +121,19 @@ def test_votes_of_a_linear_model_are_exact_and_never_beyond_its_margin():
     _, result = trained()
     margin = fed.certify(result.model, TEST, result.ledger, THREAT)
     votes = fed.certify(result.model, TEST, result.ledger, THREAT, method="votes", sigma=0.1)
-    sampled = fed.certify(result.model, TEST, result.ledger, THREAT, method="votes", sigma=0.1, n=1000)
+    sampled = fed.certify(
+        result.model, TEST, result.ledger, THREAT, method="votes", sigma=0.1, n=1000
+    )
     assert (margin.alpha, votes.alpha, sampled.alpha) == (0.0, 0.0, 0.001)
     assert bool((votes.reach <= margin.reach).all())
     assert bool((sampled.reach <= votes.reach + 1e-12).double().mean() > 0.99)
     assert float(votes.reach.sum()) > float(sampled.reach.sum())
-    assert margin.deviation == votes.deviation == bounds.deviation(result.ledger.rounds, THREAT).value
-    exact = bounds.margin_radius(result.model(TEST).detach().numpy(), np.sqrt((TEST.numpy() ** 2).sum(1) + 1))
+    assert (
+        margin.deviation == votes.deviation == bounds.deviation(result.ledger.rounds, THREAT).value
+    )
+    exact = bounds.margin_radius(
+        result.model(TEST).detach().numpy(), np.sqrt((TEST.numpy() ** 2).sum(1) + 1)
+    )
     assert bool((margin.reach.numpy() <= exact).all())
     np.testing.assert_allclose(margin.reach.numpy(), exact, rtol=1e-9, atol=1e-12)
 
@@ -141,14 +170,23 @@ def broken(name):
     sgd = {"lr": 0.5, "batch_size": 4, "decay": 0.1}
     return {
         "momentum": ("plain-sgd", {"trainer": fed.SGD(**sgd, momentum=0.9)}),
-        "undecayed bias": ("one-decay", {"trainer": fed.SGD(**sgd | {"decay": {"weight": 0.1, "bias": 0.0}})}),
+        "undecayed bias": (
+            "one-decay",
+            {"trainer": fed.SGD(**sgd | {"decay": {"weight": 0.1, "bias": 0.0}})},
+        ),
         "server-step": ("server-step", {"server_step": 1.5}),
         "geometric median": ("plain-averaging", {"aggregate": fed.GeometricMedian()}),
-        "batch norm": ("linear-model", {"model": nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()}),
+        "batch norm": (
+            "linear-model",
+            {"model": nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()},
+        ),
         "step-size": ("step-size", {"trainer": fed.SGD(**sgd | {"lr": 3.0})}),
         "clipped honest update": ("honest-updates-intact", {"update_clip": 0.05}),
         "renormalised": ("zero-for-rejected", {"reject": "renormalise"}),
-        "custom loss": ("plain-loss", {"trainer": fed.SGD(**sgd, loss=lambda m, x, y, g: m(x).square().mean())}),
+        "custom loss": (
+            "plain-loss",
+            {"trainer": fed.SGD(**sgd, loss=lambda m, x, y, g: m(x).square().mean())},
+        ),
     }[name]
 
 
@@ -178,7 +216,9 @@ def test_a_run_that_breaks_a_condition_is_refused_by_name(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_low_precision_runs_are_refused(dtype):
     _, result = trained(dtype=dtype)
-    with pytest.raises(ConditionError, match=f"condition 'float64'.*{str(dtype).removeprefix('torch.')}"):
+    with pytest.raises(
+        ConditionError, match=f"condition 'float64'.*{str(dtype).removeprefix('torch.')}"
+    ):
         fed.certify(result.model, TEST.to(dtype), result.ledger, THREAT)
 
 
@@ -190,7 +230,8 @@ def test_weights_that_clients_report_are_refused():
 
 
 def test_samples_are_named_by_their_numbers_in_the_data_set():
-    """Another data set in which just these samples differ: the deviation must cover what they do."""
+    """Another data set in which just these samples differ: the deviation must cover what they
+    do."""
     server = problem(clip=None)
     own = server.clients[3].where
     named = [int(own[2]), int(own[7])]
@@ -200,11 +241,16 @@ def test_samples_are_named_by_their_numbers_in_the_data_set():
     clean, attacked = (one.run(3, progress=False) for one in (server, poisoned))
     threat = Threat("sample", clients=[3], samples={3: named}, input_norm=6**0.5)
     certificate = fed.certify(attacked.model, TEST, attacked.ledger, threat)
-    parameters = [torch.cat([p.detach().flatten() for p in run.model.parameters()]) for run in (clean, attacked)]
+    parameters = [
+        torch.cat([p.detach().flatten() for p in run.model.parameters()])
+        for run in (clean, attacked)
+    ]
     moved = float((parameters[0] - parameters[1]).norm())
     assert 0 < moved <= certificate.deviation
     assert agreed(certificate, clean.model)
-    with pytest.raises(ValueError, match=r"threat\.samples must be samples that client 3 has drawn, got \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"threat\.samples must be samples that client 3 has drawn, got \[0, 1\]"
+    ):
         fed.certify(attacked.model, TEST, attacked.ledger, replace(threat, samples={3: [0, 1]}))
 
 
@@ -216,8 +262,14 @@ def test_a_sample_that_is_given_twice_is_one_sample():
     one = Threat("sample", clients=[0], samples=1, input_norm=2.0)
     named = replace(one, samples={0: first.where[:1].tolist()})
     once = server.run(2, progress=False).ledger
-    assert bounds.deviation(run.ledger.rounds, one).value == bounds.deviation(run.ledger.rounds, named).value
-    assert bounds.deviation(run.ledger.rounds, one).value > 3 * bounds.deviation(once.rounds, one).value
+    assert (
+        bounds.deviation(run.ledger.rounds, one).value
+        == bounds.deviation(run.ledger.rounds, named).value
+    )
+    assert (
+        bounds.deviation(run.ledger.rounds, one).value
+        > 3 * bounds.deviation(once.rounds, one).value
+    )
 
 
 @pytest.mark.parametrize("method", ["margin", "published"])
@@ -226,14 +278,19 @@ def test_clients_that_the_ledger_does_not_know_are_refused(method):
     options = {"method": method, "sigma": 0.05} if method == "published" else {}
     threat = Threat("feature", clients=[2, 8], rounds=[2], norm=0.1, per_batch=1)
     for ledger in (result.ledger, result.ledger.rounds):
-        with pytest.raises(ValueError, match=r"threat\.clients must be clients of the ledger, got \[8\]"):
+        with pytest.raises(
+            ValueError, match=r"threat\.clients must be clients of the ledger, got \[8\]"
+        ):
             fed.certify(result.model, TEST, ledger, threat, **options)
 
 
 def test_clients_that_were_never_drawn_changed_nothing():
     result = problem(fraction=0.2).run(1, progress=False)
     idle = next(id_ for id_, fate in result.ledger.fates(1).items() if fate == "not sampled")
-    assert fed.certify(result.model, TEST, result.ledger, Threat("removal", clients=[idle])).deviation == 0
+    assert (
+        fed.certify(result.model, TEST, result.ledger, Threat("removal", clients=[idle])).deviation
+        == 0
+    )
 
 
 class OwnWay(fed.Client):
@@ -252,7 +309,11 @@ def mean(models, weights):
     ("changes", "condition", "words"),
     [
         ({"aggregate": mean}, "plain-averaging", "aggregator='custom mean'"),
-        ({"aggregate": type("GeometricMedian", (), {"__call__": staticmethod(mean)})()}, "plain-averaging", "custom"),
+        (
+            {"aggregate": type("GeometricMedian", (), {"__call__": staticmethod(mean)})()},
+            "plain-averaging",
+            "custom",
+        ),
         ({"own": True}, "plain-loss", "loss='custom'"),
     ],
 )
@@ -260,7 +321,10 @@ def test_what_is_not_ours_does_not_pass_for_it(changes, condition, words):
     server = problem(clip=3.0, noise_std=0.05)
     if changes.pop("own", False):
         first = server.clients[0]
-        changes["clients"] = [OwnWay(0, first.x, first.y, first.trainer, first.indices), *server.clients[1:]]
+        changes["clients"] = [
+            OwnWay(0, first.x, first.y, first.trainer, first.indices),
+            *server.clients[1:],
+        ]
     result = replace(server, **changes).run(3, progress=False)
     with pytest.raises(ConditionError, match=f"condition '{condition}'.*{words}"):
         fed.certify(result.model, TEST, result.ledger, THREAT)
@@ -271,18 +335,31 @@ def test_what_is_not_ours_does_not_pass_for_it(changes, condition, words):
 def test_weights_are_of_the_registration_or_of_the_server():
     server = problem()
     ids = {}
-    for name, one in (("registration", server), ("server", replace(server, sizes=dict.fromkeys(range(8), 12)))):
+    for name, one in (
+        ("registration", server),
+        ("server", replace(server, sizes=dict.fromkeys(range(8), 12))),
+    ):
         result = one.run(2, progress=False)
         assert {record.weights_from for record in result.ledger.rounds} == {name}
-        ids[name] = {a.id for a in fed.certify(result.model, TEST, result.ledger, THREAT).assumptions}
+        ids[name] = {
+            a.id for a in fed.certify(result.model, TEST, result.ledger, THREAT).assumptions
+        }
     assert ids["registration"] - ids["server"] == {"registered-sizes"}
 
 
-PUBLISHED = Threat("feature", clients=[0, 3], rounds=[2], norm=0.003, per_batch=1, scale=4.0, comparator="scaled")
+PUBLISHED = Threat(
+    "feature", clients=[0, 3], rounds=[2], norm=0.003, per_batch=1, scale=4.0, comparator="scaled"
+)
 
 
 def published(result, threat=PUBLISHED, **options):
-    return fed.certify(result.model, TEST, result.ledger, threat, **{"method": "published", "sigma": 0.05} | options)
+    return fed.certify(
+        result.model,
+        TEST,
+        result.ledger,
+        threat,
+        **{"method": "published", "sigma": 0.05} | options,
+    )
 
 
 def test_the_published_certificate_is_corollary_one_on_the_ledgers_numbers():
@@ -312,11 +389,15 @@ def test_the_published_certificate_is_corollary_one_on_the_ledgers_numbers():
     tighter = published(result)
     assert bool((tighter.reach >= certificate.reach).all())
     given = published(result, confidence="hoeffding", lipschitz=8.0)
-    np.testing.assert_allclose(given.reach, certificate.reach * bounds.logistic_lipschitz(3.0) / 8.0, rtol=1e-9)
+    np.testing.assert_allclose(
+        given.reach, certificate.reach * bounds.logistic_lipschitz(3.0) / 8.0, rtol=1e-9
+    )
 
 
 def test_the_short_last_batch_counts_with_its_own_share():
-    server = problem(clip=3.0, trainer=fed.SGD(lr=0.5, batch_size=5, decay=0.1))  # batches of 5, 5 and 2
+    server = problem(
+        clip=3.0, trainer=fed.SGD(lr=0.5, batch_size=5, decay=0.1)
+    )  # batches of 5, 5 and 2
     result = server.run(3, progress=False)
     assert result.ledger.rounds[1].participants[0].batch_sizes == (5, 5, 2)
     share = replace(PUBLISHED, per_batch=None, share=0.5)
@@ -326,7 +407,9 @@ def test_the_short_last_batch_counts_with_its_own_share():
 def test_the_published_formula_asks_for_the_lipschitz_constant_of_a_network():
     network = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
     result = problem(model=network, clip=2.0, noise_std=0.05).run(3, progress=False)
-    with pytest.raises(ValueError, match="lipschitz must be given for Sequential: Lemma 1 is of linear models"):
+    with pytest.raises(
+        ValueError, match="lipschitz must be given for Sequential: Lemma 1 is of linear models"
+    ):
         published(result)
     assert published(result, lipschitz=5.0).reach.isfinite().all()
 
@@ -335,7 +418,9 @@ def test_a_geometric_median_gets_the_published_formula_marked_as_unsound():
     server = problem(clip=3.0, aggregate=fed.GeometricMedian())
     result = server.run(3, progress=False)
     certificate = published(result)
-    assert any(a.id == "weights-of-data" and "UNSOUND" in a.statement for a in certificate.assumptions)
+    assert any(
+        a.id == "weights-of-data" and "UNSOUND" in a.statement for a in certificate.assumptions
+    )
     with pytest.raises(ConditionError, match="plain-averaging"):
         fed.certify(result.model, TEST, result.ledger, THREAT)
     krum = problem(clip=3.0, aggregate=fed.Krum(1)).run(3, progress=False)
@@ -360,7 +445,10 @@ def test_the_published_formula_is_not_evaluated_for_other_training(settings, con
 
 def test_the_published_formula_takes_the_weights_that_were_used():
     server = problem(clip=3.0, noise_std=0.05, reject="renormalise")
-    broken = [replace(one, x=one.x * torch.nan) if one.id in (1, 2, 4, 5) else one for one in server.clients]
+    broken = [
+        replace(one, x=one.x * torch.nan) if one.id in (1, 2, 4, 5) else one
+        for one in server.clients
+    ]
     result = replace(server, clients=broken).run(2, progress=False)
     certificate = published(result)
     assert result.ledger.rounds[1].participants[0].weight == pytest.approx(1 / 8)
@@ -373,8 +461,12 @@ def test_the_published_formula_takes_the_weights_that_were_used():
         later=[],
     )
     np.testing.assert_allclose(certificate.reach.numpy(), expected, rtol=1e-9)
-    with pytest.raises(ConditionError, match="zero-for-rejected"):  # records alone do not tell the weights
-        fed.certify(result.model, TEST, result.ledger.rounds, PUBLISHED, method="published", sigma=0.05)
+    with pytest.raises(
+        ConditionError, match="zero-for-rejected"
+    ):  # records alone do not tell the weights
+        fed.certify(
+            result.model, TEST, result.ledger.rounds, PUBLISHED, method="published", sigma=0.05
+        )
 
 
 def test_attackers_who_were_not_there_change_nothing():
@@ -392,31 +484,75 @@ VOTES = {"method": "votes", "sigma": 0.1}
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"method": "guess"}, ValueError, "method must be one of 'margin', 'votes', 'published', got 'guess'"),
-        ({"sigma": 0.1}, ValueError, "sigma does not apply to method='margin'; leave it out, got 0.1"),
+        (
+            {"method": "guess"},
+            ValueError,
+            "method must be one of 'margin', 'votes', 'published', got 'guess'",
+        ),
+        (
+            {"sigma": 0.1},
+            ValueError,
+            "sigma does not apply to method='margin'; leave it out, got 0.1",
+        ),
         ({"method": "votes"}, ValueError, "sigma must be given for method='votes', got None"),
-        ({"method": "published"}, ValueError, "sigma must be given for method='published', got None"),
+        (
+            {"method": "published"},
+            ValueError,
+            "sigma must be given for method='published', got None",
+        ),
         ({"n": 100}, ValueError, "n does not apply to method='margin'; leave it out, got 100"),
         ({"n0": -4}, ValueError, "n0 does not apply to method='margin'; leave it out, got -4"),
         ({"alpha": 7}, ValueError, "alpha does not apply to method='margin'; leave it out, got 7"),
         ({"confidence": "nonsense"}, ValueError, "confidence does not apply to method='margin'"),
-        ({"lipschitz": 3.0}, ValueError, "lipschitz does not apply to method='margin'; leave it out, got 3.0"),
+        (
+            {"lipschitz": 3.0},
+            ValueError,
+            "lipschitz does not apply to method='margin'; leave it out, got 3.0",
+        ),
         ({"seed": 0}, ValueError, "seed does not apply to method='margin'; leave it out, got 0"),
-        ({**VOTES, "alpha": 0.01}, ValueError, "alpha does not apply to exact votes, without n; leave it out"),
+        (
+            {**VOTES, "alpha": 0.01},
+            ValueError,
+            "alpha does not apply to exact votes, without n; leave it out",
+        ),
         ({**VOTES, "lipschitz": 3.0}, ValueError, "lipschitz does not apply to method='votes'"),
         ({**VOTES, "sigma": 0}, ValueError, r"sigma must lie in \(0, inf\), got 0"),
         ({**VOTES, "n": 100, "n0": 0}, ValueError, "n0 must be a count of at least 1"),
         ({**VOTES, "n": 100, "alpha": 7}, ValueError, r"alpha must lie in \(0, 1\), got 7"),
         ({**VOTES, "n": 100, "confidence": "nonsense"}, ValueError, "confidence must be one of"),
-        ({"method": "published", "sigma": 0.1, "lipschitz": -1.0}, ValueError, "lipschitz must lie in"),
-        ({"method": "published", "sigma": 0.1}, ValueError, "lipschitz must be given for a run without a clip"),
-        ({"threat": Threat("feature", clients=[0], rounds=[9], norm=0.1)}, ValueError, r"rounds 1 to 3, got \[9\]"),
+        (
+            {"method": "published", "sigma": 0.1, "lipschitz": -1.0},
+            ValueError,
+            "lipschitz must lie in",
+        ),
+        (
+            {"method": "published", "sigma": 0.1},
+            ValueError,
+            "lipschitz must be given for a run without a clip",
+        ),
+        (
+            {"threat": Threat("feature", clients=[0], rounds=[9], norm=0.1)},
+            ValueError,
+            r"rounds 1 to 3, got \[9\]",
+        ),
         ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update-clip'"),
-        ({"x": TEST.float()}, ValueError, "x and the model must be float64, got torch.float32 and torch.float64"),
+        (
+            {"x": TEST.float()},
+            ValueError,
+            "x and the model must be float64, got torch.float32 and torch.float64",
+        ),
         ({"x": TEST * float("nan")}, ValueError, "x must be finite"),
-        ({"x": TEST[0]}, ValueError, r"x must be a batch \(B, ...\) of at least one input, got shape \(5,\)"),
+        (
+            {"x": TEST[0]},
+            ValueError,
+            r"x must be a batch \(B, ...\) of at least one input, got shape \(5,\)",
+        ),
         ({"threat": "removal"}, TypeError, "threat must be a Threat, got str"),
-        ({"index": [1, 2]}, ValueError, r"index must hold 400 whole numbers, one for each input, got \[1, 2\]"),
+        (
+            {"index": [1, 2]},
+            ValueError,
+            r"index must hold 400 whole numbers, one for each input, got \[1, 2\]",
+        ),
     ],
 )
 def test_bad_arguments_are_named_and_quoted(options, error, words):
@@ -431,7 +567,9 @@ def test_a_result_is_neither_model_nor_ledger():
     _, result = trained()
     with pytest.raises(TypeError, match="model must be a Module, got Result"):
         fed.certify(result, TEST, result.ledger, THREAT)
-    with pytest.raises(TypeError, match=r"ledger must be a fed.Ledger or a sequence of bounds.Round, got Result"):
+    with pytest.raises(
+        TypeError, match=r"ledger must be a fed.Ledger or a sequence of bounds.Round, got Result"
+    ):
         fed.certify(result.model, TEST, result, THREAT)
 
 
@@ -439,7 +577,10 @@ def test_a_printed_certificate_says_against_what_and_how_far():
     _, result = trained()
     certificate = fed.certify(result.model, TEST, result.ledger, THREAT)
     text = repr(certificate)
-    assert "against Threat('feature', clients=(0,), rounds=(2,), norm=0.1, per_batch=1): margin" in text
+    assert (
+        "against Threat('feature', clients=(0,), rounds=(2,), norm=0.1, per_batch=1): margin"
+        in text
+    )
     assert "p_lower" not in text
     needed = float(text.split("more than ")[1].split()[0])
     assert needed - 1e-4 < certificate.deviation <= needed
@@ -458,5 +599,7 @@ def test_a_printed_certificate_says_against_what_and_how_far():
 )
 def test_the_published_formula_is_for_one_attacked_round_of_named_clients(threat):
     _, result = trained(clip=3.0)
-    with pytest.raises(ValueError, match="threat must name the clients and one round of a feature-level attack"):
+    with pytest.raises(
+        ValueError, match="threat must name the clients and one round of a feature-level attack"
+    ):
         published(result, threat)

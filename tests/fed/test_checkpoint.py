@@ -36,10 +36,14 @@ def kill_and_resume(tmp_path, kills, seed):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     script = Path(__file__).with_name("killed.py")
     command = [sys.executable, str(script), str(tmp_path), str(kills), str(seed)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=500
+    )
     found = json.loads(done.stdout)
     assert found["digests"] == [found["whole"]] * kills
-    assert sum(0 < left < found["rounds"] for left in found["left"]) > kills / 2, "the kills came too early or too late"
+    assert sum(0 < left < found["rounds"] for left in found["left"]) > kills / 2, (
+        "the kills came too early or too late"
+    )
 
 
 def test_kill_nine_at_twenty_random_points(tmp_path):
@@ -99,7 +103,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_previous_one_used(tmp_path, dam
     interrupted(run, 6, 3, tmp_path)
     last = tmp_path / "state-00000003.rsfl"
     last.write_bytes(damage(last.read_bytes()))
-    with pytest.warns(UserWarning, match=r"state-00000003.rsfl is truncated, corrupted.*resuming after round 2"):
+    with pytest.warns(
+        UserWarning, match=r"state-00000003.rsfl is truncated, corrupted.*resuming after round 2"
+    ):
         resumed = run.run(6, checkpoint=tmp_path, progress=False)
     assert weights(resumed) == weights(run.run(6, progress=False))
 
@@ -166,7 +172,9 @@ def test_a_run_is_told_by_its_data_and_by_what_is_not_trained(tmp_path):
     run.run(2, checkpoint=tmp_path, progress=False)
     x = run.clients[0].x.clone()
     x[0] += 1
-    other = fed.Server(run.model, [fed.Client(c.id, x, c.y, c.trainer, c.indices) for c in run.clients])
+    other = fed.Server(
+        run.model, [fed.Client(c.id, x, c.y, c.trainer, c.indices) for c in run.clients]
+    )
     with pytest.raises(CheckpointError, match=r"another run: samples differ"):
         other.run(2, checkpoint=tmp_path, progress=False)
     frozen = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
@@ -182,7 +190,9 @@ def test_a_finished_run_is_read_back_and_can_go_on_where_its_end_was_not_special
     run = server()
     two = run.run(2, checkpoint=tmp_path, progress=False)
     assert weights(run.run(2, checkpoint=tmp_path, progress=False)) == weights(two)
-    assert weights(run.run(4, checkpoint=tmp_path, progress=False)) == weights(run.run(4, progress=False))
+    assert weights(run.run(4, checkpoint=tmp_path, progress=False)) == weights(
+        run.run(4, progress=False)
+    )
     with pytest.raises(ValueError, match="rounds must be at least the 4"):
         run.run(3, checkpoint=tmp_path, progress=False)
     noisy = server(noise_std=0.1)

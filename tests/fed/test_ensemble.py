@@ -50,7 +50,10 @@ def test_a_client_reaches_its_own_group_only():
 def test_groups_share_no_draws():
     run, _ = server()
     seeds = {}
-    members = [replace(c, trainer=lambda m, x, y, task: seeds.update({task.client: task.seed})) for c in run.clients]
+    members = [
+        replace(c, trainer=lambda m, x, y, task: seeds.update({task.client: task.seed}))
+        for c in run.clients
+    ]
     vote = fed.train_groups(replace(run, clients=members), 4, 1, num_classes=3, progress=False)
     assert vote.groups == group_clients(range(24), 4, seed=run.seed)
     by_group = [{seeds[client] for client in group} for group in vote.groups]
@@ -68,7 +71,9 @@ def test_no_attack_by_as_many_clients_as_certified_changes_a_label():
     assert set(clients.tolist()) >= {0, 1, 2}
     for count in (1, 2):
         attacks = {group[0]: fed.Attack(update=SignFlip(30.0)) for group in vote.groups[:count]}
-        attacked, _ = fed.train_groups(run, 6, 4, num_classes=3, attacks=attacks, progress=False).certify(x)
+        attacked, _ = fed.train_groups(
+            run, 6, 4, num_classes=3, attacks=attacks, progress=False
+        ).certify(x)
         changed = attacked != labels
         assert not changed[clients >= count].any()
         assert changed.any()

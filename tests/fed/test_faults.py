@@ -1,4 +1,5 @@
-"""Faulty clients: whatever they do, the round goes on, the model stays finite, and the ledger says what happened."""
+"""Faulty clients: whatever they do, the round goes on, the model stays finite, and the ledger says
+what happened."""
 
 import time
 
@@ -88,7 +89,9 @@ def server(schedules, **settings):
         torch.manual_seed(0)
         model = nn.Linear(2, 3).to(DOUBLE)
     members = fed.clients(x, y, fed.partition.equal(20, len(schedules)), fed.SGD(batch_size=None))
-    faulty = [Faulty(c, s) if set(s) != {"fine"} else c for c, s in zip(members, schedules, strict=True)]
+    faulty = [
+        Faulty(c, s) if set(s) != {"fine"} else c for c, s in zip(members, schedules, strict=True)
+    ]
     return fed.Server(model, faulty, **settings)
 
 
@@ -104,7 +107,9 @@ schedule = st.lists(st.sampled_from([*FAULTS, "fine"]), min_size=ROUNDS, max_siz
 @given(
     schedules=st.lists(schedule, min_size=1, max_size=5),
     reject=st.sampled_from(["zero", "renormalise"]),
-    rule=st.sampled_from([fed.Mean(), fed.GeometricMedian(), fed.CoordinateMedian(), fed.TrimmedMean(1), fed.Krum(1)]),
+    rule=st.sampled_from(
+        [fed.Mean(), fed.GeometricMedian(), fed.CoordinateMedian(), fed.TrimmedMean(1), fed.Krum(1)]
+    ),
     fraction=st.sampled_from([0.5, 1.0]),
     exclude=st.sets(st.integers(0, 4), max_size=1),
 )
@@ -132,7 +137,9 @@ def test_random_schedules_of_faults(schedules, reject, rule, fraction, exclude):
 
 def test_zero_keeps_the_weight_and_renormalise_does_not():
     schedules = [["fine"] * 2, ["nan"] * 2, ["fine"] * 2, ["raise"] * 2]
-    zero, other = (server(schedules, reject=policy, keep=("updates",)) for policy in ("zero", "renormalise"))
+    zero, other = (
+        server(schedules, reject=policy, keep=("updates",)) for policy in ("zero", "renormalise")
+    )
     start = zero.model.weight.detach()
     moves = [run.run(1, progress=False).model.weight.detach() - start for run in (zero, other)]
     torch.testing.assert_close(2 * moves[0], moves[1], rtol=1e-12, atol=0)
@@ -144,9 +151,15 @@ def test_zero_keeps_the_weight_and_renormalise_does_not():
 
 def test_too_few_is_an_error_that_loses_nothing(tmp_path):
     # The fourth round is never reached: it keeps all three clients of one kind.
-    schedules = [["fine", "fine", "fine", "nan"], ["fine", "fine", "nan", "nan"], ["fine", "nothing", "raise", "nan"]]
+    schedules = [
+        ["fine", "fine", "fine", "nan"],
+        ["fine", "fine", "nan", "nan"],
+        ["fine", "nothing", "raise", "nan"],
+    ]
     run = server(schedules, min_clients=2, stacked=False)
-    with pytest.raises(fed.RoundError, match=r"round 3: 1 usable updates of 2 needed.*client 1 sent values") as caught:
+    with pytest.raises(
+        fed.RoundError, match=r"round 3: 1 usable updates of 2 needed.*client 1 sent values"
+    ) as caught:
         run.run(3, progress=False, checkpoint=tmp_path)
     kept = caught.value.result
     assert len(kept.ledger) == 2

@@ -20,7 +20,9 @@ def run(broken=True, **settings):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Linear(5, 3).double()
-    members = fed.clients(x, y, fed.partition.equal(60, 6), fed.SGD(lr=0.5, batch_size=4, decay=0.1))
+    members = fed.clients(
+        x, y, fed.partition.equal(60, 6), fed.SGD(lr=0.5, batch_size=4, decay=0.1)
+    )
     if broken:
         members[4] = replace(members[4], x=x * torch.nan)
     evaluate = {"evaluate": lambda model: {"bias": model.bias[0].detach()}}
@@ -33,7 +35,13 @@ def run(broken=True, **settings):
         (True, {}),
         (
             False,
-            {"aggregate": fed.GeometricMedian(), "clip": 2.0, "noise_std": 0.01, "keep": ["samples"], "fraction": 0.7},
+            {
+                "aggregate": fed.GeometricMedian(),
+                "clip": 2.0,
+                "noise_std": 0.01,
+                "keep": ["samples"],
+                "fraction": 0.7,
+            },
         ),
     ],
     ids=["plain", "all"],
@@ -45,10 +53,14 @@ def test_a_ledger_comes_back_and_certifies_the_same(tmp_path, certifies, setting
     assert ledger == result.ledger
     assert ledger.rounds[0].update_clip == inf
     assert ledger.fates(1) == result.ledger.fates(1)
-    json.loads((tmp_path / "ledger.json").read_text(), parse_constant=pytest.fail)  # JSON as others read it
+    json.loads(
+        (tmp_path / "ledger.json").read_text(), parse_constant=pytest.fail
+    )  # JSON as others read it
     if certifies:
         threat = Threat("removal", at_most=1)
-        again, once = (fed.certify(result.model, TEST, one, threat) for one in (ledger, result.ledger))
+        again, once = (
+            fed.certify(result.model, TEST, one, threat) for one in (ledger, result.ledger)
+        )
         assert again.deviation == once.deviation
         assert torch.equal(again.label, once.label)
     assert [path.name for path in tmp_path.iterdir()] == ["ledger.json"]
@@ -65,8 +77,14 @@ def test_updates_stay_with_the_checkpoint(tmp_path):
     ("change", "words"),
     [
         (lambda document: document["content"]["entries"].pop(), "the checksum does not fit"),
-        (lambda document: document.update(kind="certificate"), "it is a certificate of format 1, not a ledger of 1"),
-        (lambda document: document.update(format=9), "it is a ledger of format 9, not a ledger of 1"),
+        (
+            lambda document: document.update(kind="certificate"),
+            "it is a certificate of format 1, not a ledger of 1",
+        ),
+        (
+            lambda document: document.update(format=9),
+            "it is a ledger of format 9, not a ledger of 1",
+        ),
         (lambda document: document.clear(), "'kind'"),
     ],
     ids=["edited", "kind", "format", "empty"],

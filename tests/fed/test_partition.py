@@ -22,7 +22,9 @@ def test_equal_shares_are_disjoint_complete_and_equal(samples, clients, seed):
 
 def test_equal_shares_do_not_follow_the_order_of_the_data():
     labels = np.repeat(np.arange(10), 1000)
-    table = [np.bincount(labels[part], minlength=10) for part in partition.equal(10_000, 20, seed=3)]
+    table = [
+        np.bincount(labels[part], minlength=10) for part in partition.equal(10_000, 20, seed=3)
+    ]
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
@@ -44,10 +46,12 @@ def test_major_class_as_published(ratio):
         for own in range(10):
             assert stats.chisquare(np.delete(rest[own], own)).pvalue > 1e-4
     else:
-        # A tenth from one of ten classes and the rest from the others: every class alike on average.
+        # A tenth from one of ten classes and the rest from the others: every class alike on
+        # average.
         assert (counts == share).any(axis=1).all()
         np.testing.assert_allclose(counts.mean(axis=0), 50, rtol=0.02)
-    # No sample is favoured: each is held by 1000 * 500 / 50,000 = 10 devices on average, like a Poisson count.
+    # No sample is favoured: each is held by 1000 * 500 / 50,000 = 10 devices on average, like a
+    # Poisson count.
     held = np.bincount(np.concatenate(parts), minlength=50_000)
     assert held.mean() == 10
     assert abs(held.var() - 10) < 1
@@ -81,9 +85,13 @@ def test_dirichlet_is_a_partition_with_enough_for_everyone(clients, concentratio
 def test_dirichlet_shares_follow_the_law():
     labels = np.zeros(10_000, int)
     shares = np.concatenate(
-        [[len(p) / 10_000 for p in partition.dirichlet(labels, 4, 2.0, min_samples=0, seed=s)] for s in range(200)]
+        [
+            [len(p) / 10_000 for p in partition.dirichlet(labels, 4, 2.0, min_samples=0, seed=s)]
+            for s in range(200)
+        ]
     )
-    # The marginals of a Dirichlet(2, 2, 2, 2) are Beta(2, 6); the four of one draw are dependent, so one of each.
+    # The marginals of a Dirichlet(2, 2, 2, 2) are Beta(2, 6); the four of one draw are dependent,
+    # so one of each.
     assert stats.kstest(shares[::4], stats.beta(2, 6).cdf).pvalue > 1e-3
 
 

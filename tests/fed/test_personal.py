@@ -31,7 +31,9 @@ def test_personalisation_starts_from_the_last_global_model():
     assert all(equal(own, last) for own in fed.personalise(last, members, rounds=0).values())
     tuned = fed.personalise(last, members)
     own_x, own_y = members[2].samples()
-    step = torch.autograd.grad(nn.functional.cross_entropy(last(own_x), own_y), list(last.parameters()))
+    step = torch.autograd.grad(
+        nn.functional.cross_entropy(last(own_x), own_y), list(last.parameters())
+    )
     for p, q, g in zip(tuned[2].parameters(), last.parameters(), step, strict=True):
         torch.testing.assert_close(p, q - 0.1 * g, rtol=1e-6, atol=1e-7)
     assert not tuned[2].training
@@ -46,7 +48,10 @@ def test_rounds_go_on_where_the_federated_phase_ended():
     trained = fed.clients(x, y, parts, fed.SGD(batch_size=5))
     whole = fed.personalise(model(), trained, rounds=3)
     halves = fed.personalise(model(), trained, rounds=1)
-    later = {id_: fed.personalise(own, [trained[id_]], rounds=2, after=1)[id_] for id_, own in halves.items()}
+    later = {
+        id_: fed.personalise(own, [trained[id_]], rounds=2, after=1)[id_]
+        for id_, own in halves.items()
+    }
     for id_, own in whole.items():
         for p, q in zip(own.parameters(), later[id_].parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
@@ -68,7 +73,9 @@ def test_another_trainer_and_the_name_of_a_failing_client():
     def diverging(m, x, y, task):
         next(m.parameters()).data.fill_(float("nan"))
 
-    with pytest.raises(RuntimeError, match="client 0 trained a model that is not finite in round 1"):
+    with pytest.raises(
+        RuntimeError, match="client 0 trained a model that is not finite in round 1"
+    ):
         fed.personalise(model(), members, trainer=diverging)
 
 
@@ -81,7 +88,9 @@ def test_metrics_per_client():
     assert (float(found.min), float(found.max)) == (min(each), max(each))
     assert float(found.mean) == pytest.approx(sum(each) / 4)
     assert f"mean {found.mean:.3f}" in str(found)
-    curves = fed.per_client(dict.fromkeys(range(4), model()), samples, lambda m, x, y: [len(x), float(y.sum())])
+    curves = fed.per_client(
+        dict.fromkeys(range(4), model()), samples, lambda m, x, y: [len(x), float(y.sum())]
+    )
     assert curves.mean.shape == (2,)
     assert curves.max[1] == max(float(y[part].sum()) for part in parts)
     assert isinstance(curves.min, np.ndarray)

@@ -26,14 +26,18 @@ def server(clients=10, trainer=None, **settings):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).to(DOUBLE)
     trainer = trainer or fed.SGD(lr=0.5, batch_size=10, epochs=2)
-    return fed.Server(model, fed.clients(x, y, fed.partition.equal(400, clients), trainer), **settings)
+    return fed.Server(
+        model, fed.clients(x, y, fed.partition.equal(400, clients), trainer), **settings
+    )
 
 
 def test_a_backdoor_succeeds_on_an_undefended_server():
     x, y = images(seed=1)
     pattern = poison.pixel_patch((1, 8, 8), 3.0, corner=(5, 5))
     attack = {k: fed.Attack(data=poison.Backdoor(pattern, 1, per_batch=5)) for k in (0, 1, 2)}
-    attack |= {3: fed.Attack(rounds=[12], data=poison.Backdoor(pattern, 1, 5), update=poison.Scale(10.0))}
+    attack |= {
+        3: fed.Attack(rounds=[12], data=poison.Backdoor(pattern, 1, 5), update=poison.Scale(10.0))
+    }
     clean, backdoored = (server().run(12, progress=False, attacks=a).model for a in ({}, attack))
     victims = x[y == 0] + pattern
     target = torch.ones(len(victims), dtype=torch.int64)
@@ -46,7 +50,9 @@ def test_a_backdoor_succeeds_on_an_undefended_server():
 def test_model_replacement_replaces_the_model():
     trainer = fed.SGD(lr=0.5, batch_size=None, epochs=5)
     run = server(trainer=trainer, keep=("updates",))
-    attack = {4: fed.Attack(rounds=[2], data=poison.LabelFlip({0: 1, 1: 0}), update=poison.Scale(10.0))}
+    attack = {
+        4: fed.Attack(rounds=[2], data=poison.LabelFlip({0: 1, 1: 0}), update=poison.Scale(10.0))
+    }
     result = run.run(2, progress=False, attacks=attack)
     before = run.run(1, progress=False).model
     x, y = run.clients[4].samples()
@@ -54,7 +60,8 @@ def test_model_replacement_replaces_the_model():
     update, mean = result.ledger.entries[1].updates[4], result.ledger.entries[1].updates.mean(dim=0)
     replaced = torch.cat([p.detach().reshape(-1) for p in result.model.parameters()])
     wanted = torch.cat([p.detach().reshape(-1) for p in alone.parameters()])
-    # Ten times an update of weight a tenth: the model is the attacker's plus what the others average to.
+    # Ten times an update of weight a tenth: the model is the attacker's plus what the others
+    # average to.
     torch.testing.assert_close(replaced, wanted + mean - update / 10, rtol=1e-12, atol=1e-12)
 
 
@@ -92,7 +99,9 @@ def test_byzantine_updates():
     clean = run.run(1, progress=False).ledger.entries[0].updates
 
     def sent(attack, *ids):
-        return run.run(1, progress=False, attacks=dict.fromkeys(ids, attack)).ledger.entries[0].updates
+        return (
+            run.run(1, progress=False, attacks=dict.fromkeys(ids, attack)).ledger.entries[0].updates
+        )
 
     torch.testing.assert_close(
         sent(fed.Attack(update=poison.SignFlip(3.0)), 2)[2], -3 * clean[2], rtol=1e-12, atol=1e-15
@@ -109,7 +118,10 @@ def test_byzantine_updates():
 def test_an_attack_that_is_not_finite_is_thrown_away():
     run = server(clients=5)
     attacks = {1: fed.Attack(update=lambda own, honest, generator: own / 0)}
-    assert run.run(1, progress=False, attacks=attacks).ledger.fates(1)[1] == "rejected: sent values that are not finite"
+    assert (
+        run.run(1, progress=False, attacks=attacks).ledger.fates(1)[1]
+        == "rejected: sent values that are not finite"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The server: sampling, weights, coupling of runs, clip and noise, and what the ledger says of it."""
+"""The server: sampling, weights, coupling of runs, clip and noise, and what the ledger says of
+it."""
 
 import math
 
@@ -38,9 +39,17 @@ def same(one, two):
 @pytest.mark.parametrize("stacked", [True, False])
 @pytest.mark.parametrize("rule", [fed.Mean(), fed.GeometricMedian(), fed.Krum(1)], ids=repr)
 def test_the_order_of_the_clients_changes_nothing(stacked, rule):
-    settings = {"fraction": 0.7, "clip": 2.0, "noise_std": 0.05, "stacked": stacked, "aggregate": rule}
+    settings = {
+        "fraction": 0.7,
+        "clip": 2.0,
+        "noise_std": 0.05,
+        "stacked": stacked,
+        "aggregate": rule,
+    }
     server = problem(**settings)
-    shuffled = fed.Server(server.model, server.clients[::-1][2:] + server.clients[::-1][:2], **settings)
+    shuffled = fed.Server(
+        server.model, server.clients[::-1][2:] + server.clients[::-1][:2], **settings
+    )
     assert same(server.run(5, progress=False), shuffled.run(5, progress=False))
 
 
@@ -49,7 +58,9 @@ def test_a_run_mutates_nothing_and_repeats_itself():
     before = vector(server.model).clone()
     assert same(server.run(3, progress=False), server.run(3, progress=False))
     assert (vector(server.model) == before).all()
-    assert not same(server.run(3, progress=False), problem(noise_std=0.1, seed=1).run(3, progress=False))
+    assert not same(
+        server.run(3, progress=False), problem(noise_std=0.1, seed=1).run(3, progress=False)
+    )
 
 
 def test_weights_are_the_registered_shares_of_the_participants():
@@ -74,7 +85,12 @@ def test_weights_are_the_registered_shares_of_the_participants():
 def test_what_a_client_claims_later_changes_nothing(claim):
     class Liar:
         def __init__(self, client):
-            self.client, self.id, self.size, self.trainer = client, client.id, client.size, client.trainer
+            self.client, self.id, self.size, self.trainer = (
+                client,
+                client.id,
+                client.size,
+                client.trainer,
+            )
 
         def fit(self, model, task):
             self.size = self.samples = self.num_examples = claim
@@ -85,7 +101,10 @@ def test_what_a_client_claims_later_changes_nothing(claim):
     honest, told = server.run(3, progress=False), lying.run(3, progress=False)
     assert (vector(honest.model) == vector(told.model)).all()
     registry = {client.id: 1 for client in server.clients}
-    assert {p.weight for p in problem(sizes=registry).run(1, progress=False).ledger.rounds[0].participants} == {1 / 6}
+    assert {
+        p.weight
+        for p in problem(sizes=registry).run(1, progress=False).ledger.rounds[0].participants
+    } == {1 / 6}
 
 
 def test_sampling_is_fair():
@@ -96,7 +115,9 @@ def test_sampling_is_fair():
         assert len(record.participants) == 3
         times[[one.client for one in record.participants]] += 1
     assert stats.chisquare(times).pvalue > 1e-3
-    assert len({tuple(one.client for one in record.participants) for record in rounds}) > 80  # of 120 possible
+    assert (
+        len({tuple(one.client for one in record.participants) for record in rounds}) > 80
+    )  # of 120 possible
 
 
 def test_exclusion_replays_the_coupled_run():
@@ -107,7 +128,9 @@ def test_exclusion_replays_the_coupled_run():
     for a, b in zip(whole.ledger.rounds, without.ledger.rounds, strict=True):
         left = [one for one in a.participants if one.client not in (2, 4)]
         changed |= len(left) < len(a.participants)
-        assert [(p.client, p.samples) for p in left] == [(p.client, p.samples) for p in b.participants]
+        assert [(p.client, p.samples) for p in left] == [
+            (p.client, p.samples) for p in b.participants
+        ]
         assert a.noise_norm == b.noise_norm
         assert sum(p.weight for p in b.participants) == pytest.approx(1)
     assert changed
@@ -115,17 +138,24 @@ def test_exclusion_replays_the_coupled_run():
     # A registry without them is another experiment: it samples anew.
     smaller = [client for client in server.clients if client.id not in (2, 4)]
     other = fed.Server(server.model, smaller, fraction=0.7, noise_std=0.1).run(8, progress=False)
-    assert [len(r.participants) for r in other.ledger.rounds] != [len(r.participants) for r in without.ledger.rounds]
+    assert [len(r.participants) for r in other.ledger.rounds] != [
+        len(r.participants) for r in without.ledger.rounds
+    ]
 
 
 def test_an_attack_moves_nobody_elses_draws():
     server = problem(noise_std=0.1, keep=("samples", "updates"))
     clean = server.run(4, progress=False)
-    attacked = server.run(4, progress=False, attacks={1: fed.Attack(rounds=[3], update=SignFlip(5.0))})
+    attacked = server.run(
+        4, progress=False, attacks={1: fed.Attack(rounds=[3], update=SignFlip(5.0))}
+    )
     for a, b in zip(clean.ledger.rounds, attacked.ledger.rounds, strict=True):
         assert [p.samples for p in a.participants] == [p.samples for p in b.participants]
         assert a.noise_norm == b.noise_norm
-    updates = [(a.updates, b.updates) for a, b in zip(clean.ledger.entries, attacked.ledger.entries, strict=True)]
+    updates = [
+        (a.updates, b.updates)
+        for a, b in zip(clean.ledger.entries, attacked.ledger.entries, strict=True)
+    ]
     assert (updates[1][0] == updates[1][1]).all()
     assert float((updates[2][1][1] + 5 * updates[2][0][1]).abs().max()) < 1e-14
     assert (updates[2][1][[0, 2, 3, 4, 5]] == updates[2][0][[0, 2, 3, 4, 5]]).all()
@@ -136,7 +166,9 @@ def test_clip_then_noise_and_none_of_it_in_the_last_round():
     rho = {1: 0.5, 2: 0.4, 3: 0.3}
     server = problem(clip=lambda t: rho[t], noise_std=0.05)
     seen = []
-    result = server.run(3, progress=False, evaluate=lambda model: seen.append(float(vector(model).norm())) or {})
+    result = server.run(
+        3, progress=False, evaluate=lambda model: seen.append(float(vector(model).norm())) or {}
+    )
     np.testing.assert_allclose(seen, [0.5, 0.4, 0.3], rtol=1e-14)
     assert float(vector(result.model).norm()) == seen[-1]
     records = result.ledger.rounds
@@ -171,7 +203,9 @@ def test_a_server_step_of_one_half_needs_no_clip_of_buffers():
     server = problem()
     result = fed.Server(model, server.clients, clip=0.1, noise_std=0.1).run(2, progress=False)
     assert float(vector(result.model).norm()) == pytest.approx(0.1)
-    assert float(result.model[1].running_var.norm()) > 0.5  # neither clipped nor perturbed with the parameters
+    assert (
+        float(result.model[1].running_var.norm()) > 0.5
+    )  # neither clipped nor perturbed with the parameters
     assert result.ledger.rounds[0].model == "Sequential"
 
 
@@ -183,9 +217,18 @@ def test_the_ledger_is_what_certificates_read():
     x, _ = client.samples()
     exact = float((x.square().sum(dim=1).max() + 1).sqrt())
     assert exact <= one.input_norm < exact * (1 + 1e-9)
-    assert one.batch_sizes == (8,) * (client.size // 8) + ((client.size % 8,) if client.size % 8 else ())
+    assert one.batch_sizes == (8,) * (client.size // 8) + (
+        (client.size % 8,) if client.size % 8 else ()
+    )
     assert (one.lr, one.decay) == (0.1, (0.1, 0.1))
-    found = (record.model, record.loss, record.optimizer, record.momentum, record.dtype, record.aggregator)
+    found = (
+        record.model,
+        record.loss,
+        record.optimizer,
+        record.momentum,
+        record.dtype,
+        record.aggregator,
+    )
     assert found == ("linear", "softmax cross-entropy", "sgd", 0.0, "float64", "mean")
     assert (record.seed, record.weights_from, record.reject) == (4, "registration", "zero")
     threat = Threat("feature", clients=[1], rounds=[2], norm=0.1, per_batch=2)
@@ -248,7 +291,9 @@ def test_final_weights_of_the_geometric_median_are_reported():
 
 
 def test_metrics_are_kept_and_shown(capsys):
-    result = problem().run(3, evaluate=lambda model: {"norm": float(vector(model).norm())}, progress=True)
+    result = problem().run(
+        3, evaluate=lambda model: {"norm": float(vector(model).norm())}, progress=True
+    )
     assert [set(m) for m in result.metrics] == [{"norm"}] * 3
     assert "norm=" in capsys.readouterr().err
     problem().run(1)
@@ -297,7 +342,9 @@ def test_bad_runs_are_named():
         server.run(1, attacks={99: fed.Attack()})
     with pytest.raises(ValueError, match="rounds"):
         server.run(0)
-    with pytest.raises(TypeError, match=r"attacks must be fed.Attack by client id, got Scale\(factor=2.0\)"):
+    with pytest.raises(
+        TypeError, match=r"attacks must be fed.Attack by client id, got Scale\(factor=2.0\)"
+    ):
         server.run(1, attacks={0: Scale(2.0)})
     with pytest.raises(TypeError, match="update_clip must be a real number"):
         problem(update_clip=lambda t: 1.0)
@@ -325,7 +372,8 @@ def test_who_is_missing_is_told_once_a_round(caplog):
     result = problem(trainer=trains).run(2)
     assert result.ledger.fates(2)[1] == "absent: raised RuntimeError: no disk"
     assert [record.getMessage() for record in caplog.records] == [
-        f"round {index} went on without some clients: clients 0, 1, 2, 3, 4 raised RuntimeError: no disk"
+        f"round {index} went on without some clients: clients 0, 1, 2, 3, 4 raised RuntimeError: "
+        f"no disk"
         for index in (1, 2)
     ]
     with pytest.raises(fed.RoundError, match=r"6 usable updates of 7 needed \(nobody failed\)"):

@@ -31,7 +31,11 @@ def build(kind="linear", d=6, classes=3, dtype=DOUBLE, seed=0):
             "linear": lambda: nn.Linear(d, classes),
             "mlp": lambda: nn.Sequential(nn.Linear(d, 8), nn.ReLU(), nn.Linear(8, classes)),
             "conv": lambda: nn.Sequential(
-                nn.Unflatten(1, (1, d)), nn.Conv1d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(2 * (d - 2), classes)
+                nn.Unflatten(1, (1, d)),
+                nn.Conv1d(1, 2, 3),
+                nn.Tanh(),
+                nn.Flatten(),
+                nn.Linear(2 * (d - 2), classes),
             ),
         }
         return layers[kind]().to(dtype)
@@ -65,7 +69,9 @@ def test_one_client_with_all_the_data_is_centralised_sgd_bit_for_bit(dtype, kind
 def test_momentum_is_that_of_torch():
     x, y = data()
     model = build()
-    fed_model = fed.personalise(model, [fed.Client(0, x, y, fed.SGD(lr=0.1, batch_size=None, steps=9, momentum=0.9))])
+    fed_model = fed.personalise(
+        model, [fed.Client(0, x, y, fed.SGD(lr=0.1, batch_size=None, steps=9, momentum=0.9))]
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(9):
         optimizer.zero_grad()
@@ -78,7 +84,9 @@ def test_equal_clients_with_full_batches_make_the_centralised_step():
     x, y = data()
     members = fed.clients(x, y, fed.partition.equal(120, 8), fed.SGD(lr=0.3, batch_size=None))
     result = fed.Server(build(), members).run(5, progress=False)
-    central = fed.Server(build(), [fed.Client(0, x, y, fed.SGD(lr=0.3, batch_size=None))]).run(5, progress=False)
+    central = fed.Server(build(), [fed.Client(0, x, y, fed.SGD(lr=0.3, batch_size=None))]).run(
+        5, progress=False
+    )
     assert distance(result.model, central.model) < 1e-14
 
 
@@ -148,23 +156,34 @@ def test_labels_are_looked_at_in_stacks_as_elsewhere(stacked):
     x, y = data()
     soft = functional.one_hot(y, 3) * 20.0
     trainer = fed.SGD(lr=0.2, batch_size=7)
-    members = [fed.Client(0, x, y, trainer), fed.Client(1, x, y - 1, trainer), fed.Client(2, x, soft, trainer)]
+    members = [
+        fed.Client(0, x, y, trainer),
+        fed.Client(1, x, y - 1, trainer),
+        fed.Client(2, x, soft, trainer),
+    ]
     for trio in (members, [members[0], members[1], fed.Client(2, x, y, trainer)]):
         fates = fed.Server(build(), trio, stacked=stacked).run(1, progress=False).ledger.fates(1)
         assert fates[0] == "used"
         assert fates[1].startswith("absent: raised ValueError: y must lie in 0 ... 2, got -1")
     members = [fed.Client(0, x, soft, trainer), fed.Client(1, x, soft, trainer)]
-    with pytest.raises(fed.RoundError, match="clients 0, 1 raised TypeError: y must be an int64 tensor"):
+    with pytest.raises(
+        fed.RoundError, match="clients 0, 1 raised TypeError: y must be an int64 tensor"
+    ):
         fed.Server(build(), members, stacked=stacked).run(1, progress=False)
 
 
 def test_deformations_augment_stacks_and_single_clients_alike():
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(60, 1, 6, 6, generator=generator), torch.randint(3, (60,), generator=generator)
+    x, y = (
+        torch.rand(60, 1, 6, 6, generator=generator),
+        torch.randint(3, (60,), generator=generator),
+    )
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     trainer = fed.SGD(lr=0.2, batch_size=8, loss=train.CrossEntropy(Rotation(0.5)))
     members = fed.clients(x, y, fed.partition.equal(60, 4), trainer)
-    together, alone = (fed.personalise(model, members, rounds=2, stacked=flag) for flag in (True, False))
+    together, alone = (
+        fed.personalise(model, members, rounds=2, stacked=flag) for flag in (True, False)
+    )
     plain = fed.personalise(model, members, rounds=2, trainer=fed.SGD(lr=0.2, batch_size=8))
     for id_ in together:
         assert distance(together[id_], alone[id_]) < 1e-6
@@ -173,11 +192,16 @@ def test_deformations_augment_stacks_and_single_clients_alike():
 
 def test_filling_up_short_batches_does_not_reach_models_whose_samples_interact():
     x, y = data()
-    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)).to(DOUBLE)
+    model = nn.Sequential(
+        nn.Linear(6, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)
+    ).to(DOUBLE)
     parts = fed.partition.dirichlet(y.numpy(), 9, 0.7, min_samples=12, seed=1)
     parts += [part[:10] for part in parts[:4]]
     members = fed.clients(x, y, parts, fed.SGD(lr=0.2, batch_size=8, steps=2))
-    results = [fed.Server(model, members, stacked=flag).run(3, progress=False).model for flag in (True, False)]
+    results = [
+        fed.Server(model, members, stacked=flag).run(3, progress=False).model
+        for flag in (True, False)
+    ]
     assert distance(*results) < 1e-12
     assert distance(results[0], model) > 1e-3
 
@@ -186,19 +210,28 @@ def test_dropout_is_keyed_by_client_and_round():
     x, y = data()
     model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).to(DOUBLE)
     members = fed.clients(x, y, fed.partition.equal(120, 4), fed.SGD(batch_size=10))
-    first, second, other = (fed.Server(model, members, seed=s).run(2, progress=False).model for s in (5, 5, 6))
+    first, second, other = (
+        fed.Server(model, members, seed=s).run(2, progress=False).model for s in (5, 5, 6)
+    )
     assert distance(first, second) == 0
     assert distance(first, other) > 0
 
 
 def test_models_that_cannot_be_stacked_train_one_by_one():
     x, y = data()
-    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3)).to(DOUBLE)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3)).to(
+        DOUBLE
+    )
     members = fed.clients(x, y, fed.partition.equal(120, 4), fed.SGD(batch_size=10))
     before = torch.random.get_rng_state()
-    first, second = (fed.Server(model, members, seed=5).run(2, progress=False).model for _ in range(2))
+    first, second = (
+        fed.Server(model, members, seed=5).run(2, progress=False).model for _ in range(2)
+    )
     assert (torch.random.get_rng_state() == before).all()
-    assert all((a == b).all() for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        (a == b).all()
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     assert float((first[1].running_mean - model[1].running_mean).abs().max()) > 1e-3
     assert first[1].num_batches_tracked == 0
     other = fed.Server(model, members, seed=6).run(2, progress=False).model
@@ -206,14 +239,21 @@ def test_models_that_cannot_be_stacked_train_one_by_one():
 
 
 def test_batches_are_a_shuffle_and_say_their_sizes():
-    for trainer in (fed.SGD(batch_size=30, steps=20), fed.SGD(batch_size=30, epochs=3), fed.SGD(batch_size=None)):
+    for trainer in (
+        fed.SGD(batch_size=30, steps=20),
+        fed.SGD(batch_size=30, epochs=3),
+        fed.SGD(batch_size=None),
+    ):
         batches = trainer.batches(500, Task(3, 7, 0))
         assert tuple(map(len, batches)) == trainer.batch_sizes(500)
         epoch = np.concatenate(batches)[:500]
         assert sorted(epoch) == list(range(500))
     first = fed.SGD(batch_size=30).batches(500, Task(3, 7, 0))
     for other in (Task(4, 7, 0), Task(3, 8, 0), Task(3, 7, 1)):
-        assert any((a != b).any() for a, b in zip(first, fed.SGD(batch_size=30).batches(500, other), strict=True))
+        assert any(
+            (a != b).any()
+            for a, b in zip(first, fed.SGD(batch_size=30).batches(500, other), strict=True)
+        )
 
 
 def test_a_round_of_batches_uses_every_sample_alike():
@@ -228,7 +268,9 @@ def test_a_round_of_batches_uses_every_sample_alike():
 def test_decay_by_name_leaves_the_others_alone():
     x, y = data()
     model = build()
-    zero = fed.SGD(lr=0.1, batch_size=None, decay={"weight": 0.5}, loss=lambda m, x, y, g: 0 * m(x).sum())
+    zero = fed.SGD(
+        lr=0.1, batch_size=None, decay={"weight": 0.5}, loss=lambda m, x, y, g: 0 * m(x).sum()
+    )
     trained = fed.personalise(model, [fed.Client(0, x, y, zero)])[0]
     assert (trained.bias == model.bias).all()
     np.testing.assert_allclose(trained.weight.detach(), 0.95 * model.weight.detach(), rtol=1e-14)
@@ -240,7 +282,9 @@ def test_a_custom_loss_gets_the_model_the_batch_and_a_keyed_generator():
     x, y = data()
 
     def noisy(model, x, y, generator):
-        return functional.cross_entropy(model(x + torch.randn(x.shape, generator=generator, dtype=x.dtype)), y)
+        return functional.cross_entropy(
+            model(x + torch.randn(x.shape, generator=generator, dtype=x.dtype)), y
+        )
 
     members = fed.clients(x, y, fed.partition.equal(120, 4), fed.SGD(batch_size=10, loss=noisy))
     one, two = (fed.Server(build(), members, seed=2).run(2, progress=False).model for _ in range(2))
@@ -272,7 +316,8 @@ def test_any_callable_trains():
 
 
 def mixture_by_hand(model, members, lam, rounds, trainer):
-    """The definition, literally: w_i <- w_i - lr (lam grad + 2 (1 - lam) (w_i - mean)), then the mean anew."""
+    """The definition, literally: w_i <- w_i - lr (lam grad + 2 (1 - lam) (w_i - mean)), then the
+    mean anew."""
     models = {client.id: deepcopy(model) for client in members}
     mean = [p.detach().clone() for p in model.parameters()]
     for t in range(1, rounds + 1):
@@ -298,17 +343,23 @@ def test_the_mixture_is_eq_5_alternating_with_averages(lam):
     models, mean = mixture_by_hand(build(), members, lam, 4, trainer)
     for id_, model in models.items():
         assert distance(result.models[id_], model) < 1e-13
-    assert float((vector(result.model) - torch.cat([m.reshape(-1) for m in mean])).abs().max()) < 1e-13
+    assert (
+        float((vector(result.model) - torch.cat([m.reshape(-1) for m in mean])).abs().max()) < 1e-13
+    )
 
 
 def test_lambda_one_is_local_training_and_lambda_zero_stays_together():
     x, y = data()
     parts = fed.partition.equal(120, 4)
-    mixed = fed.Server(build(), fed.clients(x, y, parts, fed.SGD(batch_size=8, mixture=1.0))).run(5, progress=False)
+    mixed = fed.Server(build(), fed.clients(x, y, parts, fed.SGD(batch_size=8, mixture=1.0))).run(
+        5, progress=False
+    )
     local = fed.personalise(build(), fed.clients(x, y, parts, fed.SGD(batch_size=8)), rounds=5)
     assert all(distance(mixed.models[id_], local[id_]) == 0 for id_ in local)
     assert distance(local[0], local[1]) > 0.01
-    still = fed.Server(build(), fed.clients(x, y, parts, fed.SGD(batch_size=8, mixture=0.0))).run(5, progress=False)
+    still = fed.Server(build(), fed.clients(x, y, parts, fed.SGD(batch_size=8, mixture=0.0))).run(
+        5, progress=False
+    )
     assert all(distance(still.models[id_], build()) == 0 for id_ in still.models)
 
 

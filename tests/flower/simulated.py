@@ -1,8 +1,9 @@
-"""Run as a script by the tests: the same federated runs in this process and in Flower's simulation engine.
+"""Run as a script by the tests: the same federated runs in this process and in Flower's simulation
+engine.
 
-Twelve nodes: 0 to 3 train a linear model by plain SGD; 4 to 7 train on noise (and keep a mixture), on deformations, on
-SmoothAdv and on one-point attacks; 8 and 9 misbehave; 11 draws from the global state. Argument: a directory for
-checkpoints. Prints one JSON line: both outcomes by run.
+Twelve nodes: 0 to 3 train a linear model by plain SGD; 4 to 7 train on noise (and keep a mixture),
+on deformations, on SmoothAdv and on one-point attacks; 8 and 9 misbehave; 11 draws from the global
+state. Argument: a directory for checkpoints. Prints one JSON line: both outcomes by run.
 """
 
 import json
@@ -40,7 +41,12 @@ class Faulty:
     """A client that trains, and sends something else in the round of its turn."""
 
     def __init__(self, client):
-        self.client, self.id, self.size, self.trainer = client, client.id, client.size, client.trainer
+        self.client, self.id, self.size, self.trainer = (
+            client,
+            client.id,
+            client.size,
+            client.trainer,
+        )
 
     def fit(self, model, task):
         reply = dict(self.client.fit(model, task))
@@ -72,13 +78,18 @@ def members():
         fed.SGD(batch_size=4, momentum=0.5, mixture=0.5, loss=CrossEntropy(Gaussian(0.25))),
         fed.SGD(batch_size=4, loss=CrossEntropy(deform.Rotation(0.3))),
         *(
-            fed.SGD(batch_size=4, loss=Adversarial(attack=attack, law=Gaussian(0.25), num_classes=3))
+            fed.SGD(
+                batch_size=4, loss=Adversarial(attack=attack, law=Gaussian(0.25), num_classes=3)
+            )
             for attack in ATTACKS
         ),
         *[plain] * 3,
         global_draws,
     ]
-    clients = [fed.Client(k, x[part], y[part], trainers[k]) for k, part in enumerate(map(torch.from_numpy, parts))]
+    clients = [
+        fed.Client(k, x[part], y[part], trainers[k])
+        for k, part in enumerate(map(torch.from_numpy, parts))
+    ]
     return [*clients[:8], *map(Faulty, clients[8:10]), *clients[10:]]
 
 
@@ -102,20 +113,27 @@ class Experiment:
 
 RUNS = {
     "plain": Experiment(
-        range(4), 6, {"fraction": 0.75, "clip": 2.0, "noise_std": 0.01, "keep": ("samples",), "seed": 3}, exclude=(2,)
+        range(4),
+        6,
+        {"fraction": 0.75, "clip": 2.0, "noise_std": 0.01, "keep": ("samples",), "seed": 3},
+        exclude=(2,),
     ),
     "trainers": Experiment(
         range(4, 8), 4, {"aggregate": fed.GeometricMedian(), "update_clip": 0.5, "server_step": 0.5}
     ),
     "faulty": Experiment(
-        range(8, 12), 8, {"reject": "renormalise", "noise_std": lambda t: 0.01 * t, "clip": lambda t: 1 + 0.1 * t}
+        range(8, 12),
+        8,
+        {"reject": "renormalise", "noise_std": lambda t: 0.01 * t, "clip": lambda t: 1 + 0.1 * t},
     ),
 }
 
 
 def server(name, clients):
     ids, settings = RUNS[name].clients, RUNS[name].settings
-    return fed.Server(initial(), [one for one in clients if one.id in ids], stacked=False, **settings)
+    return fed.Server(
+        initial(), [one for one in clients if one.id in ids], stacked=False, **settings
+    )
 
 
 def metrics(model):
@@ -125,7 +143,9 @@ def metrics(model):
 def told(result):
     return {
         "weights": [p.tolist() for p in result.model.parameters()],
-        "models": {id_: [p.tolist() for p in model.parameters()] for id_, model in result.models.items()},
+        "models": {
+            id_: [p.tolist() for p in model.parameters()] for id_, model in result.models.items()
+        },
         "rounds": [asdict(one) for one in result.ledger.rounds],
         "fates": [result.ledger.fates(t + 1) for t in range(len(result.ledger))],
         "shares": [list(entry.shares.items()) for entry in result.ledger.entries],
@@ -136,7 +156,10 @@ def told(result):
 def certified(result):
     x = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
     certificate = fed.certify(
-        result.model, x, result.ledger, Threat("feature", clients=[1], rounds=[2], norm=1e-3, per_batch=1)
+        result.model,
+        x,
+        result.ledger,
+        Threat("feature", clients=[1], rounds=[2], norm=1e-3, per_batch=1),
     )
     return {"label": certificate.label.tolist(), "deviation": certificate.deviation}
 
@@ -144,7 +167,9 @@ def certified(result):
 def embedded():
     found = {}
     for name, one in RUNS.items():
-        result = server(name, members()).run(one.rounds, progress=False, evaluate=metrics, exclude=one.exclude)
+        result = server(name, members()).run(
+            one.rounds, progress=False, evaluate=metrics, exclude=one.exclude
+        )
         found[name] = told(result)
         if name == "plain":
             found["certified"] = certified(result)
@@ -152,7 +177,8 @@ def embedded():
 
 
 def carried(grid, checkpoints):
-    """The same runs, on the clients that register; the plain one is interrupted in its fourth round and resumed."""
+    """The same runs, on the clients that register; the plain one is interrupted in its fourth round
+    and resumed."""
     trainers = {one.id: one.trainer for one in members()}
     remotes = [replace(one, trainer=trainers[one.id]) for one in flower.register(grid, 12)]
     found = {}
@@ -165,13 +191,20 @@ def carried(grid, checkpoints):
                 raise InterruptedError
             return metrics(model)
 
-        rounds, settings = experiment.rounds, {"exclude": experiment.exclude, "checkpoint": checkpoints / name}
+        rounds, settings = (
+            experiment.rounds,
+            {"exclude": experiment.exclude, "checkpoint": checkpoints / name},
+        )
         if name == "plain":
             try:
-                flower.Strategy(server(name, remotes), rounds, evaluate=interrupted, **settings).run(grid)
+                flower.Strategy(
+                    server(name, remotes), rounds, evaluate=interrupted, **settings
+                ).run(grid)
             except InterruptedError:
                 found["resumed after"] = len(seen) - 1
-        result = flower.Strategy(server(name, remotes), rounds, evaluate=metrics, **settings).run(grid)
+        result = flower.Strategy(server(name, remotes), rounds, evaluate=metrics, **settings).run(
+            grid
+        )
         found[name] = told(result)
         if name == "plain":
             found["certified"] = certified(result)

@@ -1,6 +1,7 @@
 """The example app on both engines of Flower, by the documented commands; no process is left behind.
 
-The deployment, two minutes long, runs with ``.venv-flower/bin/python -m pytest -m slow tests/flower``.
+The deployment, two minutes long, runs with ``.venv-flower/bin/python -m pytest -m slow
+tests/flower``.
 """
 
 import os
@@ -22,7 +23,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "flower-crfl"
 
 
 class Engine:
-    """Flower's command line in a home of its own; what it starts in the background is stopped with it."""
+    """Flower's command line in a home of its own; what it starts in the background is stopped with
+    it."""
 
     def __init__(self, home: Path):
         self.home, self.log, self.started = home, home / "log.txt", []
@@ -40,7 +42,12 @@ class Engine:
         """Start a command in the background, in a process group of its own."""
         with open(self.log, "ab") as log:
             one = subprocess.Popen(
-                command, cwd=self.app, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.app,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.started.append(one)
         return one
@@ -84,7 +91,13 @@ def engine(tmp_path):
 def test_the_example_runs_in_simulation(engine):
     out = engine.home / "out"
     run = engine.start(
-        *("flwr", "run", ".", "--federation-config", "num-supernodes=10 client-resources-num-cpus=1"),
+        *(
+            "flwr",
+            "run",
+            ".",
+            "--federation-config",
+            "num-supernodes=10 client-resources-num-cpus=1",
+        ),
         *("--run-config", f"rounds=3 out='{out}'", "--stream"),
     )
     run.wait(timeout=200)
@@ -97,18 +110,29 @@ def test_the_example_runs_in_simulation(engine):
 def test_a_node_is_killed_and_the_run_goes_on(engine):
     rounds = 6
     link, *ports = free_ports(3)
-    (engine.home / "config.toml").write_text(f'[superlink.local]\naddress = "127.0.0.1:{link}"\ninsecure = true\n')
+    (engine.home / "config.toml").write_text(
+        f'[superlink.local]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
+    )
     engine.start("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(link))
     nodes = [
         engine.start(
-            *("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{link}", "--port", str(port)),
+            *(
+                "flower-supernode",
+                "--insecure",
+                "--superlink",
+                f"127.0.0.1:{link}",
+                "--port",
+                str(port),
+            ),
             *("--node-config", f"partition-id={k} num-partitions=2"),
         )
         for k, port in enumerate(ports)
     ]
     time.sleep(5)
     saved = engine.home / "rounds"
-    config = f"clients=2 rounds={rounds} timeout=30.0 checkpoint='{saved}' out='{engine.home / 'out'}'"
+    config = (
+        f"clients=2 rounds={rounds} timeout=30.0 checkpoint='{saved}' out='{engine.home / 'out'}'"
+    )
     run = engine.start("flwr", "run", ".", "local", "--run-config", config, "--stream")
     wait(lambda: (saved / "ledger-00000002.rsfl").exists(), run, engine)
     kill(nodes[1])

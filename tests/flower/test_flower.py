@@ -1,4 +1,5 @@
-"""The strategy by itself, on a grid without a network: hostile answers, seats, silence, and the words for each."""
+"""The strategy by itself, on a grid without a network: hostile answers, seats, silence, and the
+words for each."""
 
 import json
 import math
@@ -12,7 +13,16 @@ from torch import nn
 
 flwr = pytest.importorskip("flwr", reason="needs the extra rsfl[flower]: make test-flower")
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict  # noqa: E402
+from flwr.app import (  # noqa: E402
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from rsfl import fed  # noqa: E402
@@ -38,10 +48,14 @@ def architecture():
 
 
 class Grid:
-    """Nodes in this process: node -> ClientApp, or a function of (message, answer) that tampers with its answer."""
+    """Nodes in this process: node -> ClientApp, or a function of (message, answer) that tampers
+    with its answer."""
 
     def __init__(self, clients, tamper=None):
-        self.apps = {100 + one.id: flower.client_app(lambda _, one=one: (architecture(), one)) for one in clients}
+        self.apps = {
+            100 + one.id: flower.client_app(lambda _, one=one: (architecture(), one))
+            for one in clients
+        }
         self.tamper = tamper or {}
         self.gone = set()
         self.asked = []
@@ -55,7 +69,9 @@ class Grid:
             node = message.metadata.dst_node_id
             message.metadata.__dict__["_message_id"] = f"{len(self.asked)}-{number}"
             self.asked.append((node, message.metadata.message_type))
-            context = Context(run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={})
+            context = Context(
+                run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={}
+            )
             reply = self.apps[node](message, context)
             if node in self.tamper and message.metadata.message_type == "train":
                 reply = self.tamper[node](message, reply)
@@ -96,38 +112,73 @@ def zipped():
 def bomb():
     """The header of an array that fills any memory, and nothing behind it."""
     buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (3 * 10**12,)})
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<f8", "fortran_order": False, "shape": (3 * 10**12,)}
+    )
     return buffer.getvalue()
 
 
 HOSTILE = {
     "nan": (arrays(bias=Array(np.full(3, np.nan))), "rejected: sent values that are not finite"),
     "huge": (arrays(bias=Array(np.full(3, 1e12))), "rejected: sent an update of norm"),
-    "shape": (arrays(bias=Array(np.zeros(1))), "rejected: sent 'bias' of shape (1,) instead of (3,)"),
-    "broadcast": (arrays(bias=Array(np.zeros((3, 3)))), "rejected: sent 'bias' of shape (3, 3) instead of (3,)"),
+    "shape": (
+        arrays(bias=Array(np.zeros(1))),
+        "rejected: sent 'bias' of shape (1,) instead of (3,)",
+    ),
+    "broadcast": (
+        arrays(bias=Array(np.zeros((3, 3)))),
+        "rejected: sent 'bias' of shape (3, 3) instead of (3,)",
+    ),
     "type": (
         arrays(bias=Array(np.zeros(3, np.int64))),
         "rejected: sent 'bias' as torch.int64 instead of torch.float64",
     ),
-    "extra": (arrays(more=Array(np.zeros(3))), "rejected: sent the wrong keys: missing [], unexpected ['more']"),
+    "extra": (
+        arrays(more=Array(np.zeros(3))),
+        "rejected: sent the wrong keys: missing [], unexpected ['more']",
+    ),
     "many": (
         arrays(**{f"k{i}": Array(np.zeros(1)) for i in range(2000)}),
         "rejected: sent the wrong keys: missing [], unexpected ['k0'",
     ),
-    "empty": (content({"arrays": ArrayRecord()}), "rejected: sent the wrong keys: missing ['weight', 'bias']"),
-    "garbage": (arrays(bias=array(b"not an array")), "rejected: sent 'bias' as Array instead of torch.float64"),
-    "cut": (arrays(bias=array(saved(np.zeros(3))[:-8])), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "empty": (
+        content({"arrays": ArrayRecord()}),
+        "rejected: sent the wrong keys: missing ['weight', 'bias']",
+    ),
+    "garbage": (
+        arrays(bias=array(b"not an array")),
+        "rejected: sent 'bias' as Array instead of torch.float64",
+    ),
+    "cut": (
+        arrays(bias=array(saved(np.zeros(3))[:-8])),
+        "rejected: sent 'bias' as Array instead of torch.float64",
+    ),
     "pickle": (
         arrays(bias=array(saved(np.array([print], dtype=object), allow_pickle=True))),
         "rejected: sent 'bias' as Array instead of torch.float64",
     ),
-    "archive": (arrays(bias=array(zipped())), "rejected: sent 'bias' as Array instead of torch.float64"),
+    "archive": (
+        arrays(bias=array(zipped())),
+        "rejected: sent 'bias' as Array instead of torch.float64",
+    ),
     "bomb": (arrays(bias=array(bomb())), "rejected: sent 'bias' as Array instead of torch.float64"),
-    "foreign": (arrays(bias=array(b"", stype="jax")), "rejected: sent 'bias' as Array instead of torch.float64"),
-    "text": (arrays(bias=Array(np.array(["a"] * 3))), "rejected: sent 'bias' as Array instead of torch.float64"),
-    "metrics": (content({"metrics": MetricRecord({"num-examples": 10**9})}), "absent: sent nothing"),
+    "foreign": (
+        arrays(bias=array(b"", stype="jax")),
+        "rejected: sent 'bias' as Array instead of torch.float64",
+    ),
+    "text": (
+        arrays(bias=Array(np.array(["a"] * 3))),
+        "rejected: sent 'bias' as Array instead of torch.float64",
+    ),
+    "metrics": (
+        content({"metrics": MetricRecord({"num-examples": 10**9})}),
+        "absent: sent nothing",
+    ),
     "wrong record": (content({"arrays": ConfigRecord({"weight": 1.0})}), "absent: sent nothing"),
-    "excuse": (content({"failure": ConfigRecord({"raised": "x\n" * 10**5})}), "absent: raised x x x"),
+    "excuse": (
+        content({"failure": ConfigRecord({"raised": "x\n" * 10**5})}),
+        "absent: raised x x x",
+    ),
     "no excuse": (content({"failure": ConfigRecord()}), "absent: raised None"),
     "error": (
         lambda message, _: Message(Error(2, "crash\nat line 1"), reply_to=message),
@@ -158,7 +209,8 @@ def test_an_honest_grid_gives_the_run_of_the_server():
     carried = flower.Strategy(server(**settings), 4).run(Grid(CLIENTS))
     assert carried.ledger == embedded.ledger
     assert all(
-        bool((a == b).all()) for a, b in zip(carried.model.parameters(), embedded.model.parameters(), strict=True)
+        bool((a == b).all())
+        for a, b in zip(carried.model.parameters(), embedded.model.parameters(), strict=True)
     )
 
 
@@ -221,7 +273,11 @@ def test_a_seat_that_is_taken_is_not_given_away():
     assert ledger.fates(2)[1] == "used"
     # And where the numbers are known, a stranger gets no seat that is free either.
     grid.gone.add(101)
-    named = flower.Strategy(server(), 1, nodes={one.id: 100 + one.id for one in CLIENTS}).run(grid).ledger
+    named = (
+        flower.Strategy(server(), 1, nodes={one.id: 100 + one.id for one in CLIENTS})
+        .run(grid)
+        .ledger
+    )
     assert named.fates(1)[1] == "absent: was not connected"
 
 
@@ -233,7 +289,10 @@ def test_rounds_are_counted_on_from_a_checkpoint(tmp_path):
     result = flower.Strategy(server(**settings), 5, checkpoint=tmp_path).run(second)
     assert result.ledger == whole.ledger
     assert [kind for _, kind in second.asked].count("train") == 4 * 3
-    assert flower.Strategy(server(**settings), 5, checkpoint=tmp_path).run(SimpleNamespace()).ledger == whole.ledger
+    assert (
+        flower.Strategy(server(**settings), 5, checkpoint=tmp_path).run(SimpleNamespace()).ledger
+        == whole.ledger
+    )
 
 
 def test_too_few_is_an_error_that_carries_the_run():

@@ -1,4 +1,5 @@
-"""The same runs in `Server.run` and on Flower's simulation engine: same model, same ledger, to the bit."""
+"""The same runs in `Server.run` and on Flower's simulation engine: same model, same ledger, to the
+bit."""
 
 import json
 import os
@@ -14,7 +15,11 @@ pytest.importorskip("flwr", reason="needs the extra rsfl[flower]: make test-flow
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     home = tmp_path_factory.mktemp("simulated")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+    }
     script = Path(__file__).with_name("simulated.py")
     done = subprocess.run(
         [sys.executable, str(script), str(home / "checkpoints")],
@@ -36,7 +41,9 @@ def test_flower_does_what_the_server_does(outcomes, name):
 
 def test_the_mixture_client_keeps_its_model(outcomes):
     assert list(outcomes["flower"]["trainers"]["models"]) == ["4"]
-    assert outcomes["flower"]["trainers"]["models"]["4"] != outcomes["flower"]["trainers"]["weights"]
+    assert (
+        outcomes["flower"]["trainers"]["models"]["4"] != outcomes["flower"]["trainers"]["weights"]
+    )
 
 
 def test_a_resumed_run_goes_on_counting(outcomes):
@@ -55,9 +62,15 @@ def test_the_ledger_certifies(outcomes):
 
 def test_faulty_clients_are_screened(outcomes):
     fates = outcomes["flower"]["faulty"]["fates"]
-    assert {fate.split(":")[0] for one in fates for fate in (one["8"], one["9"])} == {"rejected", "absent"}
+    assert {fate.split(":")[0] for one in fates for fate in (one["8"], one["9"])} == {
+        "rejected",
+        "absent",
+    }
     assert {fate for one in fates for fate in (one["10"], one["11"])} == {"used"}
     seen = {one["8"] for one in fates}
-    assert {"rejected: sent values that are not finite", "absent: raised RuntimeError: out of memory"} < seen
+    assert {
+        "rejected: sent values that are not finite",
+        "absent: raised RuntimeError: out of memory",
+    } < seen
     assert "rejected: sent '1.bias' of shape (1,) instead of (3,)" in seen
     assert any(fate.startswith("rejected: sent an update of norm") for fate in seen)

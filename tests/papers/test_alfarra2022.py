@@ -1,4 +1,5 @@
-"""The recipe for Alfarra et al. 2022: its smoke scale, its way from claims to words, and its ways to train."""
+"""The recipe for Alfarra et al. 2022: its smoke scale, its way from claims to words, and its ways
+to train."""
 
 import json
 import math
@@ -26,7 +27,11 @@ def parameters(model: nn.Module) -> torch.Tensor:
 
 
 def numbers(scores: list[list[float]], distance: float = 0.0) -> recipe.Numbers:
-    return {"scores": scores, "mean radius": [float(np.mean(own)) for own in scores], "distance": distance}
+    return {
+        "scores": scores,
+        "mean radius": [float(np.mean(own)) for own in scores],
+        "distance": distance,
+    }
 
 
 def test_smoke_draws_everything_and_computes_once(tmp_path: Path) -> None:
@@ -55,7 +60,9 @@ def test_smoke_draws_everything_and_computes_once(tmp_path: Path) -> None:
         assert all(len(own) == 6 and min(own) >= 0 for own in found["scores"])
         assert np.max(found["scores"]) <= found["radii"][-1]
         # Where it is right, an image counts at radius 0 and with its radius.
-        assert [np.mean(np.array(own) > 0) for own in found["scores"]] == pytest.approx(curves[:, 0])
+        assert [np.mean(np.array(own) > 0) for own in found["scores"]] == pytest.approx(
+            curves[:, 0]
+        )
         assert found["rejected"] == 0
     assert far[TASK] < 1e-6  # all have one model
     assert far[replace(TASK, tuned=1.0)] > 1e-3
@@ -77,7 +84,9 @@ def test_local_training_is_the_mixture_whose_lambda_is_1(tmp_path: Path) -> None
     members = lab.members(local, lab.sgd(local, 1.0))
     alone = fed.personalise(lab.network("digits"), members, lab.scale.rounds, seed=recipe.SEED)
     for client in range(4):
-        torch.testing.assert_close(parameters(models[client]), parameters(alone[client]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            parameters(models[client]), parameters(alone[client]), rtol=0, atol=1e-5
+        )
     assert (parameters(models[0]) - parameters(models[1])).norm() > 0.1
 
 
@@ -94,7 +103,8 @@ def test_rounds_in_common_see_what_they_are_told_to(tmp_path: Path) -> None:
 def test_steps_shrink_as_in_the_scripts_of_the_paper(tmp_path: Path) -> None:
     lab = experiment(tmp_path)
     local, together, last = (
-        lab.sgd(TASK, mixture, shift=shift).lr for mixture, shift in ((1.0, 0), (None, 0), (0.5, 30))
+        lab.sgd(TASK, mixture, shift=shift).lr
+        for mixture, shift in ((1.0, 0), (None, 0), (0.5, 30))
     )
     assert callable(local)
     assert callable(together)
@@ -103,7 +113,9 @@ def test_steps_shrink_as_in_the_scripts_of_the_paper(tmp_path: Path) -> None:
     assert [local(index) for index in (1, 10, 11, 20, 21)] == pytest.approx(
         [first, first, *[first / 10] * 2, first / 100]
     )
-    assert [together(index) for index in (1, 15, 16, 30)] == pytest.approx([first, first, first / 10, first / 10])
+    assert [together(index) for index in (1, 15, 16, 30)] == pytest.approx(
+        [first, first, first / 10, first / 10]
+    )
     assert last(1) == together(31) == pytest.approx(first / 100)
     longer = lab.sgd(replace(TASK, longer=4), None).lr
     assert callable(longer)
@@ -114,7 +126,11 @@ def test_paper_scale_is_the_papers() -> None:
     scale = recipe.SCALES["paper"]
     cases = {case for figure in recipe.figures(scale).values() for case in figure}
     for data in ("cifar10", "mnist"):
-        for law, sigmas in (("rotation", (0.1, 0.5)), ("translation", (0.1, 0.5)), ("pixel", (0.12, 0.5))):
+        for law, sigmas in (
+            ("rotation", (0.1, 0.5)),
+            ("translation", (0.1, 0.5)),
+            ("pixel", (0.12, 0.5)),
+        ):
             for sigma in sigmas:
                 task = recipe.Case(data, law, sigma, 10)
                 ways = {replace(task, mixture=value) for value in (None, 0.1, 0.5, 0.9, 1.0)}
@@ -122,7 +138,10 @@ def test_paper_scale_is_the_papers() -> None:
                 assert ways <= cases
     assert {case.clients for case in cases if case.way == "nominal, then personalised"} == {10, 100}
     assert {case.clients for case in cases if case.way == "personalised"} == {4, 10, 20, 100}
-    assert {case.law for case in cases if case.way == "affine, then personalised"} == {"rotation", "translation"}
+    assert {case.law for case in cases if case.way == "affine, then personalised"} == {
+        "rotation",
+        "translation",
+    }
 
 
 def test_a_gain_is_found_only_beyond_the_noise_of_the_images() -> None:
@@ -139,7 +158,12 @@ def test_a_gain_is_found_only_beyond_the_noise_of_the_images() -> None:
     check.more("down", "local", "federated", [TASK])
     check.more("none", "personalised", "federated", [TASK])
     check.alike("alike", "federated", "local")
-    assert [said.split(":")[0] for said in check.words.values()] == ["agrees", "differs", "cannot tell", "differs"]
+    assert [said.split(":")[0] for said in check.words.values()] == [
+        "agrees",
+        "differs",
+        "cannot tell",
+        "differs",
+    ]
     assert "0.25 to 0.45" in check.words["up"]
 
 
@@ -153,7 +177,11 @@ def test_gains_are_compared_between_the_fewest_and_the_most_clients() -> None:
         }
 
     for gains, word in (((0.1, 0.2, 0.3), "agrees"), ((0.3, 0.5, 0.2), "differs")):
-        found = {case: each for k, gain in zip((4, 10, 20), gains, strict=True) for case, each in ways(k, gain).items()}
+        found = {
+            case: each
+            for k, gain in zip((4, 10, 20), gains, strict=True)
+            for case, each in ways(k, gain).items()
+        }
         check = recipe.Verdicts(found)
         check.grows("more", "federated", "local")
         assert check.words["more"].startswith(word)
@@ -164,13 +192,21 @@ def test_spread_and_distance() -> None:
     wide = [[float(k), float(k)] for k in range(10)]
     narrow = [[4 + k / 10, 4 + k / 10] for k in range(10)]
     check = recipe.Verdicts(
-        {replace(TASK, mixture=1.0): numbers(wide, 1.0), replace(TASK, mixture=0.1): numbers(narrow, 0.1)}
+        {
+            replace(TASK, mixture=1.0): numbers(wide, 1.0),
+            replace(TASK, mixture=0.1): numbers(narrow, 0.1),
+        }
     )
     check.wider("wide", "local", "mixture 0.1")
     check.wider("narrow", "mixture 0.1", "local")
     check.wider("same", "local", "local")
     check.nearer("near", ["local", "mixture 0.1"])
-    assert [said.split(":")[0] for said in check.words.values()] == ["agrees", "differs", "cannot tell", "cannot tell"]
+    assert [said.split(":")[0] for said in check.words.values()] == [
+        "agrees",
+        "differs",
+        "cannot tell",
+        "cannot tell",
+    ]
     assert "by distance 0.1: 4.45, 1: 4.5" in check.words["near"]
 
 

@@ -1,4 +1,5 @@
-"""The Fed-SmoothAdv recipe computes nothing twice, compares like with like, and says when it cannot tell."""
+"""The Fed-SmoothAdv recipe computes nothing twice, compares like with like, and says when it cannot
+tell."""
 
 import json
 import re
@@ -39,7 +40,9 @@ def test_smoke_is_computed_once_and_consistent(tmp_path: Path) -> None:
         assert radius.max() <= Gaussian(sigma).radius(0.001 ** (1 / chen2021.SCALES["smoke"].n))
 
 
-def test_a_figure_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_figure_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         chen2021.main(["--out", str(tmp_path), "--figures", "corners"])
     assert "unknown figures ['corners'] at this scale" in capsys.readouterr().err
@@ -55,10 +58,14 @@ def test_the_paper_scale_has_its_whole_grid() -> None:
     for sigma in (0.12, 0.25, 0.5):
         for epsilon in (64, 128, 256):
             for training in ("stochastic", "one-point"):
-                assert {Case(sigma, epsilon, training, gamma) for gamma in (None, 0.1, 0.5)} <= cases
+                assert {
+                    Case(sigma, epsilon, training, gamma) for gamma in (None, 0.1, 0.5)
+                } <= cases
 
 
-@pytest.mark.parametrize(("training", "shared"), [("plain", 1), ("adversarial", 1), ("noise", 2), ("stochastic", 2)])
+@pytest.mark.parametrize(
+    ("training", "shared"), [("plain", 1), ("adversarial", 1), ("noise", 2), ("stochastic", 2)]
+)
 def test_cases_share_a_training_where_it_sees_no_noise(training: str, shared: int) -> None:
     assert len({Case(sigma=sigma, training=training).trained for sigma in (0.12, 0.5)}) == shared
 

@@ -1,4 +1,5 @@
-"""The table of loans: numbers from what training sees, nothing that is known only later, and no other file."""
+"""The table of loans: numbers from what training sees, nothing that is known only later, and no
+other file."""
 
 import gzip
 from pathlib import Path
@@ -10,7 +11,8 @@ from benchmarks.papers.loan import loans
 
 HEAD = "amount,grade,delinq_2yrs,zip,same,total_pymnt,last_pymnt_d,addr_state,loan_status"
 ROWS = [
-    f"{100 * i},{'ABC'[i % 3]},{'' if i % 4 == 0 else i % 4},{'z' * (i + 1)},7,{i},2013-01,{'CA' if i % 5 else 'NY'},"
+    f"{100 * i},{'ABC'[i % 3]},{'' if i % 4 == 0 else i % 4},"
+    f"{'z' * (i + 1)},7,{i},2013-01,{'CA' if i % 5 else 'NY'},"
     + ("Fully Paid" if i % 2 else "Charged Off")
     for i in range(60)
 ]
@@ -24,7 +26,14 @@ def write(folder: Path, rows: list[str], head: str = HEAD, name: str = "loans.cs
 
 def test_features_are_what_was_known_from_0_to_1(tmp_path: Path) -> None:
     table = loans(write(tmp_path, ROWS), seed=1)
-    assert table.names == ("amount", "grade=A", "grade=B", "grade=C", "delinq_2yrs", "delinq_2yrs: none")
+    assert table.names == (
+        "amount",
+        "grade=A",
+        "grade=B",
+        "grade=C",
+        "delinq_2yrs",
+        "delinq_2yrs: none",
+    )
     assert table.classes == ("Charged Off", "Fully Paid")
     assert table.x.shape == (48, 6)
     assert table.test_x.shape == (12, 6)
@@ -47,7 +56,8 @@ def test_each_loan_keeps_its_label_and_its_state(tmp_path: Path) -> None:
 def test_scales_and_words_come_from_training_alone(tmp_path: Path) -> None:
     write(tmp_path, [*ROWS, ROWS[0].replace("0,A", "90000,D", 1)])
     tables = [loans(tmp_path, seed=seed) for seed in range(20)]
-    # The one far amount and the one rare grade are either seen in training, or are outside of what is known.
+    # The one far amount and the one rare grade are either seen in training, or are outside of what
+    # is known.
     unseen = [table for table in tables if "grade=D" not in table.names]
     assert 0 < len(unseen) < 20
     for table in unseen:
@@ -61,12 +71,19 @@ def test_scales_and_words_come_from_training_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "head", "error", "match"),
     [
-        (ROWS, HEAD.replace("loan_status", "status"), ValueError, r"got none named \['loan_status'\]"),
+        (
+            ROWS,
+            HEAD.replace("loan_status", "status"),
+            ValueError,
+            r"got none named \['loan_status'\]",
+        ),
         ([*ROWS, "1,2"], HEAD, ValueError, "rows of 9 values"),
         (ROWS[:1], HEAD, ValueError, "at least two rows"),
     ],
 )
-def test_refuses_another_table(tmp_path: Path, rows: list[str], head: str, error: type[Exception], match: str) -> None:
+def test_refuses_another_table(
+    tmp_path: Path, rows: list[str], head: str, error: type[Exception], match: str
+) -> None:
     with pytest.raises(error, match=match):
         loans(write(tmp_path, rows, head), seed=0)
 

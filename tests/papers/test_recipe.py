@@ -13,7 +13,9 @@ import torch
 from benchmarks.papers import recipe
 
 
-@pytest.mark.parametrize(("end", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize(
+    ("end", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)]
+)
 def test_idx_reads_what_the_header_says(tmp_path: Path, end: str, pack) -> None:
     data = struct.pack(">BBBBII", 0, 0, 8, 2, 2, 3) + bytes(range(6))
     (tmp_path / f"a{end}").write_bytes(pack(data))
@@ -28,7 +30,9 @@ def test_idx_refuses_other_files(tmp_path: Path, data: bytes) -> None:
 
 
 def test_idx_says_which_file_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"images must be there, or the same with \.gz or \.xz"):
+    with pytest.raises(
+        FileNotFoundError, match=r"images must be there, or the same with \.gz or \.xz"
+    ):
         recipe.idx(tmp_path / "images")
 
 
@@ -36,7 +40,10 @@ def cifar(folder: Path, first: object) -> None:
     (folder / "cifar-10-batches-py").mkdir()
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
         images = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
-        content = {b"data": first if name == "data_batch_1" else images, b"labels": [3, int(name[-1], 36) % 10]}
+        content = {
+            b"data": first if name == "data_batch_1" else images,
+            b"labels": [3, int(name[-1], 36) % 10],
+        }
         (folder / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(content, protocol=4))
 
 
@@ -76,4 +83,6 @@ def test_a_failed_computation_leaves_nothing_that_counts(tmp_path: Path) -> None
 
 def test_verdict() -> None:
     assert recipe.verdict([1.0, 2.0], rising=True) == "agrees"
-    assert recipe.verdict([1.0, 1.0], rising=True) == recipe.verdict([1.0], rising=True) == "differs"
+    assert (
+        recipe.verdict([1.0, 1.0], rising=True) == recipe.verdict([1.0], rising=True) == "differs"
+    )

@@ -1,4 +1,5 @@
-"""The recipe of Salman et al. runs through, computes nothing twice, and its verdicts say what the numbers say."""
+"""The recipe of Salman et al. runs through, computes nothing twice, and its verdicts say what the
+numbers say."""
 
 import json
 import pickle
@@ -39,7 +40,9 @@ def test_smoke_again_computes_nothing(ran) -> None:
     out, verdicts = ran
 
     def kept() -> dict[Path, int]:
-        files = [path for folder in ("numbers", "weights", "votes") for path in (out / folder).rglob("*")]
+        files = [
+            path for folder in ("numbers", "weights", "votes") for path in (out / folder).rglob("*")
+        ]
         return {path: path.stat().st_mtime_ns for path in files if path.suffix != ".lock"}
 
     before = kept()
@@ -55,7 +58,9 @@ def test_smoke_certifies_no_more_than_the_votes_can(ran) -> None:
         reach = np.array(content["numbers"]["reach"])
         assert len(reach) == SMOKE.images
         assert reach.max() <= salman2019_plan.largest(content["settings"]["item"]["sigma"], SMOKE.n)
-        assert bool(((reach == -1) | (reach > 0)).all())  # what abstains is not certified at radius 0
+        assert bool(
+            ((reach == -1) | (reach > 0)).all()
+        )  # what abstains is not certified at radius 0
     for content in contents:
         if "right" in content["numbers"]:
             assert np.mean(content["numbers"]["right"]) + content["numbers"]["abstained"] <= 1
@@ -75,7 +80,8 @@ def test_a_gap_and_its_error() -> None:
     assert not gap.told()
     assert Gap(0.2, 0.1).told()
     assert not Gap(0.2, 0.1).told(looks=3)  # of three radii, one may be so far off by chance
-    # Seeds that disagree are part of the error: here the images' means are all 1/2, and the seeds' 1 and 0.
+    # Seeds that disagree are part of the error: here the images' means are all 1/2, and the seeds'
+    # 1 and 0.
     seeds = Gap.between([np.ones(4), np.ones(4)], [np.zeros(4), np.ones(4)])
     assert (seeds.value, seeds.error) == (0.5, pytest.approx(0.5))
 
@@ -102,8 +108,13 @@ NEAR, FAR = np.repeat([0.05, -1.0], [30, 10]), np.repeat([0.3, -1.0], [20, 20])
 
 
 def test_epsilon_trades_accuracy_for_radius() -> None:
-    low, high = (salman2019_plan.smooth_adv(SCALE, 0.25, epsilon=epsilon) for epsilon in (0.25, 0.5))
-    for reaches, heading in (({low: NEAR, high: FAR}, "agrees"), ({low: FAR, high: NEAR}, "differs")):
+    low, high = (
+        salman2019_plan.smooth_adv(SCALE, 0.25, epsilon=epsilon) for epsilon in (0.25, 0.5)
+    )
+    for reaches, heading in (
+        ({low: NEAR, high: FAR}, "agrees"),
+        ({low: FAR, high: NEAR}, "differs"),
+    ):
         found = salman2019_findings.judged_epsilon(SCALE, made_up(reaches))
         assert len(found) == 2
         assert all(said.startswith(heading) for said in found.values())
@@ -116,15 +127,22 @@ def test_more_draws_and_more_data_are_judged_by_what_they_certify() -> None:
         assert said.startswith(heading)
     kinds = ("few", "pre-training", "self-training", "both")
     cases = [salman2019_plan.smooth_adv(SCALE, 0.25, data=data) for data in kinds]
-    found = salman2019_findings.judged_data(SCALE, made_up(dict(zip(cases, (NEAR, FAR, NEAR, FAR), strict=True))))
+    found = salman2019_findings.judged_data(
+        SCALE, made_up(dict(zip(cases, (NEAR, FAR, NEAR, FAR), strict=True)))
+    )
     assert [said.split(" (")[0] for said in found.values()] == ["agrees", "cannot tell", "agrees"]
 
 
 def test_envelopes_are_judged_by_the_best_and_read_in_linf() -> None:
-    found = {case: NEAR if case.way == "noise" else np.full(40, -1.0) for case in salman2019_plan.grid(SCALE)}
+    found = {
+        case: NEAR if case.way == "noise" else np.full(40, -1.0)
+        for case in salman2019_plan.grid(SCALE)
+    }
     best = salman2019_plan.smooth_adv(SCALE, 0.25, epsilon=0.5)
     verdicts = salman2019_findings.judged_envelopes(SCALE, made_up(found | {best: FAR}))
-    assert verdicts["the best of SmoothAdv certifies more than the best of noise"].startswith("agrees (r = 0.25: +0.5")
+    assert verdicts["the best of SmoothAdv certifies more than the best of noise"].startswith(
+        "agrees (r = 0.25: +0.5"
+    )
     assert verdicts["so it does at sigma = 0.12"].startswith("differs")
     # 2/255 in linf is 0.063 in l2 for 64 pixels: FAR reaches it and NEAR does not.
     (linf,) = [said for claim, said in verdicts.items() if "linf" in claim]
@@ -148,21 +166,31 @@ def test_attacks_are_judged_by_what_they_leave() -> None:
         return share - (item.n < SCALE.predicted)
 
     found = {
-        item: {"right": [True] * left(item) + [False] * (5 - left(item)), "abstained": 0.0, "refuted": 0}
+        item: {
+            "right": [True] * left(item) + [False] * (5 - left(item)),
+            "abstained": 0.0,
+            "refuted": 0,
+        }
         for item in salman2019_plan.under_attack(SCALE)
     }
     ours = salman2019_plan.smooth_adv(SCALE, 0.25, epsilon=0.25)
-    certified = made_up({case: np.full(5, 0.2 if case == ours else -1.0) for case in salman2019_plan.grid(SCALE)})
+    certified = made_up(
+        {case: np.full(5, 0.2 if case == ours else -1.0) for case in salman2019_plan.grid(SCALE)}
+    )
     verdicts = salman2019_findings.judged_attack(SCALE, found | certified)
     numbers = {claim: said.split(": ", 1)[-1][:6] for claim, said in verdicts.items()}
     assert numbers["an attack of m = 1 is weaker than PGD on the network"] == "+0.200"
     assert numbers["an attack of m = 2 is stronger than one of m = 1"] == "+0.200"
     assert numbers["n = 100 votes predict better than 20"] == "+0.200"
-    assert numbers["the one-point attack of m = 2 is weaker than SmoothAdv-PGD of as many"] == "+0.200"
+    assert (
+        numbers["the one-point attack of m = 2 is weaker than SmoothAdv-PGD of as many"] == "+0.200"
+    )
     assert numbers["SmoothAdv certifies more than noise training has under attack"] == "+0.400"
     assert verdicts["no attack refutes a certificate"].startswith("agrees (0 of")
     item = next(iter(found))
-    refuted = salman2019_findings.judged_attack(SCALE, found | certified | {item: found[item] | {"refuted": 1}})
+    refuted = salman2019_findings.judged_attack(
+        SCALE, found | certified | {item: found[item] | {"refuted": 1}}
+    )
     assert refuted["no attack refutes a certificate"].startswith("differs (1 of")
 
 
@@ -179,7 +207,9 @@ def test_moved_images_are_shifts_or_mirror_images() -> None:
                 for row in range(9)
                 for column in range(9)
                 for mirrored in (False, True)
-                if image.equal(padded[:, row : row + 8, column : column + 8].flip([2] if mirrored else []))
+                if image.equal(
+                    padded[:, row : row + 8, column : column + 8].flip([2] if mirrored else [])
+                )
             ]
             assert len(places) == 1
             seen |= set(places)
@@ -202,7 +232,9 @@ def test_noise_after_the_attack() -> None:
     assert abs(value(ThenNoise, 1.0) - value(Adversarial, 1.0)) > 0.01
 
 
-def test_substitute_data_are_apart_and_fine_tuning_starts_where_pre_training_ended(tmp_path: Path) -> None:
+def test_substitute_data_are_apart_and_fine_tuning_starts_where_pre_training_ended(
+    tmp_path: Path,
+) -> None:
     setting = replace(SMOKE, epochs=1, tuning_lr=1e-12)
     experiment = Experiment(setting, tmp_path, "cpu", tmp_path)
     case = Case("SmoothAdv-PGD", 0.25, 0.5)
@@ -215,7 +247,8 @@ def test_substitute_data_are_apart_and_fine_tuning_starts_where_pre_training_end
     assert guessed[:150].equal(few[1])
     assert not guessed[150:].equal(experiment.y[450:750])  # the teacher's guesses, not the labels
     before, after = (
-        list(experiment.trained(replace(case, data=data))[0].parameters()) for data in ("held back", "pre-training")
+        list(experiment.trained(replace(case, data=data))[0].parameters())
+        for data in ("held back", "pre-training")
     )
     distances = [float((a - b).detach().abs().max()) for a, b in zip(before, after, strict=True)]
     assert max(distances[:-2]) < 1e-6
@@ -227,8 +260,12 @@ def test_paper_scale_takes_a_step_of_each_kind(tmp_path: Path) -> None:
     folder.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (4, 3072)).astype(np.uint8)
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        (folder / name).write_bytes(pickle.dumps({b"data": images, b"labels": [0, 1, 2, 3]}, protocol=4))
-    setting = replace(PAPER, train=4, few=4, more=4, epochs=1, tuning=1, batch=4, images=1, attacked=1, n=20)
+        (folder / name).write_bytes(
+            pickle.dumps({b"data": images, b"labels": [0, 1, 2, 3]}, protocol=4)
+        )
+    setting = replace(
+        PAPER, train=4, few=4, more=4, epochs=1, tuning=1, batch=4, images=1, attacked=1, n=20
+    )
     experiment = Experiment(setting, tmp_path, "cpu", tmp_path / "out")
     case = salman2019_plan.smooth_adv(SCALES["paper"], 0.25, data="both")
     numbers = experiment.numbers(case)

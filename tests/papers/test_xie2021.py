@@ -1,4 +1,5 @@
-"""CRFL's recipe: every path on the digits, twice; its other data sets from made-up files; its verdicts."""
+"""CRFL's recipe: every path on the digits, twice; its other data sets from made-up files; its
+verdicts."""
 
 import gzip
 import struct
@@ -15,7 +16,8 @@ pytest.importorskip("sklearn")
 from benchmarks.papers import xie2021, xie2021_findings
 
 LOANS = "amount,delinq_2yrs,pub_rec,addr_state,loan_status\n" + "\n".join(
-    f"{i},{i % 3},{i % 2},{('CA', 'CA', 'NY', 'CA')[i % 4]},{('Fully Paid', xie2021.TARGET)[i % 2]}" for i in range(80)
+    f"{i},{i % 3},{i % 2},{('CA', 'CA', 'NY', 'CA')[i % 4]},{('Fully Paid', xie2021.TARGET)[i % 2]}"
+    for i in range(80)
 )
 
 
@@ -48,7 +50,9 @@ def test_only_the_figures_asked_for(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*.png")] == ["formula.png"]
 
 
-@pytest.mark.parametrize("options", [["--figures", "tau"], ["--dataset", "cifar"], ["--scale", "huge"]])
+@pytest.mark.parametrize(
+    "options", [["--figures", "tau"], ["--dataset", "cifar"], ["--scale", "huge"]]
+)
 def test_refuses_what_it_does_not_have(options: list[str]) -> None:
     with pytest.raises(SystemExit):
         xie2021.main(options)
@@ -137,7 +141,10 @@ def test_a_difference_within_two_standard_errors_tells_nothing(
     means: tuple[float, ...], error: float, word: str
 ) -> None:
     cases = [
-        {"clean": {"ways": {"pattern": {"mean radius": mean, "mean radius, error": error}}}, "case": {}}
+        {
+            "clean": {"ways": {"pattern": {"mean radius": mean, "mean radius, error": error}}},
+            "case": {},
+        }
         for mean in means
     ]
     words = xie2021_findings.verdicts({"gamma": cases}, 100)

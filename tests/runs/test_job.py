@@ -1,4 +1,5 @@
-"""Runs go on where they stopped, whatever stopped them, and end with the votes of an undisturbed one."""
+"""Runs go on where they stopped, whatever stopped them, and end with the votes of an undisturbed
+one."""
 
 import contextlib
 import errno
@@ -28,7 +29,8 @@ SMOOTHER = GaussianSmoother(MODELS["staircase"], 0.5, 4)
 
 
 class Neighbours(nn.Module):
-    """Votes depend on the place in the batch and on its size, as rounding errors do, only more so."""
+    """Votes depend on the place in the batch and on its size, as rounding errors do, only more
+    so."""
 
     def forward(self, x):
         place = torch.arange(len(x)) * 2654435761 + len(x) * 40503
@@ -67,13 +69,16 @@ def votes(out):
 
 @contextlib.contextmanager
 def child(work):
-    """A process that does the work, with this one's imports already made; yields its id and reaps it."""
+    """A process that does the work, with this one's imports already made; yields its id and reaps
+    it."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             torch.set_num_threads(1)  # threads of the parent do not exist here
-            tqdm.set_lock(threading.RLock())  # its own is shared by forked processes, and would be killed held
+            tqdm.set_lock(
+                threading.RLock()
+            )  # its own is shared by forked processes, and would be killed held
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             work()
             code = 0
@@ -93,7 +98,9 @@ fork_is_quick_here = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarn
 
 
 @fork_is_quick_here
-@pytest.mark.parametrize("changes", [{"n": 1000}, {"n": 300, "radius": 0.1}], ids=["fixed", "sequential"])
+@pytest.mark.parametrize(
+    "changes", [{"n": 1000}, {"n": 300, "radius": 0.1}], ids=["fixed", "sequential"]
+)
 def test_thirty_kills_change_no_vote(tmp_path, changes):
     kills, size, moment = 30, 800, random.Random(0)
     settings = {"smoother": GaussianSmoother(Neighbours(), 0.5, 4), **changes}
@@ -107,7 +114,9 @@ def test_thirty_kills_change_no_vote(tmp_path, changes):
         before = written()
         with child(lambda: certified(out, Slow(size, pause=0.001), **settings)) as pid:
             deadline = time.monotonic() + 30
-            while kill % 2 and written() <= before:  # half of them at any moment, half once there is something new
+            while (
+                kill % 2 and written() <= before
+            ):  # half of them at any moment, half once there is something new
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
             time.sleep(moment.uniform(0.0, 0.02))
@@ -164,7 +173,9 @@ def test_a_second_process_is_refused(tmp_path):
     with child(lambda: certified(tmp_path, Slow(400, pause=0.002))) as pid:
         while not (tmp_path / "run.json").exists():
             time.sleep(0.005)
-        with pytest.raises(BlockingIOError, match=r"another process is writing.*votes-00000\.jsonl"):
+        with pytest.raises(
+            BlockingIOError, match=r"another process is writing.*votes-00000\.jsonl"
+        ):
             certified(tmp_path, Slow(400))
         os.kill(pid, signal.SIGKILL)
         ended(pid)
@@ -190,7 +201,9 @@ def listening():
 def test_signals_stop_after_the_chunk(tmp_path, number):
     before = signal.getsignal(number)
     dataset = Slow(40, at={9: lambda: signal.raise_signal(number)})
-    with pytest.raises(runs.Interrupted, match=rf"{number.name}: stopped, all votes are safe in .*") as stopped:
+    with pytest.raises(
+        runs.Interrupted, match=rf"{number.name}: stopped, all votes are safe in .*"
+    ) as stopped:
         certified(tmp_path, dataset)
     assert stopped.value.signal == number
     assert isinstance(stopped.value, KeyboardInterrupt)
@@ -246,7 +259,19 @@ def test_only_what_is_missing_is_read(tmp_path):
     path.write_bytes(b"".join(lines[:7] + lines[8:]))
     dataset = Slow(20)
     certified(tmp_path, dataset, n=2000)
-    assert dataset.read == [0, *range(19, 8, -2), 6, 4, 2, 0, 5, 6, 7, 8, 9]  # some again, the group of what is missing
+    assert dataset.read == [
+        0,
+        *range(19, 8, -2),
+        6,
+        4,
+        2,
+        0,
+        5,
+        6,
+        7,
+        8,
+        9,
+    ]  # some again, the group of what is missing
     assert votes(tmp_path) == expected
     assert len(read_shard(path)[0]) == 20  # of which only that is written
 
@@ -271,13 +296,22 @@ def test_another_run_is_refused(tmp_path):
         ({"radius": 0.1}, "radius is None there, got 0.1"),
         ({"skip": 2}, "skip is 1 there, got 2"),
         ({"limit": 5}, "limit is None there, got 5"),
-        ({"smoother": GaussianSmoother(MODELS["staircase"], 0.25, 4)}, r"law is Gaussian\(sigma=0.5\) there"),
-        ({"smoother": GaussianSmoother(MODELS["staircase"], 0.5, 5)}, "num_classes is 4 there, got 5"),
+        (
+            {"smoother": GaussianSmoother(MODELS["staircase"], 0.25, 4)},
+            r"law is Gaussian\(sigma=0.5\) there",
+        ),
+        (
+            {"smoother": GaussianSmoother(MODELS["staircase"], 0.5, 5)},
+            "num_classes is 4 there, got 5",
+        ),
         ({"smoother": other}, "model is '"),
         ({"dataset": data()[:5]}, "inputs is 12 there, got 5"),
         ({"dataset": [(X[1], 0), *data()[1:]]}, "data is '"),
         ({"dataset": [(X[0].double(), 0), *data()[1:]]}, "dtype is 'float32' there, got 'float64'"),
-        ({"dataset": [(X[0].expand(2), 0), *data()[1:]]}, r"input_shape is \(1,\) there, got \(2,\)"),
+        (
+            {"dataset": [(X[0].expand(2), 0), *data()[1:]]},
+            r"input_shape is \(1,\) there, got \(2,\)",
+        ),
     ):
         content = (tmp_path / "votes-00000.jsonl").read_bytes()
         with pytest.raises(ValueError, match=f"holds another run: {words}"):
@@ -297,7 +331,9 @@ def test_later_data_that_changed_are_refused(tmp_path, kind):
         content = b"".join(lines[:kept])
         for changed in ([(-z, t) for z, t in others], [(z, t + 1) for z, t in others]):
             path.write_bytes(content)
-            with pytest.raises(ValueError, match=r"dataset is not the one of this run: input \d+ is another than"):
+            with pytest.raises(
+                ValueError, match=r"dataset is not the one of this run: input \d+ is another than"
+            ):
                 certified(tmp_path, kind([(x, y), *changed]), n=5000)
             assert path.read_bytes() == content
         certified(tmp_path, kind(data()), n=5000)
@@ -347,7 +383,9 @@ def test_the_same_votes_for_any_number_of_ranks(tmp_path):
             certificate, _ = certified(out, Slow(30), rank=rank, world_size=world, **settings)
         assert len(certificate) == 30
         assert votes(out) == votes(tmp_path / "one")
-        assert sum(len(read_shard(path)[0]) for path in out.glob("votes-*")) == 30  # nothing was done twice
+        assert (
+            sum(len(read_shard(path)[0]) for path in out.glob("votes-*")) == 30
+        )  # nothing was done twice
     empty, labels = certified(tmp_path / "idle", Slow(1), rank=1, world_size=2)
     assert (len(empty), labels.tolist()) == (0, [])
 
@@ -411,8 +449,16 @@ def test_data_sets_of_all_kinds_give_the_same_votes(tmp_path):
         ([(X[0], -1)], ValueError, "y must be a count of at least 0"),
         ([(torch.tensor([1]), 0)], TypeError, "x must have a floating point dtype"),
         ([(X[0], 0), (X[:2, 0], 0)], ValueError, r"input 1 has shape \(2,\), the first one \(1,\)"),
-        (DataLoader(data(), batch_size=4), TypeError, "one input and its label at a time, got 4 labels; of a DataLoad"),
-        ((X, torch.tensor(LABELS[:5])), ValueError, r"y must hold a label for each x, got shapes \(5,\) and \(12, 1\)"),
+        (
+            DataLoader(data(), batch_size=4),
+            TypeError,
+            "one input and its label at a time, got 4 labels; of a DataLoad",
+        ),
+        (
+            (X, torch.tensor(LABELS[:5])),
+            ValueError,
+            r"y must hold a label for each x, got shapes \(5,\) and \(12, 1\)",
+        ),
     ],
 )
 def test_bad_data_are_named(tmp_path, dataset, error, words):
@@ -434,7 +480,8 @@ def test_inputs_follow_the_type_of_the_model(tmp_path):
 
 
 class Coarse(nn.Module):
-    """The sum of 1024 coordinates against a half each, from bfloat16 inputs without any other rounding."""
+    """The sum of 1024 coordinates against a half each, from bfloat16 inputs without any other
+    rounding."""
 
     def __init__(self):
         super().__init__()
@@ -442,12 +489,15 @@ class Coarse(nn.Module):
 
     def forward(self, x):
         assert x.dtype == torch.bfloat16
-        margin = (x.float() - self.centre.float()).sum(dim=1) / 32  # of slope 1: the margin is the distance
+        margin = (x.float() - self.centre.float()).sum(
+            dim=1
+        ) / 32  # of slope 1: the margin is the distance
         return torch.stack([margin, -margin], dim=1)
 
 
 def test_a_low_precision_model_is_certified_at_the_inputs_of_the_data_set(tmp_path):
-    """Halfway between two bfloat16 numbers the input would be rounded to, its exact radius is half of theirs."""
+    """Halfway between two bfloat16 numbers the input would be rounded to, its exact radius is half
+    of theirs."""
     exact = 32 * (2.0**-9 + 1e-6)
     x = torch.full((1024,), 0.5 + 2.0**-9 + 1e-6)  # rounded: 0.5 + 2 ** -8
     smoother = GaussianSmoother(Coarse(), 0.25, 2)
@@ -462,7 +512,10 @@ def test_progress_says_how_far_and_how_good(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "12/12" in shown
     assert "input/s" in shown
-    assert f"certified accuracy={floored(runs.certified_accuracy(certificate, labels, 0.0), 3)}" in shown
+    assert (
+        f"certified accuracy={floored(runs.certified_accuracy(certificate, labels, 0.0), 3)}"
+        in shown
+    )
     assert sys.stderr.isatty() or "\n" not in shown.strip()
     certified(tmp_path / "unasked")
     assert capsys.readouterr().err == ""

@@ -55,7 +55,10 @@ def test_any_truncation_reads_back_as_a_prefix(tmp_path_factory, written, draw):
 
 def test_every_truncation_of_one_log(tmp_path):
     path = tmp_path / "votes-00000.jsonl"
-    written = [Record("run", "data", i, 1, "fixed", 10, 30, {1: 10}, {0: 2, 1: 27}, 1, 0.25) for i in (3, 4)]
+    written = [
+        Record("run", "data", i, 1, "fixed", 10, 30, {1: 10}, {0: 2, 1: 27}, 1, 0.25)
+        for i in (3, 4)
+    ]
     content = b"".join(record.line() for record in written)
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
@@ -81,12 +84,16 @@ def test_no_changed_byte_goes_unseen(tmp_path_factory, written, draw):
         read_shard(path)
 
 
-@pytest.mark.parametrize("garbage", [b"\n", b"{}\n", b"\x00\x00\n", b"idx\tlabel\n", b'{"index":3}\n', b"\xff\n"])
+@pytest.mark.parametrize(
+    "garbage", [b"\n", b"{}\n", b"\x00\x00\n", b"idx\tlabel\n", b'{"index":3}\n', b"\xff\n"]
+)
 def test_garbage_lines_are_named(tmp_path, garbage):
     path = tmp_path / "votes-00000.jsonl"
     line = Record("run", "data", 0, 1, "fixed", 10, 30, {1: 10}, {1: 30}, 0, 0.25).line()
     path.write_bytes(line + garbage + line)
-    with pytest.raises(ValueError, match=r"votes-00000.jsonl, line 2: the checksum does not fit the line"):
+    with pytest.raises(
+        ValueError, match=r"votes-00000.jsonl, line 2: the checksum does not fit the line"
+    ):
         read_shard(path)
 
 
@@ -101,7 +108,9 @@ def test_a_log_gives_the_certificate_that_the_smoother_gives(tmp_path):
     again, labels_again = runs.load(tmp_path)
     for one in (certificate, again):
         for name, value in direct.to_dict().items():
-            assert (one.to_dict()[name] == value) is True or (one.to_dict()[name] == value).all(), name
+            assert (one.to_dict()[name] == value) is True or (one.to_dict()[name] == value).all(), (
+                name
+            )
     assert labels.tolist() == labels_again.tolist() == LABELS
 
 
@@ -113,7 +122,10 @@ def test_other_bounds_of_the_same_votes(tmp_path):
     with pytest.raises(ValueError, match=r"alpha must lie in \(0, 1\), got 1.5"):
         runs.load(tmp_path, alpha=1.5)
     # one bound each at half of alpha is never better than both at once
-    complement, bounded = runs.load(tmp_path, alpha=0.025)[0], runs.load(tmp_path, alpha=0.05, runner_up="bounded")[0]
+    complement, bounded = (
+        runs.load(tmp_path, alpha=0.025)[0],
+        runs.load(tmp_path, alpha=0.05, runner_up="bounded")[0],
+    )
     assert bool((bounded.radius >= complement.radius).all())
 
 
@@ -126,10 +138,14 @@ def test_sequential_votes_are_read_by_their_own_test_only(tmp_path):
     assert 0 < int(certificate.abstained.sum()) < len(X)
     assert runs.load(tmp_path, alpha=0.001)[0].alpha == 0.001
     for changes in ({"alpha": 0.01}, {"runner_up": "bounded"}, {"confidence": "hoeffding"}):
-        with pytest.raises(ValueError, match=r"a sequential test stopped these votes at radius 0\.1 and"):
+        with pytest.raises(
+            ValueError, match=r"a sequential test stopped these votes at radius 0\.1 and"
+        ):
             runs.load(tmp_path, **changes)
     settings = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps({**settings, "radius": None}))  # to read them as if n were fixed
+    (tmp_path / "run.json").write_text(
+        json.dumps({**settings, "radius": None})
+    )  # to read them as if n were fixed
     with pytest.raises(ValueError, match="line 1: votes of the run"):
         runs.load(tmp_path)
     record = read_shard(tmp_path / "votes-00000.jsonl")[0][0]
@@ -162,7 +178,8 @@ def test_shards_are_merged_and_contradictions_named(tmp_path):
 
 
 def test_votes_of_another_run_are_refused_however_alike(tmp_path):
-    """Machines that share no disk: what was meant to be one run was two, and the votes look alike."""
+    """Machines that share no disk: what was meant to be one run was two, and the votes look
+    alike."""
     torch.manual_seed(0)
     runs_ = {
         "ours": SMOOTHER,
@@ -187,16 +204,22 @@ def test_votes_of_another_run_are_refused_however_alike(tmp_path):
     for name in ("sigma", "weights", "seed"):
         content = (tmp_path / name / "votes-00001.jsonl").read_bytes()
         (tmp_path / "ours" / "votes-00001.jsonl").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"votes-00001\.jsonl, line 1: votes of the run .* in the run {foreign}"):
+        with pytest.raises(
+            ValueError,
+            match=rf"votes-00001\.jsonl, line 1: votes of the run .* in the run {foreign}",
+        ):
             runs.load(tmp_path / "ours")
-    runs.certify(SMOOTHER, data(), out=tmp_path / "twin", n0=20, n=5000, rank=1, world_size=2, progress=False)
+    runs.certify(
+        SMOOTHER, data(), out=tmp_path / "twin", n0=20, n=5000, rank=1, world_size=2, progress=False
+    )
     content = (tmp_path / "twin" / "votes-00001.jsonl").read_bytes()
     (tmp_path / "ours" / "votes-00001.jsonl").write_bytes(content)
     assert len(runs.load(tmp_path / "ours")[0]) == len(X)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("law", {"name": "Gaussian", "sigma": 5.0}), ("alpha", 0.5), ("dim", 2), ("num_classes", 5)]
+    ("name", "value"),
+    [("law", {"name": "Gaussian", "sigma": 5.0}), ("alpha", 0.5), ("dim", 2), ("num_classes", 5)],
 )
 def test_settings_that_were_edited_fit_no_votes(tmp_path, name, value):
     certified(tmp_path)
@@ -209,13 +232,21 @@ def test_settings_that_were_edited_fit_no_votes(tmp_path, name, value):
 def test_files_of_the_first_format_are_refused_by_its_number(tmp_path):
     certified(tmp_path)
     record = dataclasses.asdict(read_shard(tmp_path / "votes-00000.jsonl")[0][0])
-    body = json.dumps({name: value for name, value in record.items() if name not in ("run", "data")}).encode()
-    (tmp_path / "votes-00001.jsonl").write_bytes(body[:-1] + b',"crc32":"%08x"}\n' % zlib.crc32(body))
-    with pytest.raises(ValueError, match=r"votes-00001\.jsonl, line 1: format is 1, this version reads 2"):
+    body = json.dumps(
+        {name: value for name, value in record.items() if name not in ("run", "data")}
+    ).encode()
+    (tmp_path / "votes-00001.jsonl").write_bytes(
+        body[:-1] + b',"crc32":"%08x"}\n' % zlib.crc32(body)
+    )
+    with pytest.raises(
+        ValueError, match=r"votes-00001\.jsonl, line 1: format is 1, this version reads 2"
+    ):
         runs.load(tmp_path)
     settings = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**settings, "format": 1}))
-    with pytest.raises(ValueError, match=r"run\.json cannot be read .*: format is 1, this version reads 2"):
+    with pytest.raises(
+        ValueError, match=r"run\.json cannot be read .*: format is 1, this version reads 2"
+    ):
         runs.load(tmp_path)
 
 
@@ -231,7 +262,10 @@ def test_files_of_the_first_format_are_refused_by_its_number(tmp_path):
 )
 def test_numbers_of_any_type_are_settings(tmp_path, changes):
     certificate, _ = certified(tmp_path, **changes)
-    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in changes.items()}
+    plain = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in changes.items()
+    }
     assert torch.equal(certified(tmp_path, **plain)[0].radius, certificate.radius)
     assert all(
         type(value) in (int, float, str, tuple, type(None))
@@ -266,8 +300,12 @@ def test_a_law_of_the_same_name_is_another_law(tmp_path):
     with pytest.raises(ValueError, match=r"law '.*Gaussian' is defined 2 times"):
         runs.load(tmp_path / "own")
     settings = json.loads((tmp_path / "own/run.json").read_text())
-    (tmp_path / "own/run.json").write_text(json.dumps({**settings, "law": {"name": "mine:Gaussian", "sigma": 0.5}}))
-    with pytest.raises(ValueError, match=r"law 'mine:Gaussian' is not one of .*; import the module"):
+    (tmp_path / "own/run.json").write_text(
+        json.dumps({**settings, "law": {"name": "mine:Gaussian", "sigma": 0.5}})
+    )
+    with pytest.raises(
+        ValueError, match=r"law 'mine:Gaussian' is not one of .*; import the module"
+    ):
         runs.load(tmp_path / "own")
 
 
@@ -282,7 +320,9 @@ def test_directories_without_a_run(tmp_path):
 
 @pytest.mark.parametrize("law", [law for law in known() if law.space != "parameters"])
 def test_every_law_survives_the_round_trip(tmp_path, law):
-    given_ = {f.name: 0.25 for f in dataclasses.fields(law) if f.name in ("sigma", "scale", "half_width")}
+    given_ = {
+        f.name: 0.25 for f in dataclasses.fields(law) if f.name in ("sigma", "scale", "half_width")
+    }
     law = law(**given_, **({"bases": 2} if law.__name__ == "DCT" else {}))
     images = [(torch.full((1, 4, 4), 0.2), 1)]
     smoother = Smoother(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)), law, 3)
@@ -294,7 +334,9 @@ def test_every_law_survives_the_round_trip(tmp_path, law):
 def test_the_radius_reads_the_dimension_of_the_noise(tmp_path):
     smoother = Smoother(MODEL, noise.RoundedGaussian(0.25), 4)
     grid = (torch.arange(4)[:, None] / 255).float()
-    certificate, _ = runs.certify(smoother, list(zip(grid, [0] * 4, strict=True)), out=tmp_path, n=200)
+    certificate, _ = runs.certify(
+        smoother, list(zip(grid, [0] * 4, strict=True)), out=tmp_path, n=200
+    )
     assert torch.equal(certificate.radius, smoother.certify(grid, n=200).radius)
 
 
@@ -321,7 +363,9 @@ def test_noise_on_parameters(tmp_path):
 def test_fingerprints_see_weights_buffers_and_structure():
     def network(slope=0.1):
         torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LeakyReLU(slope), torch.nn.BatchNorm1d(2))
+        return torch.nn.Sequential(
+            torch.nn.Linear(2, 2), torch.nn.LeakyReLU(slope), torch.nn.BatchNorm1d(2)
+        )
 
     assert fingerprint(network()) == fingerprint(network())
     changed = [network(), network(), network().bfloat16(), network(0.2)]
@@ -359,7 +403,9 @@ def test_fingerprints_see_what_modules_hold_as_plain_attributes():
     ]
     assert len({inside(**kind) for kind in kinds}) == len(kinds)
     assert [inside(**kind) for kind in kinds] == [inside(**kind) for kind in kinds]
-    assert inside(f=lambda: 1, lock=threading.Lock()) == inside(f=lambda: 2, lock=threading.Lock())  # code is not seen
+    assert inside(f=lambda: 1, lock=threading.Lock()) == inside(
+        f=lambda: 2, lock=threading.Lock()
+    )  # code is not seen
     model = torch.nn.Sequential(torch.nn.LSTM(2, 2), torch.nn.Dropout())
     before = fingerprint(model)
     model.register_forward_hook(lambda *_: None)

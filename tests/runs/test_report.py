@@ -75,9 +75,15 @@ def test_shares_are_floored_and_radii_are_the_text_that_was_given(paths):
     size = 2500
     (run,) = read_runs(paths[:1])
     certificate = run.certificate[torch.zeros(size, dtype=torch.int64)]
-    certificate = replace(certificate, index=torch.arange(size), label=torch.tensor([0] * (size - 1) + [1]))
-    many = replace(run, certificate=certificate, labels=np.zeros(size, dtype=np.int64), seconds=np.ones(size))
-    (section, envelope, _) = as_text([many], ["0", "1e-9", "0.0999999"], with_envelope=True).split("\n\n")
+    certificate = replace(
+        certificate, index=torch.arange(size), label=torch.tensor([0] * (size - 1) + [1])
+    )
+    many = replace(
+        run, certificate=certificate, labels=np.zeros(size, dtype=np.int64), seconds=np.ones(size)
+    )
+    (section, envelope, _) = as_text([many], ["0", "1e-9", "0.0999999"], with_envelope=True).split(
+        "\n\n"
+    )
     for rows in (section, envelope):
         assert re.search(r"^ +0 +0\.999\b", rows, re.MULTILINE)  # 2499 of 2500 is not all of them
         assert re.search(r"^ +1e-9 +0\.999\b", rows, re.MULTILINE)
@@ -94,7 +100,9 @@ def test_files_are_read_as_they_are_called(paths, tmp_path):
     runs.write_tsv(tmp_path / "l1.tsv", *runs.load(tmp_path / "l1"), norm="l1")
     named = read_runs([str(tmp_path / "l1.tsv")], norm="l1", unit="pixels")
     assert "as published, taken for l1 radius in pixels" in as_text(named, RADII)
-    assert "as published, taken for l2 radius in input units" in as_text(read_runs(paths[3:]), RADII)
+    assert "as published, taken for l2 radius in input units" in as_text(
+        read_runs(paths[3:]), RADII
+    )
     l1 = [str(tmp_path / "l1"), str(tmp_path / "l1.tsv")]
     assert "upper envelope" in as_text(read_runs(l1, norm="l1"), RADII, with_envelope=True)
     with pytest.raises(ValueError, match="curves must share one norm and unit"):
@@ -107,7 +115,9 @@ def test_votes_are_read_at_another_alpha(paths):
     assert bool((loose.radius >= strict.radius).all())
     assert float(loose.radius.sum()) > float(strict.radius.sum())
     (bounded,) = read_runs(paths[:1], runner_up="bounded")
-    assert torch.equal(bounded.certificate.radius, runs.load(paths[0], runner_up="bounded")[0].radius)
+    assert torch.equal(
+        bounded.certificate.radius, runs.load(paths[0], runner_up="bounded")[0].radius
+    )
     assert read_runs(paths[3:], alpha=0.01)[0].alpha == 0.01
     with pytest.raises(ValueError, match="a sequential test stopped these votes"):
         read_runs(paths[2:3], alpha=0.01)
@@ -116,7 +126,9 @@ def test_votes_are_read_at_another_alpha(paths):
 def test_an_unfinished_run_is_called_so(tmp_path):
     smoother = GaussianSmoother(MODELS["staircase"], 0.5, 4)
     runs.certify(smoother, data(), out=tmp_path, n=5000, world_size=2)
-    assert f"{tmp_path.name}: 6 inputs of 12: the run is not finished" in as_text(read_runs([str(tmp_path)]), ["0"])
+    assert f"{tmp_path.name}: 6 inputs of 12: the run is not finished" in as_text(
+        read_runs([str(tmp_path)]), ["0"]
+    )
     (tmp_path / "votes-00000.jsonl").write_bytes(b"")
     with pytest.raises(ValueError, match="holds no input yet"):
         read_runs([str(tmp_path)])
@@ -125,10 +137,16 @@ def test_an_unfinished_run_is_called_so(tmp_path):
 def test_names_are_short_where_that_is_clear(paths, tmp_path):
     other = tmp_path / "sigma-0.25"
     runs.write_tsv(other, *runs.load(paths[0]))
-    assert [run.name for run in read_runs([paths[0], str(other), paths[1]])] == [paths[0], str(other), "sigma-0.5"]
+    assert [run.name for run in read_runs([paths[0], str(other), paths[1]])] == [
+        paths[0],
+        str(other),
+        "sigma-0.5",
+    ]
     with pytest.raises(ValueError, match="radii must be numbers, got '0,x'"):
         as_json(read_runs(paths[:1]), ["0", "x"])
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing, nor a directory of a run"):
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no file .*nothing, nor a directory of a run"
+    ):
         read_runs([str(tmp_path / "nothing")])
 
 

@@ -1,4 +1,5 @@
-"""Classic files: what published logs look like is read, what is written comes back, nothing else passes."""
+"""Classic files: what published logs look like is read, what is written comes back, nothing else
+passes."""
 
 import sys
 from dataclasses import replace
@@ -40,7 +41,9 @@ def test_the_forms_that_published_logs_have(tmp_path):
     assert said.radius.tolist() == [1.47, 0.0, 0.4321, 0.0512, 1e-5]
     assert said.seconds.tolist() == [15.132451, 15.0, 12.5, 3661.5, 86401.25]
     assert (said.norm, said.unit) == ("l2", "input units")
-    np.testing.assert_array_equal(runs.certified_accuracy(said, labels, [0.0, 0.05, 1.0]), [0.6, 0.4, 0.2])
+    np.testing.assert_array_equal(
+        runs.certified_accuracy(said, labels, [0.0, 0.05, 1.0]), [0.6, 0.4, 0.2]
+    )
     assert runs.certified_rate(said, 0.1) == 0.4
     assert runs.average_certified_radius(said, labels) == pytest.approx((1.47 + 0.0512 + 1e-5) / 5)
 
@@ -76,7 +79,9 @@ def test_other_lines_are_named(tmp_path, line, words):
 def test_other_files_are_refused(tmp_path, text):
     path = tmp_path / "log.tsv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"log\.tsv, line 1: the columns must be idx label predict"):
+    with pytest.raises(
+        ValueError, match=r"log\.tsv, line 1: the columns must be idx label predict"
+    ):
         runs.read_tsv(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"log\.tsv is not a text file"):
@@ -141,19 +146,25 @@ def test_writing_checks_what_it_is_given(tmp_path, certificate):
 
 
 def test_radii_of_another_kind_are_written_only_by_name(tmp_path):
-    """The file does not say its norm: an l1 radius, or one in radians, would be read as an l2 radius."""
+    """The file does not say its norm: an l1 radius, or one in radians, would be read as an l2
+    radius."""
     path = tmp_path / "log.tsv"
     law = UniformSmoother(MODELS["staircase"], 1.0, 4).certify(X, n=200)
     angles = replace(law, law=Rotation(0.5))
     for certificate, named in ((law, {"norm": "l1"}), (angles, {"norm": "l1", "unit": "radians"})):
-        with pytest.raises(ValueError, match="norm must be 'l1', that of the certificate, got 'l2': the file does not"):
+        with pytest.raises(
+            ValueError,
+            match="norm must be 'l1', that of the certificate, got 'l2': the file does not",
+        ):
             runs.write_tsv(path, certificate, LABELS)
         assert not path.exists()
         runs.write_tsv(path, certificate, LABELS, **named)
         said, _ = runs.read_tsv(path, **named)
         assert (said.norm, said.unit) == (certificate.norm, certificate.unit)
         path.unlink()
-    with pytest.raises(ValueError, match="unit must be 'radians', that of the certificate, got 'input units'"):
+    with pytest.raises(
+        ValueError, match="unit must be 'radians', that of the certificate, got 'input units'"
+    ):
         runs.write_tsv(path, angles, LABELS, norm="l1")
     shared = ParameterSmoother(torch.nn.Linear(1, 4), 0.1, 4).certify(X, n=100)
     with pytest.raises(ValueError, match="noise of their own, got one in parameters space"):
@@ -161,7 +172,9 @@ def test_radii_of_another_kind_are_written_only_by_name(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing\.tsv, nor a directory of a run") as error:
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no file .*nothing\.tsv, nor a directory of a run"
+    ) as error:
         runs.read_tsv(tmp_path / "nothing.tsv")
     assert "Errno" not in str(error.value)
 

@@ -27,13 +27,15 @@ class Probe(nn.Module):
 
 
 def ramp(height, width, axis):
-    """An image whose value is its own coordinate along an axis, in half images; interpolation is exact on it."""
+    """An image whose value is its own coordinate along an axis, in half images; interpolation is
+    exact on it."""
     at = torch.linspace(-1, 1, (height, width)[axis])
     return (at[:, None] if axis == 0 else at).expand(1, 1, height, width).clone()
 
 
-# The centre reads the horizontal shift itself; the middle of the right border reads height sin(angle) on a square; the
-# corner of a ramp reads 1 + s. The vote of each is decided where the parameter is -C: the exact radius is C.
+# The centre reads the horizontal shift itself; the middle of the right border reads height
+# sin(angle) on a square; the corner of a ramp reads 1 + s. The vote of each is decided where the
+# parameter is -C: the exact radius is C.
 CASES = {
     "translation": (deform.Translation(0.1, padding="border"), ramp(9, 7, 1), Probe(4, 3, -C)),
     "affine": (deform.Affine(0.1, padding="border"), ramp(9, 7, 1), Probe(4, 3, -C)),
@@ -50,7 +52,11 @@ def test_certified_radius_is_just_below_the_exact_one(case):
     certificate = smoother.certify(x, n0=100, n=20_000, alpha=1e-3, seed=1)
     assert certificate.label.tolist() == [0]
     assert 0.85 * C < float(certificate.radius) < C
-    assert (certificate.norm, certificate.space, certificate.unit) == (law.base.norm, "parametric", law.unit)
+    assert (certificate.norm, certificate.space, certificate.unit) == (
+        law.base.norm,
+        "parametric",
+        law.unit,
+    )
     assert ORIGINAL_INPUT in certificate.assumptions
     assert RAW_INPUT not in certificate.assumptions
     assert f"{law.norm} radius in {law.unit} (parametric space)" in repr(certificate)
@@ -79,9 +85,13 @@ def test_shifted_votes_are_the_votes_of_moved_noise():
     model.modes.clear()
     fixed = draw_noise(law, x.shape[1:], 500, seed=2, index=0)[:, None]
     votes = smoother.shifted(x, fixed)
-    assert torch.equal(votes(torch.zeros(1, 2, dtype=torch.float64)), smoother.votes(x, 500, seed=2))
+    assert torch.equal(
+        votes(torch.zeros(1, 2, dtype=torch.float64)), smoother.votes(x, 500, seed=2)
+    )
     moved = votes(torch.tensor([[-0.05, 3.0]], dtype=torch.float64))
-    assert moved.tolist() == [[int((fixed[:, 0, 0] > 0.05 - C).sum()), int((fixed[:, 0, 0] <= 0.05 - C).sum())]]
+    assert moved.tolist() == [
+        [int((fixed[:, 0, 0] > 0.05 - C).sum()), int((fixed[:, 0, 0] <= 0.05 - C).sum())]
+    ]
     assert set(model.modes) == {False}
     assert model.training
 
@@ -107,7 +117,9 @@ def test_probabilities_are_differentiable_in_parameters_and_model():
     smoother = DeformationSmoother(model, deform.Affine(0.2), 3)
     drawn = smoother.noise(x, 4, generator=torch.Generator().manual_seed(0)).double()
     shift = torch.full((2, 6), 0.01, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda moved: smoother.probabilities(x, drawn + moved), shift, eps=1e-7, atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda moved: smoother.probabilities(x, drawn + moved), shift, eps=1e-7, atol=1e-6
+    )
     smoother.probabilities(x, 4)[:, 0].sum().backward()
     assert model[1].weight.grad.abs().sum() > 0
 

@@ -11,7 +11,15 @@ from models import LAWS, MODELS
 from torch import nn
 
 from rsfl import assumptions, noise
-from rsfl.smooth import ABSTAIN, Certificate, GaussianSmoother, LaplaceSmoother, Smoother, UniformSmoother, floored
+from rsfl.smooth import (
+    ABSTAIN,
+    Certificate,
+    GaussianSmoother,
+    LaplaceSmoother,
+    Smoother,
+    UniformSmoother,
+    floored,
+)
 
 MODEL = MODELS["threshold"]
 X = torch.tensor([[0.1], [0.5], [0.9]])
@@ -29,24 +37,60 @@ class Pair(nn.Module):
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: smoother().certify(X[:, 0]), ValueError, r"x must be a batch \(B, \.\.\.\).*got shape \(3,\)"),
+        (
+            lambda: smoother().certify(X[:, 0]),
+            ValueError,
+            r"x must be a batch \(B, \.\.\.\).*got shape \(3,\)",
+        ),
         (lambda: smoother().certify([[0.5]]), TypeError, "x must be a torch.Tensor, got list"),
-        (lambda: smoother().certify(torch.ones(2, 1, dtype=torch.int64)), TypeError, "floating point dtype.*int64"),
+        (
+            lambda: smoother().certify(torch.ones(2, 1, dtype=torch.int64)),
+            TypeError,
+            "floating point dtype.*int64",
+        ),
         (lambda: smoother().certify(X[:0]), ValueError, r"at least one input, got shape \(0, 1\)"),
-        (lambda: smoother().certify(X * float("nan")), ValueError, r"x must be finite, got nan at index \(0, 0\)"),
+        (
+            lambda: smoother().certify(X * float("nan")),
+            ValueError,
+            r"x must be finite, got nan at index \(0, 0\)",
+        ),
         (lambda: smoother(num_classes=3).certify(X), ValueError, r"num_classes=3, got \(300, 2\)"),
-        (lambda: smoother(MODELS["staircase"], 3).certify(X), ValueError, r"num_classes=3, got \(300, 4\)"),
-        (lambda: smoother(nn.Linear(1, 2, device="meta")).certify(X), ValueError, "model's device meta, got cpu"),
-        (lambda: smoother(Pair()).certify(X), TypeError, "model must return a tensor of logits, got tuple"),
-        (lambda: smoother().certify_at(X, -0.1), ValueError, r"radius must lie in \[0, inf\), got -0.1"),
-        (lambda: smoother().certify_at(X, 50.0), ValueError, r"radius must be one that Gaussian.* got 50.0"),
+        (
+            lambda: smoother(MODELS["staircase"], 3).certify(X),
+            ValueError,
+            r"num_classes=3, got \(300, 4\)",
+        ),
+        (
+            lambda: smoother(nn.Linear(1, 2, device="meta")).certify(X),
+            ValueError,
+            "model's device meta, got cpu",
+        ),
+        (
+            lambda: smoother(Pair()).certify(X),
+            TypeError,
+            "model must return a tensor of logits, got tuple",
+        ),
+        (
+            lambda: smoother().certify_at(X, -0.1),
+            ValueError,
+            r"radius must lie in \[0, inf\), got -0.1",
+        ),
+        (
+            lambda: smoother().certify_at(X, 50.0),
+            ValueError,
+            r"radius must be one that Gaussian.* got 50.0",
+        ),
         (lambda: smoother().certify(X, alpha=0), ValueError, r"alpha must lie in \(0, 1\), got 0"),
         (
             lambda: smoother().certify(X, n=9),
             ValueError,
             "n must be at least 10 to certify anything at alpha=0.001, got 9",
         ),
-        (lambda: smoother().certify(X, n=10, runner_up="bounded"), ValueError, "n must be at least 11 to certify"),
+        (
+            lambda: smoother().certify(X, n=10, runner_up="bounded"),
+            ValueError,
+            "n must be at least 11 to certify",
+        ),
         (
             lambda: smoother().predict(X, n=10),
             ValueError,
@@ -57,18 +101,62 @@ class Pair(nn.Module):
             ValueError,
             "n_max must be at least 12 to certify radius=0.0",
         ),
-        (lambda: smoother().certify(X, n0=0), ValueError, "n0 must be a count of at least 1.*got 0"),
+        (
+            lambda: smoother().certify(X, n0=0),
+            ValueError,
+            "n0 must be a count of at least 1.*got 0",
+        ),
         (lambda: smoother().certify(X, n=100.5), ValueError, "n must be whole, got 100.5"),
-        (lambda: smoother().certify(X, batch_size=0), ValueError, "batch_size must be a count of at least 1.*got 0"),
-        (lambda: smoother().certify(X, seed=-1), ValueError, "seed must be a count of at least 0.*got -1"),
-        (lambda: smoother().certify(X, seed=2**64), ValueError, "seed must be a count of.*got 18446744073709551616"),
-        (lambda: smoother().certify(X, index=[1, 2]), ValueError, r"index must hold 3 whole numbers.*got \[1, 2\]"),
-        (lambda: smoother().certify(X, index=[1, 2, -3]), ValueError, "index must be a count of.*got -3 at index 2"),
-        (lambda: smoother().certify(X, index=[2**63, 1, 2]), ValueError, r"index must be .*got 9\.?223372036854"),
-        (lambda: smoother().certify(X, index=[2**64, 1, 2]), ValueError, "index must be .*18446744073709551616 at"),
-        (lambda: smoother().certify(X, index=[True, False, True]), TypeError, "index must be a whole number or an"),
-        (lambda: smoother().certify(X[:, :0]), ValueError, r"at least one input, got shape \(3, 0\)"),
-        (lambda: smoother().certify(X.to_sparse()), TypeError, "x must be a dense tensor, got one of layout torch.sp"),
+        (
+            lambda: smoother().certify(X, batch_size=0),
+            ValueError,
+            "batch_size must be a count of at least 1.*got 0",
+        ),
+        (
+            lambda: smoother().certify(X, seed=-1),
+            ValueError,
+            "seed must be a count of at least 0.*got -1",
+        ),
+        (
+            lambda: smoother().certify(X, seed=2**64),
+            ValueError,
+            "seed must be a count of.*got 18446744073709551616",
+        ),
+        (
+            lambda: smoother().certify(X, index=[1, 2]),
+            ValueError,
+            r"index must hold 3 whole numbers.*got \[1, 2\]",
+        ),
+        (
+            lambda: smoother().certify(X, index=[1, 2, -3]),
+            ValueError,
+            "index must be a count of.*got -3 at index 2",
+        ),
+        (
+            lambda: smoother().certify(X, index=[2**63, 1, 2]),
+            ValueError,
+            r"index must be .*got 9\.?223372036854",
+        ),
+        (
+            lambda: smoother().certify(X, index=[2**64, 1, 2]),
+            ValueError,
+            "index must be .*18446744073709551616 at",
+        ),
+        (
+            lambda: smoother().certify(X, index=[True, False, True]),
+            TypeError,
+            "index must be a whole number or an",
+        ),
+        (
+            lambda: smoother().certify(X[:, :0]),
+            ValueError,
+            r"at least one input, got shape \(3, 0\)",
+        ),
+        (
+            lambda: smoother().certify(X.to_sparse()),
+            TypeError,
+            "x must be a dense tensor, got one of layout torch.sp",
+        ),
         (
             lambda: smoother().certify(X, runner_up="max"),
             ValueError,
@@ -80,8 +168,16 @@ class Pair(nn.Module):
             ValueError,
             r"law must perturb inputs, got ParameterGaussian\(sigma=0.5",
         ),
-        (lambda: Smoother(lambda x: x, noise.Gaussian(1), 2), TypeError, "model must be a torch.nn.Module"),
-        (lambda: GaussianSmoother(MODEL, -1.0, 2), ValueError, r"sigma must lie in \(0, inf\), got -1.0"),
+        (
+            lambda: Smoother(lambda x: x, noise.Gaussian(1), 2),
+            TypeError,
+            "model must be a torch.nn.Module",
+        ),
+        (
+            lambda: GaussianSmoother(MODEL, -1.0, 2),
+            ValueError,
+            r"sigma must lie in \(0, inf\), got -1.0",
+        ),
         (
             lambda: smoother().probabilities(X, torch.zeros(4, 2, 1)),
             ValueError,
@@ -140,7 +236,9 @@ def test_a_certificate_says_everything():
     assert c.n.tolist() == [1000] * 3
     assert c.n0.tolist() == [100] * 3
     assert c.index.tolist() == [10, 20, 30]
-    assert {"fresh-votes", "fixed-number", "one-function", "raw-input", "ideal-noise"} <= {a.id for a in c.assumptions}
+    assert {"fresh-votes", "fixed-number", "one-function", "raw-input", "ideal-noise"} <= {
+        a.id for a in c.assumptions
+    }
     assert float(c.radius[1]) == 0
     with pytest.raises(AttributeError):
         c.alpha = 0.5
@@ -173,7 +271,9 @@ def test_indexing_concatenation_and_conversion():
 
 @pytest.mark.parametrize("name", LAWS)
 def test_a_saved_certificate_is_the_same_promise(tmp_path, name):
-    c = Smoother(MODEL, LAWS[name], 2).certify(torch.tensor([[0.2], [0.4], [1.0]]), n=500, index=[3, 2**40, 5])
+    c = Smoother(MODEL, LAWS[name], 2).certify(
+        torch.tensor([[0.2], [0.4], [1.0]]), n=500, index=[3, 2**40, 5]
+    )
     at = Smoother(MODEL, LAWS[name], 2).certify_at(torch.tensor([[0.2], [0.4], [1.0]]), 0.1)
     unbounded = replace(c, radius=torch.tensor([0.1 + 0.2, np.inf, 5e-324], dtype=torch.float64))
     for one in (c, at, unbounded, c[:0], c[1]):
@@ -192,7 +292,9 @@ def test_a_saved_certificate_is_the_same_promise(tmp_path, name):
                 assert kept.dtype == value.dtype
                 assert torch.equal(kept, value)
         assert repr(again) == repr(one)
-        json.loads((tmp_path / "certificate.json").read_text(), parse_constant=pytest.fail)  # JSON as others read it
+        json.loads(
+            (tmp_path / "certificate.json").read_text(), parse_constant=pytest.fail
+        )  # JSON as others read it
 
 
 def test_a_loaded_certificate_promises_no_more(tmp_path):
@@ -204,7 +306,10 @@ def test_a_loaded_certificate_promises_no_more(tmp_path):
     for content, words in (
         (json.dumps(kept), "the checksum does not fit"),
         (text.replace('"sigma": 0.5', '"sigma": 5.0'), "the checksum does not fit"),
-        (text.replace('"format": 1', '"format": 2'), "it is a certificate of format 2, not a certificate of 1"),
+        (
+            text.replace('"format": 1', '"format": 2'),
+            "it is a certificate of format 2, not a certificate of 1",
+        ),
         (text[: len(text) // 2], "certificate.json cannot be read as a certificate"),
         ("[]", "certificate.json cannot be read as a certificate"),
         ("{}", "certificate.json cannot be read as a certificate"),
@@ -212,7 +317,9 @@ def test_a_loaded_certificate_promises_no_more(tmp_path):
         path.write_text(content)
         with pytest.raises(ValueError, match=words):
             Certificate.load(path)
-    replace(c, assumptions=()).save(path)  # what the law rests on is named whether or not the file says so
+    replace(c, assumptions=()).save(
+        path
+    )  # what the law rests on is named whether or not the file says so
     assert set(Certificate.load(path).assumptions) == set(c.law.assumptions)
     with pytest.raises(FileNotFoundError):
         Certificate.load(tmp_path / "nothing")
@@ -228,10 +335,14 @@ def test_a_law_that_is_not_known_or_measures_otherwise_is_refused(tmp_path, monk
     replace(certificate(), law=Mine(0.5)).save(path)
     assert type(Certificate.load(path).law) is Mine
     monkeypatch.setattr(Mine, "norm", "linf")
-    with pytest.raises(ValueError, match=r"measured {'norm': 'l2', .* and measures {'norm': 'linf'"):
+    with pytest.raises(
+        ValueError, match=r"measured {'norm': 'l2', .* and measures {'norm': 'linf'"
+    ):
         Certificate.load(path)
     Mine.__qualname__ = "Other"
-    with pytest.raises(ValueError, match=r"law '.*Mine' is not one of .*; import the module that defines it"):
+    with pytest.raises(
+        ValueError, match=r"law '.*Mine' is not one of .*; import the module that defines it"
+    ):
         Certificate.load(path)
     with pytest.raises(TypeError, match=r"law must be a noise.Law and a dataclass, got <object"):
         replace(certificate(), law=object()).save(path)
@@ -291,7 +402,11 @@ def test_probabilities_are_the_mean_softmax_and_differentiable():
 
 
 def test_whole_numbers_of_any_type_are_taken_and_kept_as_ours():
-    for index in (np.array([1, 2, 3], dtype=np.uint8), torch.tensor([1, 2, 3], dtype=torch.int32), range(1, 4)):
+    for index in (
+        np.array([1, 2, 3], dtype=np.uint8),
+        torch.tensor([1, 2, 3], dtype=torch.int32),
+        range(1, 4),
+    ):
         c = certificate(index=index, seed=np.int64(4), n=np.int32(100))
         assert torch.equal(c.counts, certificate(index=[1, 2, 3], n=100).counts)
         assert c.index.dtype == torch.int64
@@ -306,7 +421,8 @@ def test_one_input_alone_is_told_how_to_become_a_batch():
     with pytest.raises(RuntimeError) as raised:
         GaussianSmoother(network, 0.5, 2).certify(torch.rand(1, 6, 6), n=100)
     assert raised.value.__notes__ == [
-        "The model was called with 100 noisy inputs of shape (6, 6); one input alone is given as x[None]."
+        "The model was called with 100 noisy inputs of shape (6, 6); one input alone is given as "
+        "x[None]."
     ]
 
 

@@ -7,8 +7,8 @@ from scipy import stats
 from torch import nn
 
 from rsfl import bounds
+from rsfl._models import affine_layer
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
-from rsfl.smooth.affine import affine_layer
 
 
 def linear(dtype=torch.float64, features=6, classes=3):
@@ -40,7 +40,9 @@ class Way(ParameterSmoother):
         return self.way
 
 
-@pytest.mark.parametrize(("model", "ways"), [(linear(), ("wide", "vmap", "loop")), (mlp(), ("vmap", "loop"))])
+@pytest.mark.parametrize(
+    ("model", "ways"), [(linear(), ("wide", "vmap", "loop")), (mlp(), ("vmap", "loop"))]
+)
 @pytest.mark.parametrize("part", [None, "weight", "bias"])
 def test_every_way_counts_the_same_votes(model, ways, part):
     names = [n for n, _ in model.named_parameters() if part is None or n.endswith(part)]
@@ -56,7 +58,9 @@ def test_votes_are_those_of_models_with_reloaded_weights():
     expected = torch.zeros(7, 3, dtype=torch.int64)
     other = copy.deepcopy(model)
     for j in range(50):
-        other.load_state_dict({name: value[0] for name, value in smoother.noisy(j, j + 1, seed=4).items()})
+        other.load_state_dict(
+            {name: value[0] for name, value in smoother.noisy(j, j + 1, seed=4).items()}
+        )
         expected += nn.functional.one_hot(other(X).argmax(dim=1), 3)
     assert torch.equal(smoother.votes(X, 50, seed=4), expected)
 
@@ -81,18 +85,27 @@ def test_linear_votes_follow_the_exact_probabilities():
 
 
 def test_certificates_of_a_linear_model_stay_within_its_margin_but_for_alpha():
-    """For linear models the exact radius is known: the margin radius. Small n, many seeds, one input near the edge."""
+    """For linear models the exact radius is known: the margin radius. Small n, many seeds, one
+    input near the edge."""
     model, alpha, runs = linear(classes=2), 0.05, 1500
     x = X[:1]
     logits = model(x).detach().numpy()
-    exact = float(bounds.margin_radius(logits, np.sqrt((x.numpy() ** 2).sum(keepdims=True)[0, 0] + 1))[0])
+    exact = float(
+        bounds.margin_radius(logits, np.sqrt((x.numpy() ** 2).sum(keepdims=True)[0, 0] + 1))[0]
+    )
     assert exact > 0
     smoother = ParameterSmoother(model, exact / 0.8, 2)
     for confidence, runner_up in (("clopper-pearson", "complement"), ("hoeffding", "bounded")):
         radii = [
             float(
                 smoother.certify(
-                    x, n0=10, n=60, alpha=alpha, seed=seed, confidence=confidence, runner_up=runner_up
+                    x,
+                    n0=10,
+                    n=60,
+                    alpha=alpha,
+                    seed=seed,
+                    confidence=confidence,
+                    runner_up=runner_up,
                 ).radius
             )
             for seed in range(runs)
@@ -105,7 +118,11 @@ def test_certificates_of_a_linear_model_stay_within_its_margin_but_for_alpha():
 def test_the_certificate_says_what_space_it_is_in():
     certificate = ParameterSmoother(linear(), 0.01, 3).certify(X, seed=3)
     assert isinstance(certificate, Certificate)
-    assert (certificate.space, certificate.norm, certificate.unit) == ("parameters", "l2", "parameter units")
+    assert (certificate.space, certificate.norm, certificate.unit) == (
+        "parameters",
+        "l2",
+        "parameter units",
+    )
     assert certificate.n.tolist() == [1000] * 7
     assert {"shared-models", "independent-draws"} <= {a.id for a in certificate.assumptions}
     assert "same-rest" not in {a.id for a in certificate.assumptions}
@@ -117,12 +134,18 @@ def test_the_certificate_says_what_space_it_is_in():
 
 
 def test_buffers_are_a_rest_that_must_be_the_same():
-    """Two models with equal parameters and other running means: at distance 0, yet with other labels."""
+    """Two models with equal parameters and other running means: at distance 0, yet with other
+    labels."""
     model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)).double()
-    model.load_state_dict({**model.state_dict(), "0.weight": torch.tensor([[1.0], [-1.0]]), "0.bias": torch.zeros(2)})
+    model.load_state_dict(
+        {**model.state_dict(), "0.weight": torch.tensor([[1.0], [-1.0]]), "0.bias": torch.zeros(2)}
+    )
     other = copy.deepcopy(model)
     other[1].running_mean.copy_(torch.tensor([3.0, -3.0]))
-    one, two = (ParameterSmoother(m, 0.1, 2).certify(torch.ones(1, 1, dtype=torch.float64)) for m in (model, other))
+    one, two = (
+        ParameterSmoother(m, 0.1, 2).certify(torch.ones(1, 1, dtype=torch.float64))
+        for m in (model, other)
+    )
     assert one.label.tolist() != two.label.tolist()
     assert float(one.radius) > 0
     assert "same-rest" in {a.id for a in one.assumptions}
@@ -132,8 +155,13 @@ def test_a_low_precision_model_is_rounded_after_the_noise():
     model = linear(torch.bfloat16)
     smoother = ParameterSmoother(model, 0.5, 3)
     exact = ParameterSmoother(copy.deepcopy(model).float(), 0.5, 3).noisy(0, 5, seed=1)
-    assert all(torch.equal(value, exact[name].bfloat16()) for name, value in smoother.noisy(0, 5, seed=1).items())
-    assert torch.equal(smoother.votes(X, 50), smoother.votes(X.bfloat16(), 50))  # X fits itself to the model
+    assert all(
+        torch.equal(value, exact[name].bfloat16())
+        for name, value in smoother.noisy(0, 5, seed=1).items()
+    )
+    assert torch.equal(
+        smoother.votes(X, 50), smoother.votes(X.bfloat16(), 50)
+    )  # X fits itself to the model
 
 
 class Centred(nn.Linear):
@@ -163,14 +191,23 @@ def test_a_model_may_write_into_its_input(way):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda layer: setattr(layer, "forward", lambda x: -nn.functional.linear(x, layer.weight, layer.bias)),
+        lambda layer: setattr(
+            layer, "forward", lambda x: -nn.functional.linear(x, layer.weight, layer.bias)
+        ),
         lambda layer: layer.register_forward_hook(lambda module, inputs, logits: -logits),
         lambda layer: layer.register_forward_pre_hook(lambda module, inputs: (-inputs[0],)),
         lambda layer: layer.register_full_backward_hook(lambda module, inputs, outputs: None),
         lambda layer: layer.register_full_backward_pre_hook(lambda module, outputs: None),
         lambda layer: layer.weight.register_hook(lambda gradient: None),
     ],
-    ids=["forward", "forward hook", "forward pre-hook", "backward hook", "backward pre-hook", "gradient hook"],
+    ids=[
+        "forward",
+        "forward hook",
+        "forward pre-hook",
+        "backward hook",
+        "backward pre-hook",
+        "gradient hook",
+    ],
 )
 def test_a_layer_that_does_something_else_than_its_class_is_not_taken_for_affine(change):
     model = linear()
@@ -223,14 +260,20 @@ class LargestProduct(nn.Module):
 
 
 def test_inputs_come_in_batches():
-    ParameterSmoother(LargestProduct(), 0.1, 3).votes(torch.rand(50, 2, dtype=torch.float64), 5, batch_size=8)
+    ParameterSmoother(LargestProduct(), 0.1, 3).votes(
+        torch.rand(50, 2, dtype=torch.float64), 5, batch_size=8
+    )
     assert LargestProduct.largest == 8
 
 
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: ParameterSmoother(linear(), 0.0, 3), ValueError, r"sigma must lie in \(0, inf\), got 0.0"),
+        (
+            lambda: ParameterSmoother(linear(), 0.0, 3),
+            ValueError,
+            r"sigma must lie in \(0, inf\), got 0.0",
+        ),
         (
             lambda: ParameterSmoother(linear(), 0.1, 3, parameters=["head"]),
             ValueError,
@@ -246,16 +289,36 @@ def test_inputs_come_in_batches():
             ValueError,
             "memory must be a count of at least 1.*got 0",
         ),
-        (lambda: ParameterSmoother(nn.Flatten(), 0.1, 3), ValueError, r"parameters must be some of \[\]"),
-        (lambda: ParameterSmoother(torch.relu, 0.1, 3), TypeError, "model must be a torch.nn.Module"),
+        (
+            lambda: ParameterSmoother(nn.Flatten(), 0.1, 3),
+            ValueError,
+            r"parameters must be some of \[\]",
+        ),
+        (
+            lambda: ParameterSmoother(torch.relu, 0.1, 3),
+            TypeError,
+            "model must be a torch.nn.Module",
+        ),
         (
             lambda: ParameterSmoother(twice(), 0.1, 5),
             ValueError,
             "model must not use the same module twice, got '0' and '2' sharing one",
         ),
-        (lambda: ParameterSmoother(linear(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \((140|7), 3\)"),
-        (lambda: ParameterSmoother(mlp(), 0.1, 4).votes(X, 20), ValueError, r"num_classes=4, got \(7, 3\)"),
-        (lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=9), ValueError, "n must be at least 10 to certify"),
+        (
+            lambda: ParameterSmoother(linear(), 0.1, 4).votes(X, 20),
+            ValueError,
+            r"num_classes=4, got \((140|7), 3\)",
+        ),
+        (
+            lambda: ParameterSmoother(mlp(), 0.1, 4).votes(X, 20),
+            ValueError,
+            r"num_classes=4, got \(7, 3\)",
+        ),
+        (
+            lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=9),
+            ValueError,
+            "n must be at least 10 to certify",
+        ),
         (
             lambda: ParameterSmoother(linear(), 0.1, 3).certify(X, n=13, confidence="hoeffding"),
             ValueError,

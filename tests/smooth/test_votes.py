@@ -32,7 +32,9 @@ INPUTS = torch.linspace(0, 1, 12).mul(255).round().div(255).reshape(3, 2, 2)
 
 def recorded(law, x, index, batch_size, n=250, n0=30):
     model = Recorder()
-    certificate = Smoother(model, law, 3).certify(x, n0=n0, n=n, seed=11, index=index, batch_size=batch_size)
+    certificate = Smoother(model, law, 3).certify(
+        x, n0=n0, n=n, seed=11, index=index, batch_size=batch_size
+    )
     selection, estimation = model.rows()[: n0 * len(x)], model.rows()[n0 * len(x) :]
     return selection.unflatten(0, (len(x), n0)), estimation.unflatten(0, (len(x), n)), certificate
 
@@ -126,7 +128,9 @@ class Modes(nn.Module):
         self.during = set()
 
     def forward(self, x):
-        self.during.add((self.training, self.inner.training, self.frozen.training, torch.is_grad_enabled()))
+        self.during.add(
+            (self.training, self.inner.training, self.frozen.training, torch.is_grad_enabled())
+        )
         return self.frozen(self.inner(x))
 
 
@@ -157,7 +161,9 @@ class Overflows(nn.Module):
     """Non-finite logits for positive inputs, of every kind."""
 
     def forward(self, x):
-        bad = torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0], [0.0, float("-inf")]])[: len(x)]
+        bad = torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0], [0.0, float("-inf")]])[
+            : len(x)
+        ]
         logits = torch.tensor([[0.0, 1.0]]).repeat(len(x), 1)
         rows = (x[:, 0] > 0).nonzero()[:, 0]
         logits[rows] = bad[torch.arange(len(rows)) % len(bad)]
@@ -165,7 +171,9 @@ class Overflows(nn.Module):
 
 
 def test_non_finite_logits_are_no_vote_and_are_counted():
-    certificate = GaussianSmoother(Overflows(), 0.5, 2).certify(torch.zeros(1, 1), n=10_000, batch_size=500)
+    certificate = GaussianSmoother(Overflows(), 0.5, 2).certify(
+        torch.zeros(1, 1), n=10_000, batch_size=500
+    )
     invalid = int(certificate.invalid)
     assert 4500 < invalid < 5500
     assert certificate.counts.tolist() == [[0, 10_000 - invalid]]
@@ -184,17 +192,23 @@ class OutOfMemory(Recorder):
     def forward(self, x):
         if len(x) > self.limit:
             self.failures += 1
-            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate memory")
+            raise RuntimeError(
+                "DefaultCPUAllocator: not enough memory: you tried to allocate memory"
+            )
         return super().forward(x)
 
 
 def test_the_batch_shrinks_when_memory_runs_out_and_no_vote_is_lost():
     small, free = OutOfMemory(37), Recorder()
-    found = [Smoother(model, LAWS["gaussian"], 3).votes(INPUTS, 500, seed=3) for model in (small, free)]
+    found = [
+        Smoother(model, LAWS["gaussian"], 3).votes(INPUTS, 500, seed=3) for model in (small, free)
+    ]
     assert small.failures > 0
     assert torch.equal(*found)
     assert torch.equal(small.rows(), free.rows())
-    with pytest.raises(RuntimeError, match="not enough memory"):  # a batch that was asked for is not changed
+    with pytest.raises(
+        RuntimeError, match="not enough memory"
+    ):  # a batch that was asked for is not changed
         Smoother(OutOfMemory(37), LAWS["gaussian"], 3).votes(INPUTS, 500, batch_size=100)
     with pytest.raises(RuntimeError, match="not enough memory"):
         Smoother(OutOfMemory(0), LAWS["gaussian"], 3).votes(INPUTS, 500)

@@ -3,4 +3,6 @@
 from flower_crfl import task
 from rsfl.fed import flower
 
-app = flower.client_app(lambda context: (task.model(context.run_config["seed"]), task.client(context)))
+app = flower.client_app(
+    lambda context: (task.model(context.run_config["seed"]), task.client(context))
+)

@@ -38,7 +38,10 @@ def main(grid: Grid, context: Context) -> None:
     # Had any one client never taken part: which predictions would be the same?
     certificate = fed.certify(result.model, x, result.ledger, bounds.Threat("removal", at_most=1))
     certified = float((certificate.label == y).double().mean())
-    print(f"accuracy {result.metrics[-1]['accuracy']:.3f}, certified whichever client is removed {certified:.3f}")
+    print(
+        f"accuracy {result.metrics[-1]['accuracy']:.3f}, certified whichever client is removed "
+        f"{certified:.3f}"
+    )
 
     out = Path(config["out"])
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""What server and clients must agree on: the model and how it is trained. And the data, which they must not share."""
+"""What server and clients must agree on: the model and how it is trained. And the data, which they
+must not share."""
 
 import numpy as np
 import torch
@@ -37,8 +38,12 @@ def held_out() -> tuple[Tensor, Tensor]:
 
 
 def client(context: Context) -> fed.Client:
-    """This node's client. A real one would read its own files here, and say by itself which client it is."""
-    number, clients = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
+    """This node's client. A real one would read its own files here, and say by itself which client
+    it is."""
+    number, clients = (
+        int(context.node_config["partition-id"]),
+        int(context.node_config["num-partitions"]),
+    )
     x, y = digits()
     parts = fed.partition.equal(1437, clients, seed=0)
     return fed.Client(number, x, y, trainer(context), parts[number])

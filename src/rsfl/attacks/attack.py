@@ -10,7 +10,12 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from rsfl._checks import choice, count, number
-from rsfl.attacks.objective import checked_labels, logits_at, one_point_gradient, smoothed_cross_entropy
+from rsfl.attacks.objective import (
+    checked_labels,
+    logits_at,
+    one_point_gradient,
+    smoothed_cross_entropy,
+)
 from rsfl.attacks.region import Region, rows, size
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law
@@ -25,8 +30,10 @@ class Attacked:
     """Where an attack arrived.
 
     Attributes:
-        point: The attacked inputs (B, ...) or, for deformations, the offsets (B, dim) of the parameters.
-        noise: The draws (m, B, ...) that the attack looked at, in every step the same; training reuses them.
+        point: The attacked inputs (B, ...) or, for deformations, the offsets (B, dim) of the
+            parameters.
+        noise: The draws (m, B, ...) that the attack looked at, in every step the same; training
+            reuses them.
     """
 
     point: Tensor
@@ -35,7 +42,8 @@ class Attacked:
 
 @dataclass
 class _State:
-    """An attack under way: offset and budget of the next step, and the smallest offset that fooled the vote so far."""
+    """An attack under way: offset and budget of the next step, and the smallest offset that fooled
+    the vote so far."""
 
     delta: Tensor
     radius: Tensor
@@ -45,15 +53,17 @@ class _State:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """An attack's configuration, called as ``attack(smoother, x, y)``; the loop is the same for all.
+    """An attack's configuration, called as ``attack(smoother, x, y)``; the loop is the same for
+    all.
 
     Args:
         epsilon: Budget, at least 0, in the norm and unit of the smoother's law.
         steps: Number of steps, at least 1.
         step_size: Length of a step; None for the attack's own.
-        box: Range that every coordinate of an input keeps to, or None; offsets of deformations have no box.
-        levels: Offsets of inputs become whole multiples of 1 / (levels - 1): 256 keeps 8-bit images 8-bit, which
-            ``RoundedGaussian`` asks of the inputs it certifies. None for real numbers.
+        box: Range that every coordinate of an input keeps to, or None; offsets of deformations have
+            no box.
+        levels: Offsets of inputs become whole multiples of 1 / (levels - 1): 256 keeps 8-bit images
+            8-bit, which ``RoundedGaussian`` asks of the inputs it certifies. None for real numbers.
     """
 
     epsilon: float
@@ -82,7 +92,8 @@ class Attack(ABC):
         *,
         fallback: Tensor | None = None,
     ) -> Attacked:
-        """Attack each input; the model's mode, its parameters and their gradients are left as they are.
+        """Attack each input; the model's mode, its parameters and their gradients are left as they
+        are.
 
         Args:
             smoother: What is attacked.
@@ -93,11 +104,14 @@ class Attack(ABC):
             fallback: Directions (B, ...) of steps whose gradient is exactly zero; None draws them.
 
         Returns:
-            The points, within ``epsilon`` of x and in the box in the floating point numbers themselves, and the noise.
+            The points, within ``epsilon`` of x and in the box in the floating point numbers
+            themselves, and the noise.
 
         Raises:
-            ValueError: x is outside the box or not finite, a label is not one of the smoother's classes.
-            TypeError: smoother is not a Smoother, x is not of a floating point dtype, y not of an integer one.
+            ValueError: x is outside the box or not finite, a label is not one of the smoother's
+                classes.
+            TypeError: smoother is not a Smoother, x is not of a floating point dtype, y not of an
+                integer one.
         """
         if not isinstance(smoother, Smoother):
             raise TypeError(f"smoother must be a smooth.Smoother, got {smoother!r}")
@@ -107,16 +121,22 @@ class Attack(ABC):
         center = region.center
         noise = self.draw(smoother, x, generator) if noise is None else noise.detach()
         if fallback is None:
-            fallback = torch.randn(center.shape, generator=generator, device=center.device, dtype=center.dtype)
+            fallback = torch.randn(
+                center.shape, generator=generator, device=center.device, dtype=center.dtype
+            )
         elif fallback.shape != center.shape:
-            raise ValueError(f"fallback must have shape {tuple(center.shape)}, got {tuple(fallback.shape)}")
+            raise ValueError(
+                f"fallback must have shape {tuple(center.shape)}, got {tuple(fallback.shape)}"
+            )
         start = torch.zeros_like(center)
         budget = torch.full((len(x),), self._budget(), dtype=center.dtype, device=center.device)
         state = _State(start, budget, start, torch.full_like(budget, torch.inf))
         for step in range(self.steps):
             gradient, logits = self._gradient(smoother, x, y, center + state.delta, noise)
             self._update(state, logits, y, region)
-            moved = state.delta + self._step_size(step) * region.direction(gradient, state.delta, fallback)
+            moved = state.delta + self._step_size(step) * region.direction(
+                gradient, state.delta, fallback
+            )
             state.delta = self._project(region, moved, state.radius)
         return Attacked(region.settled(self._result(state)), noise)
 
@@ -125,7 +145,9 @@ class Attack(ABC):
         return replace(self, epsilon=self.epsilon * number("factor", factor, 0, 1))
 
     @abstractmethod
-    def draw(self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(
+        self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """The noise (m, B, ...) of one attack."""
 
     def _region(self, law: Law, x: Tensor) -> Region:
@@ -137,7 +159,10 @@ class Attack(ABC):
             bad = (x < low) | (x > high)
             if bool(bad.any()):
                 where = tuple(bad.nonzero()[0].tolist())
-                raise ValueError(f"x must lie in the box [{low:g}, {high:g}], got {x[where].item()!r} at index {where}")
+                raise ValueError(
+                    f"x must lie in the box [{low:g}, {high:g}], got {x[where].item()!r} at "
+                    f"index {where}"
+                )
         return Region(x, law.norm, self.epsilon, self.box, self.levels)
 
     # What attacks differ in; these are plain projected ascent on the smoothed cross-entropy.
@@ -150,7 +175,9 @@ class Attack(ABC):
             point.requires_grad_()
             logits = logits_at(smoother, x, point, noise)
             objective = smoothed_cross_entropy(logits, y).sum()
-            (gradient,) = torch.autograd.grad(objective, point)  # of the point alone, of no parameter
+            (gradient,) = torch.autograd.grad(
+                objective, point
+            )  # of the point alone, of no parameter
         return gradient, logits.detach()
 
     def _budget(self) -> float:
@@ -172,14 +199,17 @@ class Attack(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(Attack):
-    """Projected gradient ascent on the model itself, without noise: the attack of plain adversarial training.
+    """Projected gradient ascent on the model itself, without noise: the attack of plain adversarial
+    training.
 
-    Steps have length 2 epsilon / steps unless ``step_size`` says otherwise; for the other arguments see
-    :class:`Attack`.
+    Steps have length 2 epsilon / steps unless ``step_size`` says otherwise; for the other arguments
+    see :class:`Attack`.
     """
 
     @override
-    def draw(self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(
+        self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         return x.new_zeros((1, len(x), *smoother.law.noise_shape(x.shape[1:])))
 
 
@@ -192,7 +222,9 @@ class _Sampled(Attack):
         count("samples", self.samples, 1)
 
     @override
-    def draw(self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(
+        self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         return smoother.noise(x, self.samples, generator=generator)
 
 
@@ -200,8 +232,8 @@ class _Sampled(Attack):
 class SmoothAdvPGD(_Sampled):
     """Projected gradient ascent on the smoothed classifier.
 
-    Steps have length 2 epsilon / steps unless ``step_size`` says otherwise; for the other arguments see
-    :class:`Attack`.
+    Steps have length 2 epsilon / steps unless ``step_size`` says otherwise; for the other arguments
+    see :class:`Attack`.
 
     Args:
         samples: Draws of noise that stand for the law, m; they go through the model together.
@@ -218,12 +250,14 @@ class SmoothAdvPGD(_Sampled):
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdvDDN(_Sampled):
-    """Decoupled direction and norm on the smoothed classifier: the smallest offset that fools it, if it finds one.
+    """Decoupled direction and norm on the smoothed classifier: the smallest offset that fools it,
+    if it finds one.
 
-    A step turns the offset, then sets its norm: (1 - gamma) times the last where that fooled the mean softmax,
-    (1 + gamma) times, up to epsilon, where it did not. The answer is the smallest offset seen that fooled it, else the
-    last one. Steps shrink along a cosine from ``step_size``, by default epsilon, to a hundredth of it. For the other
-    arguments see :class:`Attack`.
+    A step turns the offset, then sets its norm: (1 - gamma) times the last where that fooled the
+        mean softmax,
+    (1 + gamma) times, up to epsilon, where it did not. The answer is the smallest offset seen that
+    fooled it, else the last one. Steps shrink along a cosine from ``step_size``, by default
+    epsilon, to a hundredth of it. For the other arguments see :class:`Attack`.
 
     Args:
         samples: Draws of noise that stand for the law, m.
@@ -264,22 +298,27 @@ class SmoothAdvDDN(_Sampled):
 
     @override
     def _result(self, state: _State) -> Tensor:
-        return torch.where(rows(state.smallest_size.isfinite(), state.delta), state.smallest, state.delta)
+        return torch.where(
+            rows(state.smallest_size.isfinite(), state.delta), state.smallest, state.delta
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnePoint(_Sampled):
-    """Projected descent of the vote by Stein's estimator: forward passes only, no graph, hard votes welcome.
+    """Projected descent of the vote by Stein's estimator: forward passes only, no graph, hard votes
+    welcome.
 
-    The gradient of :math:`G_y` comes from :func:`one_point_gradient`, for laws whose density has a gradient: Gaussian
-    and Laplace. Steps have length 2 epsilon / steps unless ``step_size`` says otherwise; for the other arguments see
+    The gradient of :math:`G_y` comes from :func:`one_point_gradient`, for laws whose density has a
+    gradient: Gaussian and Laplace. Steps have length 2 epsilon / steps unless ``step_size`` says
+        otherwise; for the other arguments see
     :class:`Attack`.
 
     Args:
         samples: Draws of noise, m.
-        estimator: ``antithetic`` draws pairs of noise and its negative (an even number), which never has more variance
-            than ``plain``; ``baseline`` subtracts the other draws' mean (at least 2 samples), which has less still
-            where the label wins most votes and m is not small.
+        estimator: ``antithetic`` draws pairs of noise and its negative (an even number), which
+            never has more variance than ``plain``; ``baseline`` subtracts the other draws' mean (at
+            least 2 samples), which has less still where the label wins most votes and m is not
+            small.
         votes: ``soft`` for the softmax of the label, ``hard`` for whether the label wins.
     """
 
@@ -295,7 +334,9 @@ class OnePoint(_Sampled):
             raise ValueError(f"samples must be even for antithetic pairs, got {self.samples!r}")
 
     @override
-    def draw(self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(
+        self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         if self.estimator != "antithetic":
             return super().draw(smoother, x, generator)
         half = smoother.noise(x, self.samples // 2, generator=generator)
@@ -310,7 +351,11 @@ class OnePoint(_Sampled):
         logits = logits_at(smoother, x, point, noise)
         if self.votes == "soft":
             dtype = torch.promote_types(logits.dtype, torch.float32)
-            values = logits.softmax(dim=-1, dtype=dtype).gather(-1, y.expand(len(logits), -1)[..., None]).squeeze(-1)
+            values = (
+                logits.softmax(dim=-1, dtype=dtype)
+                .gather(-1, y.expand(len(logits), -1)[..., None])
+                .squeeze(-1)
+            )
         else:
             values = (logits.argmax(dim=-1) == y).to(score.dtype)
         gradient = one_point_gradient(score, values, baseline=self.estimator == "baseline")
@@ -324,4 +369,7 @@ def _score(law: Law, noise: Tensor) -> Tensor:
         return noise / base.sigma**2
     if isinstance(base, Laplace):
         return noise.sign() / base.scale
-    raise ValueError(f"law must be Gaussian or Laplace noise for OnePoint, whose density has a gradient, got {law}")
+    raise ValueError(
+        f"law must be Gaussian or Laplace noise for OnePoint, whose density has a gradient, got "
+        f"{law}"
+    )

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from rsfl._draws import generator
+from rsfl._models import evaluating
+from rsfl._text import floored, raised
 from rsfl.attacks.attack import Attack
 from rsfl.attacks.region import size
 from rsfl.deform import Deformation
-from rsfl.smooth.certificate import ABSTAIN, Certificate, floored, predicted, raised
+from rsfl.smooth.certificate import ABSTAIN, Certificate, predicted
 from rsfl.smooth.input import DeformationSmoother, Smoother
-from rsfl.smooth.modes import evaluating
 from rsfl.smooth.votes import Votes, draw_noise
 
 __all__ = ["Evaluation", "evaluate"]
@@ -26,7 +27,8 @@ class Evaluation:
     Attributes:
         y: (N,) int64, the labels.
         certificate: For the unattacked inputs.
-        attacked: (N,) int64, what the smoothed classifier predicts at the attacked points, or ``ABSTAIN``.
+        attacked: (N,) int64, what the smoothed classifier predicts at the attacked points, or
+            ``ABSTAIN``.
         distance: (N,) float64, how far the attack went.
         epsilon: How far it might go.
     """
@@ -44,22 +46,28 @@ class Evaluation:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of the attacked points that are predicted right, without abstaining: what *this* attack leaves."""
+        """Share of the attacked points that are predicted right, without abstaining: what *this*
+        attack leaves."""
         return float((self.attacked == self.y).double().mean())
 
     @property
     def certified_accuracy(self) -> float:
-        """Share of the inputs certified to be of their class at every point within epsilon: what *any* attack leaves,
-        save that at its point the prediction may lack votes and abstain."""
+        """Share of the inputs certified to be of their class at every point within epsilon: what
+        *any* attack leaves, save that at its point the prediction may lack votes and abstain."""
         held = (self.certificate.label == self.y) & (self.certificate.radius > self.epsilon)
         return float(held.double().mean())
 
     @property
     def refuted(self) -> Tensor:
-        """(N,) bool: predicted as another class within the certified radius. For each input, the certificate or the
-        prediction erred: that has a probability of at most 2 alpha."""
+        """(N,) bool: predicted as another class within the certified radius. For each input, the
+        certificate or the prediction erred: that has a probability of at most 2 alpha."""
         label, radius = self.certificate.label, self.certificate.radius
-        return (label != ABSTAIN) & (self.attacked != ABSTAIN) & (self.attacked != label) & (self.distance < radius)
+        return (
+            (label != ABSTAIN)
+            & (self.attacked != ABSTAIN)
+            & (self.attacked != label)
+            & (self.distance < radius)
+        )
 
     def __repr__(self) -> str:
         return (
@@ -79,10 +87,12 @@ def evaluate(
     alpha: float = 0.001,
     seed: int = 0,
 ) -> Evaluation:
-    """Attack batches of inputs in evaluation mode; predict at the points found, and certify the inputs themselves.
+    """Attack batches of inputs in evaluation mode; predict at the points found, and certify the
+    inputs themselves.
 
-    An attack with more ``samples`` sees more of the smoothed classifier: 128 are plenty, and so many copies of a batch
-    go through the model at once. Its draws are keyed by seed and input, apart from those of the votes.
+    An attack with more ``samples`` sees more of the smoothed classifier: 128 are plenty, and so
+    many copies of a batch go through the model at once. Its draws are keyed by seed and input,
+    apart from those of the votes.
 
     Args:
         smoother: What is attacked.
@@ -97,7 +107,8 @@ def evaluate(
         Labels, certificates and predictions for all inputs.
 
     Raises:
-        ValueError: There are no batches, or an argument is one that certify, predict or the attack refuse.
+        ValueError: There are no batches, or an argument is one that certify, predict or the attack
+            refuse.
         TypeError: loader yields something else than pairs (x, y).
     """
     labels, certificates, attacked, distances = [], [], [], []
@@ -111,8 +122,14 @@ def evaluate(
         index = torch.arange(start, start + len(x))
         start += len(x)
         with evaluating(smoother.model):
-            drawn = [_drawn(smoother, attack, one[None], seed, i) for i, one in zip(index.tolist(), x, strict=True)]
-            noise, fallback = torch.cat([n for n, _ in drawn], dim=1), torch.cat([f for _, f in drawn])
+            drawn = [
+                _drawn(smoother, attack, one[None], seed, i)
+                for i, one in zip(index.tolist(), x, strict=True)
+            ]
+            noise, fallback = (
+                torch.cat([n for n, _ in drawn], dim=1),
+                torch.cat([f for _, f in drawn]),
+            )
             point = attack(smoother, x, y, noise, fallback=fallback).point
         moved = point.double() - (0.0 if isinstance(smoother.law, Deformation) else x.double())
         labels.append(y)
@@ -122,12 +139,19 @@ def evaluate(
     if not labels:
         raise ValueError("loader must yield at least one batch, got none")
     return Evaluation(
-        torch.cat(labels), Certificate.cat(certificates), torch.cat(attacked), torch.cat(distances), attack.epsilon
+        torch.cat(labels),
+        Certificate.cat(certificates),
+        torch.cat(attacked),
+        torch.cat(distances),
+        attack.epsilon,
     )
 
 
-def _drawn(smoother: Smoother, attack: Attack, x: Tensor, seed: int, index: int) -> tuple[Tensor, Tensor]:
-    """The attacker's own draws for one input: noise, and the direction of a step without a gradient."""
+def _drawn(
+    smoother: Smoother, attack: Attack, x: Tensor, seed: int, index: int
+) -> tuple[Tensor, Tensor]:
+    """The attacker's own draws for one input: noise, and the direction of a step without a
+    gradient."""
     draws = generator(seed, index, device=x.device)
     noise = attack.draw(smoother, x, draws)
     return noise, torch.randn(noise.shape[1:], generator=draws, device=x.device, dtype=x.dtype)
@@ -140,8 +164,15 @@ def _predicted(
     law = smoother.law
     if not isinstance(law, Deformation):
         return smoother.predict(point, n=n, alpha=alpha, seed=seed, index=index).label
-    # The original inputs and the draws that predict would take, under parameters moved by the offsets.
-    draws = [draw_noise(law, x.shape[1:], n, seed=seed, index=i, device=x.device) for i in index.tolist()]
-    shifted = DeformationSmoother(smoother.model, law, smoother.num_classes).shifted(x, torch.stack(draws, dim=1))
+    # The original inputs and the draws that predict would take, under parameters moved by the
+    # offsets.
+    draws = [
+        draw_noise(law, x.shape[1:], n, seed=seed, index=i, device=x.device) for i in index.tolist()
+    ]
+    shifted = DeformationSmoother(smoother.model, law, smoother.num_classes).shifted(
+        x, torch.stack(draws, dim=1)
+    )
     counts = shifted(point)
-    return predicted(law, Votes(counts, n - counts.sum(dim=1)), alpha=alpha, index=index, seed=seed).label
+    return predicted(
+        law, Votes(counts, n - counts.sum(dim=1)), alpha=alpha, index=index, seed=seed
+    ).label

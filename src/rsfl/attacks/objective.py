@@ -1,4 +1,5 @@
-"""What attacks look at: the smoothed classifier's loss at a point, and its gradient from values alone."""
+"""What attacks look at: the smoothed classifier's loss at a point, and its gradient from values
+alone."""
 
 import math
 
@@ -19,19 +20,26 @@ def checked_labels(y: Tensor, rows: int, num_classes: int) -> Tensor:
         TypeError: y is not an int64 tensor.
     """
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        raise TypeError(f"y must be an int64 tensor, got {y.dtype if isinstance(y, Tensor) else type(y).__name__}")
+        raise TypeError(
+            f"y must be an int64 tensor, got "
+            f"{y.dtype if isinstance(y, Tensor) else type(y).__name__}"
+        )
     if y.shape != (rows,):
-        raise ValueError(f"y must hold one label for each of {rows} inputs, got shape {tuple(y.shape)}")
+        raise ValueError(
+            f"y must hold one label for each of {rows} inputs, got shape {tuple(y.shape)}"
+        )
     bad = (y < 0) | (y >= num_classes)
     if bool(bad.any()):
         raise ValueError(
-            f"y must lie in 0 ... {num_classes - 1}, got {y[bad][0].item()} at index {bad.nonzero()[0].item()}"
+            f"y must lie in 0 ... {num_classes - 1}, got {y[bad][0].item()} at index "
+            f"{bad.nonzero()[0].item()}"
         )
     return y
 
 
 def logits_at(smoother: Smoother, x: Tensor, point: Tensor, noise: Tensor) -> Tensor:
-    """The model's logits (m, B, K) under noise at a point: an input (B, ...), or offsets of x's deformation (B, dim).
+    """The model's logits (m, B, K) under noise at a point: an input (B, ...), or offsets of x's
+    deformation (B, dim).
 
     Args:
         smoother: The model and its law.
@@ -45,9 +53,11 @@ def logits_at(smoother: Smoother, x: Tensor, point: Tensor, noise: Tensor) -> Te
 
 
 def smoothed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    r"""The attack's objective, :math:`-\log \frac1m \sum_i \mathrm{softmax}(\mathrm{logits}_i)_y`, for each input.
+    r"""The attack's objective, :math:`-\log \frac1m \sum_i \mathrm{softmax}(\mathrm{logits}_i)_y`,
+    for each input.
 
-    The logarithm of the mean, not the mean of the logarithm: the latter would look for an input that misleads the
+    The logarithm of the mean, not the mean of the logarithm: the latter would look for an input
+        that misleads the
     model in spite of the noise, this one for an input at which the vote is low.
 
     Args:
@@ -58,8 +68,8 @@ def smoothed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
         (B,), in float32 at least.
 
     Example:
-        >>> logits = torch.tensor([0.0, 2.0]).log().nan_to_num(neginf=-1e4).expand(1, 1, 2)  # p = (0, 1)
-        >>> both = torch.cat([logits, logits.flip(2)])  # one copy is sure of either class: the vote is 1/2
+        >>> logits = torch.tensor([-1e4, 0.0]).expand(1, 1, 2)  # p = (0, 1)
+        >>> both = torch.cat([logits, logits.flip(2)])  # each copy is sure of one class: 1/2
         >>> smoothed_cross_entropy(both, torch.tensor([0]))
         tensor([0.6931])
     """
@@ -72,10 +82,11 @@ def smoothed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def one_point_gradient(score: Tensor, values: Tensor, *, baseline: bool = False) -> Tensor:
     r"""Stein's estimator of the gradient of :math:`E\, F(x + \delta)` in x, from values of F alone.
 
-    With the score :math:`s = -\nabla \log p(\delta)` of the noise, :math:`\delta / \sigma^2` if it is Gaussian, the
-    gradient is :math:`E[s F(x + \delta)]`; the estimator is the mean of :math:`s_i (F_i - b_i)` over the draws, where
-    :math:`b_i` is 0 or, with ``baseline``, the mean of the *other* draws' values. Both are unbiased; so is the plain
-    form on noise that comes in pairs :math:`\pm\delta`, for which a baseline without the pair would cancel.
+    With the score :math:`s = -\nabla \log p(\delta)` of the noise, :math:`\delta / \sigma^2` if it
+    is Gaussian, the gradient is :math:`E[s F(x + \delta)]`; the estimator is the mean of
+    :math:`s_i (F_i - b_i)` over the draws, where :math:`b_i` is 0 or, with ``baseline``, the mean
+    of the *other* draws' values. Both are unbiased; so is the plain form on noise that comes in
+    pairs :math:`\pm\delta`, for which a baseline without the pair would cancel.
 
     Args:
         score: (m, B, ...).

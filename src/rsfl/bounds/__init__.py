@@ -1,4 +1,5 @@
-"""Numbers in, numbers out: confidence bounds, certified radii and poisoning bounds, in float64 and without torch."""
+"""Numbers in, numbers out: confidence bounds, certified radii and poisoning bounds, in float64 and
+without torch."""
 
 from rsfl.bounds.condition import ConditionError, conditions
 from rsfl.bounds.confidence import (
@@ -13,7 +14,14 @@ from rsfl.bounds.confidence import (
     top_two_minimum_trials,
     top_two_p_value,
 )
-from rsfl.bounds.crfl import Attacker, contraction, crfl_divergence, crfl_radius, kl_budget, logistic_lipschitz
+from rsfl.bounds.crfl import (
+    Attacker,
+    contraction,
+    crfl_divergence,
+    crfl_radius,
+    kl_budget,
+    logistic_lipschitz,
+)
 from rsfl.bounds.limits import largest_norm, latest_round, most_attackers
 from rsfl.bounds.linear import linear_vote_bounds, linear_votes, margin_radius
 from rsfl.bounds.poisoning import Deviation, deviation

@@ -14,17 +14,24 @@ ULP = 2.0**-50  # eight units of rounding: more than any one short expression ca
 
 
 def pair(p_a: ArrayLike, p_b: ArrayLike | None) -> tuple[Float64, Float64, Float64, Float64]:
-    """p_a, p_b, p_a - p_b and 1 - p_a + p_b, each right to a few units in its last place; p_b=None is 1 - p_a."""
+    """p_a, p_b, p_a - p_b and 1 - p_a + p_b, each right to a few units in its last place; p_b=None
+    is 1 - p_a."""
     a = probabilities("p_a", p_a)
     if p_b is None:
         b = 1 - a
-        return a, b, 2 * a - 1, 2 * (1 - a)  # each exact where a certificate is possible, from 1/2 on
+        return (
+            a,
+            b,
+            2 * a - 1,
+            2 * (1 - a),
+        )  # each exact where a certificate is possible, from 1/2 on
     a, b = np.broadcast_arrays(a, probabilities("p_b", p_b))
     return a, b, a - b, (1 - a) + b
 
 
 def finished(radius: Float64, lost: np.ndarray, unbounded: np.ndarray) -> Floats:
-    """The radius a few units in the last place down, 0 for a lost vote, inf only where the law itself says so."""
+    """The radius a few units in the last place down, 0 for a lost vote, inf only where the law
+    itself says so."""
     # The step is for the smallest floats, which a factor leaves as they are.
     safe = np.clip(np.nextafter(radius * (1 - 16 * EPS), -1), 0.0, LARGEST)
     return unwrapped(np.where(lost, 0.0, np.where(unbounded, np.inf, safe)))

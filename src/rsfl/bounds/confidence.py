@@ -1,4 +1,5 @@
-"""What a count of votes says about a probability: one-sided bounds, the top-two test and a sequential test."""
+"""What a count of votes says about a probability: one-sided bounds, the top-two test and a
+sequential test."""
 
 from collections.abc import Callable
 
@@ -22,13 +23,16 @@ __all__ = [
     "top_two_p_value",
 ]
 
-_FEW = 50  # successes up to which a lower tail is summed: there scipy's loses up to 1e-8 at a billion trials
+# successes up to which a lower tail is summed: there scipy's loses up to 1e-8 at a billion trials
+_FEW = 50
 
 
 def _tail_error(trials: ArrayLike) -> Float64:
-    """The relative error that is granted to the binomial tails below: every one is compared after widening it by this.
+    """The relative error that is granted to the binomial tails below: every one is compared after
+    widening it by this.
 
-    Against 50 digits scipy's err by 1.3e-11 at a hundred million trials, 2.4e-11 at 1e9, 4e-9 at 1e13 and 8e-6 at 1e15.
+    Against 50 digits scipy's err by 1.3e-11 at a hundred million trials, 2.4e-11 at 1e9, 4e-9 at
+    1e13 and 8e-6 at 1e15.
     """
     return np.asarray(2e-11 * np.maximum(np.asarray(trials, dtype=np.float64) / 1e8, 1.0))
 
@@ -40,11 +44,15 @@ def _votes(successes: ArrayLike, trials: ArrayLike, low: int = 1) -> tuple[Int64
     return k, n
 
 
-def _edge(safe: Callable[[Float64], NDArray[np.bool_]], start: Float64, *, safe_end: float) -> Float64:
-    """A safe probability within a relative 1e-9 of the edge of the safe ones, which reach from ``safe_end`` (0 or 1).
+def _edge(
+    safe: Callable[[Float64], NDArray[np.bool_]], start: Float64, *, safe_end: float
+) -> Float64:
+    """A safe probability within a relative 1e-9 of the edge of the safe ones, which reach from
+    ``safe_end`` (0 or 1).
 
-    ``start`` is kept where it is such a point. Elsewhere the edge is bisected: scipy's inverse of the incomplete beta
-    function is a guess, and at a thousand successes in a billion trials a wrong one.
+    ``start`` is kept where it is such a point. Elsewhere the edge is bisected: scipy's inverse of
+    the incomplete beta function is a guess, and at a thousand successes in a billion trials a wrong
+    one.
     """
     outward = 5e-10 * (1 if safe_end == 0 else -1)
     good = safe(start)
@@ -74,8 +82,9 @@ def clopper_pearson_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
     The :math:`p` with :math:`P[\mathrm{Bin}(n, p) \ge k] = \alpha`, and 0 for :math:`k = 0`.
 
     Assumes:
-        The trials are independent with one probability of success, and ``trials`` was fixed before they were seen:
-        recomputing the bound while votes come in and stopping at a success voids it (see :func:`log_wealth`).
+        The trials are independent with one probability of success, and ``trials`` was fixed before
+        they were seen: recomputing the bound while votes come in and stopping at a success voids it
+            (see :func:`log_wealth`).
 
     Args:
         successes: Number of successes k, whole, in [0, trials].
@@ -83,7 +92,8 @@ def clopper_pearson_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
         alpha: Probability in (0, 1) with which the bound may fail.
 
     Returns:
-        A bound never above the exact one, and within a relative 1e-9 of it for up to a billion trials.
+        A bound never above the exact one, and within a relative 1e-9 of it for up to a billion
+        trials.
 
     Raises:
         ValueError: An argument is out of its range, or a count is fractional.
@@ -126,7 +136,8 @@ def clopper_pearson_upper(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
         alpha: Probability in (0, 1) with which the bound may fail.
 
     Returns:
-        A bound never below the exact one, and within a relative 1e-9 of it for up to a billion trials.
+        A bound never below the exact one, and within a relative 1e-9 of it for up to a billion
+        trials.
 
     Raises:
         ValueError: An argument is out of its range, or a count is fractional.
@@ -168,7 +179,8 @@ def hoeffding_lower(mean: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Flo
     :math:`\max(0, \hat p - \sqrt{\log(1/\alpha) / (2n)})`
 
     Assumes:
-        The trials are independent and identically distributed in [0, 1], and ``trials`` was fixed beforehand.
+        The trials are independent and identically distributed in [0, 1], and ``trials`` was fixed
+        beforehand.
 
     Args:
         mean: Observed mean in [0, 1].
@@ -187,8 +199,9 @@ def hoeffding_lower(mean: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Flo
         0.9412...
 
     References:
-        Hoeffding, "Probability inequalities for sums of bounded random variables", JASA 58 (1963); the choice of Xie
-        et al., "CRFL: Certifiably robust federated learning against backdoor attacks", ICML 2021.
+        Hoeffding, "Probability inequalities for sums of bounded random variables", JASA 58 (1963);
+        the choice of Xie et al., "CRFL: Certifiably robust federated learning against backdoor
+        attacks", ICML 2021.
     """
     mean_ = probabilities("mean", mean)
     return unwrapped(np.maximum(mean_ - _hoeffding_width(trials, alpha) - EPS, 0.0))
@@ -226,16 +239,22 @@ def hoeffding_upper(mean: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Flo
 
 
 def minimum_trials(
-    alpha: float, threshold: float = 0.5, *, lower: Callable[[int, int, float], float] = clopper_pearson_lower
+    alpha: float,
+    threshold: float = 0.5,
+    *,
+    lower: Callable[[int, int, float], float] = clopper_pearson_lower,
 ) -> int:
     r"""The smallest number of trials that can put a lower confidence bound above a threshold.
 
-    Unanimous votes give :math:`\alpha^{1/n}` with Clopper-Pearson, so fewer trials than this can only abstain.
+    Unanimous votes give :math:`\alpha^{1/n}` with Clopper-Pearson, so fewer trials than this can
+    only abstain.
 
     Args:
         alpha: Level of the bound, in (0, 1).
-        threshold: Probability in (0, 1) that the bound has to exceed; 1/2 for any certificate at all.
-        lower: The bound, of successes, trials and level; it must not be tighter than Clopper-Pearson.
+        threshold: Probability in (0, 1) that the bound has to exceed; 1/2 for any certificate at
+            all.
+        lower: The bound, of successes, trials and level; it must not be tighter than
+            Clopper-Pearson.
 
     Returns:
         The least n with ``lower(n, n, alpha) > threshold``.
@@ -260,12 +279,12 @@ def top_two_p_value(first: ArrayLike, second: ArrayLike) -> Floats:
     r"""P-value of the test that the most voted class is the most probable one.
 
     The two-sided exact binomial test of ``first`` against ``second`` at 1/2:
-    :math:`\min(1, 2 P[\mathrm{Bin}(n, 1/2) \ge \max])` with n = first + second. A prediction abstains when it
-    exceeds alpha.
+    :math:`\min(1, 2 P[\mathrm{Bin}(n, 1/2) \ge \max])` with n = first + second. A prediction
+    abstains when it exceeds alpha.
 
     Assumes:
-        ``first`` and ``second`` are the two largest class counts of independent votes whose number was fixed
-        beforehand.
+        ``first`` and ``second`` are the two largest class counts of independent votes whose number
+        was fixed beforehand.
 
     Args:
         first: Votes of one of the two leading classes, whole, at least 0.
@@ -283,8 +302,9 @@ def top_two_p_value(first: ArrayLike, second: ArrayLike) -> Floats:
         0.000976...
 
     References:
-        Hung and Fithian, "Rank verification for exponential families", Annals of Statistics 47 (2019); used by Cohen
-        et al., "Certified adversarial robustness via randomized smoothing", ICML 2019.
+        Hung and Fithian, "Rank verification for exponential families", Annals of Statistics 47
+        (2019); used by Cohen et al., "Certified adversarial robustness via randomized smoothing",
+        ICML 2019.
     """
     a, b = np.broadcast_arrays(counts("first", first), counts("second", second))
     high, low = np.maximum(a, b), np.minimum(a, b)
@@ -319,19 +339,21 @@ def top_two_minimum_trials(alpha: float) -> int:
 def log_wealth(successes: ArrayLike, trials: ArrayLike, p0: ArrayLike) -> Floats:
     r"""Log wealth of the one-sided bet that a success probability exceeds p0.
 
-    The likelihood ratio to :math:`p_0`, averaged over a Beta(1/2, 1/2) prior restricted to :math:`(p_0, 1]`:
+    The likelihood ratio to :math:`p_0`, averaged over a Beta(1/2, 1/2) prior restricted to
+    :math:`(p_0, 1]`:
 
     .. math::
         W = \frac{B(k + \tfrac12, n - k + \tfrac12)\,(1 - I_{p_0}(k + \tfrac12, n - k + \tfrac12))}
                  {B(\tfrac12, \tfrac12)\,(1 - I_{p_0}(\tfrac12, \tfrac12))\, p_0^k (1 - p_0)^{n-k}}
 
-    For every success probability :math:`p \le p_0` this is a non-negative supermartingale that starts at 1, so by
-    Ville's inequality it *ever* reaches :math:`1/\alpha` with probability at most :math:`\alpha`: it may be looked at
-    after any number of votes, and one may stop when one likes.
+    For every success probability :math:`p \le p_0` this is a non-negative supermartingale that
+    starts at 1, so by Ville's inequality it *ever* reaches :math:`1/\alpha` with probability at
+    most :math:`\alpha`: it may be looked at after any number of votes, and one may stop when one
+    likes.
 
     Assumes:
-        The votes are independent with one success probability, and successes are votes for a class that was chosen
-        without them.
+        The votes are independent with one success probability, and successes are votes for a class
+        that was chosen without them.
 
     Args:
         successes: Number of successes k so far, whole, in [0, trials].
@@ -350,8 +372,9 @@ def log_wealth(successes: ArrayLike, trials: ArrayLike, p0: ArrayLike) -> Floats
         True
 
     References:
-        Ville, "Etude critique de la notion de collectif" (1939); Voracek, "Treatment of statistical estimation
-        problems in randomized smoothing for adversarial robustness", NeurIPS 2024, for the use here.
+        Ville, "Etude critique de la notion de collectif" (1939); Voracek, "Treatment of statistical
+        estimation problems in randomized smoothing for adversarial robustness", NeurIPS 2024, for
+        the use here.
     """
     k, n = _votes(successes, trials, low=0)
     p = numbers("p0", p0, 0, 1, open_low=True, open_high=True)
@@ -365,11 +388,14 @@ def log_wealth(successes: ArrayLike, trials: ArrayLike, p0: ArrayLike) -> Floats
     return unwrapped(np.where(n == 0, 0.0, value - 8 * rounding - 2 * _tail_error(n)))
 
 
-def sequential_decision(successes: ArrayLike, trials: ArrayLike, p0: ArrayLike, alpha: float) -> Int64 | int:
+def sequential_decision(
+    successes: ArrayLike, trials: ArrayLike, p0: ArrayLike, alpha: float
+) -> Int64 | int:
     r"""Whether votes seen so far already decide on which side of p0 their success probability lies.
 
-    +1 once :func:`log_wealth` reaches :math:`\log(1/\alpha)`, -1 once the mirrored bet on failures does, else 0. Each
-    of the two decisions is wrong with probability at most alpha, however often and whenever one looks.
+    +1 once :func:`log_wealth` reaches :math:`\log(1/\alpha)`, -1 once the mirrored bet on failures
+    does, else 0. Each of the two decisions is wrong with probability at most alpha, however often
+    and whenever one looks.
 
     Assumes:
         As for :func:`log_wealth`.
@@ -428,5 +454,7 @@ def sequential_minimum_trials(p0: float, alpha: float) -> int:
     low = high // 2  # unanimous wealth grows with every vote, so the answer can be bisected
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if sequential_decision(middle, middle, p0, alpha) == 1 else (middle, high)
+        low, high = (
+            (low, middle) if sequential_decision(middle, middle, p0, alpha) == 1 else (middle, high)
+        )
     return high

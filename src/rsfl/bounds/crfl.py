@@ -1,8 +1,10 @@
-"""The certificate of CRFL as published: how far training may be poisoned before a parameter-smoothed vote can change.
+"""The certificate of CRFL as published: how far training may be poisoned before a
+parameter-smoothed vote can change.
 
-It bounds the divergence between the *distributions* over training runs, for one attacked round, under assumptions
-that the paper's own experiments do not meet (see "What it does not cover" in the documentation). It is here to
-reproduce the published numbers; :func:`rsfl.bounds.deviation` has a certificate for the one model that was trained.
+It bounds the divergence between the *distributions* over training runs, for one attacked round,
+under assumptions that the paper's own experiments do not meet (see "What it does not cover" in the
+documentation). It is here to reproduce the published numbers; :func:`rsfl.bounds.deviation` has a
+certificate for the one model that was trained.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,14 @@ from scipy import special
 from rsfl._checks import Float64, Floats, count, number, numbers, unwrapped
 from rsfl.bounds._safe import EPS, LARGEST, finished, pair
 
-__all__ = ["Attacker", "contraction", "crfl_divergence", "crfl_radius", "kl_budget", "logistic_lipschitz"]
+__all__ = [
+    "Attacker",
+    "contraction",
+    "crfl_divergence",
+    "crfl_radius",
+    "kl_budget",
+    "logistic_lipschitz",
+]
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class Attacker:
         scale: Factor gamma_i by which it scales its update, positive.
         steps: Local steps tau_i, at least 1.
         lr: Local learning rate eta_i, positive.
-        poison_fraction: Share q_i / n_i of poisoned samples in *every* one of its batches, in [0, 1].
+        poison_fraction: Share q_i / n_i of poisoned samples in *every* one of its batches, in [0,
+            1].
     """
 
     weight: float
@@ -44,24 +54,31 @@ class Attacker:
         number("poison_fraction", self.poison_fraction, 0, 1)
 
     def log_reach(self) -> float:
-        """log(p_i gamma_i tau_i eta_i q_i / n_i): how far it moves the mean, but for the gradient's change."""
+        """log(p_i gamma_i tau_i eta_i q_i / n_i): how far it moves the mean, but for the gradient's
+        change."""
         with np.errstate(divide="ignore"):
-            factors = np.array([self.weight, self.scale, self.steps, self.lr, self.poison_fraction], dtype=np.float64)
+            factors = np.array(
+                [self.weight, self.scale, self.steps, self.lr, self.poison_fraction],
+                dtype=np.float64,
+            )
             return float(np.log(factors).sum())
 
 
 def kl_budget(p_a: ArrayLike, p_b: ArrayLike | None = None) -> Floats:
-    r"""The largest KL divergence that cannot change the vote, :math:`-\log(1 - (\sqrt{p_A} - \sqrt{p_B})^2)`.
+    r"""The largest KL divergence that cannot change the vote,
+    :math:`-\log(1 - (\sqrt{p_A} - \sqrt{p_B})^2)`.
 
     Assumes:
-        p_a bounds the probability of the label from below, p_b that of every other class from above.
+        p_a bounds the probability of the label from below, p_b that of every other class from
+        above.
 
     Args:
         p_a: Lower bound on the probability of the label, in [0, 1].
         p_b: Upper bound on the probability of any other class, in [0, 1]; None means 1 - p_a.
 
     Returns:
-        A budget never above the exact one: 0 where p_a <= p_b, inf only for p_a exactly 1 and p_b exactly 0.
+        A budget never above the exact one: 0 where p_a <= p_b, inf only for p_a exactly 1 and p_b
+            exactly 0.
 
     Raises:
         ValueError: A probability is outside [0, 1].
@@ -76,7 +93,9 @@ def kl_budget(p_a: ArrayLike, p_b: ArrayLike | None = None) -> Floats:
     """
     a, b, gap, _ = pair(p_a, p_b)
     lost, unbounded = gap <= 0, (a == 1) & (b == 0)
-    a, b, gap = (np.where(lost | unbounded, value, x) for value, x in ((0.75, a), (0.25, b), (0.5, gap)))
+    a, b, gap = (
+        np.where(lost | unbounded, value, x) for value, x in ((0.75, a), (0.25, b), (0.5, gap))
+    )
     d = gap / (np.sqrt(a) + np.sqrt(b))
     rest = (1 - a) / (1 + np.sqrt(a)) + np.sqrt(b)  # 1 - d without cancelling
     with np.errstate(divide="ignore"):
@@ -96,16 +115,22 @@ def _argument(rho: ArrayLike, sigma: ArrayLike) -> Float64:
 
 
 def _log_contraction(rho: ArrayLike, sigma: ArrayLike) -> Float64:
-    """log(2 Phi(rho / sigma) - 1), rounded up; a factor that float64 cannot tell from 1 keeps its distance to it."""
+    """log(2 Phi(rho / sigma) - 1), rounded up; a factor that float64 cannot tell from 1 keeps its
+    distance to it."""
     a = _argument(rho, sigma)
     with np.errstate(divide="ignore"):
         log = np.where(a < 1, np.log(special.erf(np.minimum(a, 1))), np.log1p(-special.erfc(a)))
     # the error of erfc grows like a squared, that of log(erf) is absolute
-    return np.asarray(np.minimum(log * (1 - 8 * EPS * (1 + np.minimum(a * a, 800))) + np.where(a < 1, 8 * EPS, 0), 0.0))
+    return np.asarray(
+        np.minimum(
+            log * (1 - 8 * EPS * (1 + np.minimum(a * a, 800))) + np.where(a < 1, 8 * EPS, 0), 0.0
+        )
+    )
 
 
 def contraction(rho: ArrayLike, sigma: ArrayLike) -> Floats:
-    r"""The factor :math:`2 \Phi(\rho / \sigma) - 1` by which one clipped and noised round shrinks a divergence.
+    r"""The factor :math:`2 \Phi(\rho / \sigma) - 1` by which one clipped and noised round shrinks a
+    divergence.
 
     Args:
         rho: Norm to which the round's parameters are clipped, at least 0 (inf: no clip).
@@ -132,8 +157,9 @@ def logistic_lipschitz(rho: ArrayLike) -> Floats:
     r"""Lemma 1 of CRFL, :math:`L_Z = \sqrt{2 + 2\rho + \rho^2}`.
 
     Assumes:
-        Multi-class logistic regression whose parameters have norm at most rho, inputs of norm at most 1 and unchanged
-        labels. With larger inputs (MNIST in [0, 1] has norms of about 9) the true constant is several times larger.
+        Multi-class logistic regression whose parameters have norm at most rho, inputs of norm at
+        most 1 and unchanged labels. With larger inputs (MNIST in [0, 1] has norms of about 9) the
+        true constant is several times larger.
 
     Args:
         rho: Bound on the norm of the parameters, at least 0.
@@ -163,7 +189,8 @@ def _log_divergence_factor(
     sigma: float,
     later: Sequence[tuple[float, float]],
 ) -> float:
-    """log of 2 R sum_i (reach_i L magnitude_i)^2 / sigma^2 times the product of the later contractions, rounded up."""
+    """log of 2 R sum_i (reach_i L magnitude_i)^2 / sigma^2 times the product of the later
+    contractions, rounded up."""
     if len(attackers) == 0:
         raise ValueError(f"attackers must not be empty, got {attackers!r}")
     for attacker in attackers:
@@ -172,15 +199,25 @@ def _log_divergence_factor(
     lipschitz = number("lipschitz", lipschitz, 0, np.inf, open_high=True)
     sigma = number("sigma", sigma, 0, np.inf, open_low=True, open_high=True)
     with np.errstate(divide="ignore"):
-        reach = np.array([attacker.log_reach() for attacker in attackers]) + np.log(lipschitz) + log_magnitudes
+        reach = (
+            np.array([attacker.log_reach() for attacker in attackers])
+            + np.log(lipschitz)
+            + log_magnitudes
+        )
     rounds = np.asarray(later, dtype=np.float64)
     if rounds.size and (rounds.ndim != 2 or rounds.shape[1] != 2):
         raise ValueError(f"later must be a sequence of (rho, sigma) pairs, got {later!r}")
     shrink = _log_contraction(*rounds.T) if rounds.size else np.zeros(0)
-    # An exact factor 0 (rho = 0, or nothing poisoned) is settled before logarithms of opposite infinities meet.
+    # An exact factor 0 (rho = 0, or nothing poisoned) is settled before logarithms of opposite
+    # infinities meet.
     if np.isneginf(reach).all() or np.isneginf(shrink).any():
         return -np.inf
-    terms = [np.log(2 * len(attackers)), float(special.logsumexp(2 * reach)), -2 * np.log(sigma), float(shrink.sum())]
+    terms = [
+        np.log(2 * len(attackers)),
+        float(special.logsumexp(2 * reach)),
+        -2 * np.log(sigma),
+        float(shrink.sum()),
+    ]
     size = np.abs(terms).sum() + np.abs(reach[np.isfinite(reach)]).max() + np.abs(shrink).sum()
     return float(sum(terms) + 16 * EPS * (size + 1))
 
@@ -196,11 +233,12 @@ def crfl_divergence(
     r"""Theorem 2 of CRFL: a bound on the divergence that backdoors of given magnitudes cause.
 
     .. math::
-        \frac{2 R \sum_i (p_i \gamma_i \tau_i \eta_i \tfrac{q_i}{n_i} L_Z \|\delta_i\|)^2}{\sigma_{t_{adv}}^2}
+        \frac{2 R \sum_i (p_i \gamma_i \tau_i \eta_i \tfrac{q_i}{n_i} L_Z \|\delta_i\|)^2}
+        {\sigma_{t_{adv}}^2}
         \prod_{t > t_{adv}} \Bigl(2 \Phi\bigl(\tfrac{\rho_t}{\sigma_t}\bigr) - 1\Bigr)
 
-    A prediction keeps its label while this is below :func:`kl_budget`. Unlike :func:`crfl_radius` it takes attackers
-    whose backdoors differ in size.
+    A prediction keeps its label while this is below :func:`kl_budget`. Unlike :func:`crfl_radius`
+    it takes attackers whose backdoors differ in size.
 
     Assumes:
         As for :func:`crfl_radius`.
@@ -227,7 +265,9 @@ def crfl_divergence(
     References:
         Xie et al., "CRFL", ICML 2021, Theorem 2.
     """
-    norms = np.broadcast_to(numbers("magnitudes", magnitudes, 0, np.inf, open_high=True), (len(attackers),))
+    norms = np.broadcast_to(
+        numbers("magnitudes", magnitudes, 0, np.inf, open_high=True), (len(attackers),)
+    )
     with np.errstate(divide="ignore", over="ignore"):
         log = _log_divergence_factor(attackers, np.log(norms), lipschitz, sigma, later)
         return float(np.exp(log)) if np.isneginf(log) else float(np.nextafter(np.exp(log), np.inf))
@@ -242,7 +282,8 @@ def crfl_radius(
     sigma: float,
     later: Sequence[tuple[float, float]] = (),
 ) -> Floats:
-    r"""Corollary 1 of CRFL: the backdoor magnitude below which the published theorem keeps a prediction.
+    r"""Corollary 1 of CRFL: the backdoor magnitude below which the published theorem keeps a
+    prediction.
 
     .. math::
         \sqrt{\frac{-\log(1 - (\sqrt{p_A} - \sqrt{p_B})^2)\, \sigma_{t_{adv}}^2}
@@ -250,9 +291,10 @@ def crfl_radius(
         \prod_{t > t_{adv}} (2 \Phi(\rho_t / \sigma_t) - 1)}}
 
     Assumes:
-        Convex and smooth local losses with learning rates at most 1 / smoothness; aggregation weights that do not
-        depend on the data; one attacked round; the stated share of poisoned samples in every batch; a comparator run
-        in which the attackers' clean updates are scaled by gamma too; the Lipschitz constant given.
+        Convex and smooth local losses with learning rates at most 1 / smoothness; aggregation
+        weights that do not depend on the data; one attacked round; the stated share of poisoned
+        samples in every batch; a comparator run in which the attackers' clean updates are scaled by
+        gamma too; the Lipschitz constant given.
 
     Args:
         p_a: Lower bound on the probability of the label under parameter noise, in [0, 1].
@@ -263,8 +305,9 @@ def crfl_radius(
         later: (rho_t, sigma_t) of each later round, the last with the smoothing sigma.
 
     Returns:
-        A magnitude never above the formula's exact value: 0 where p_a <= p_b; inf only where p_a is exactly 1 and p_b
-        exactly 0, or where nothing that the attackers do reaches the model (a zero weight, poison fraction or rho).
+        A magnitude never above the formula's exact value: 0 where p_a <= p_b; inf only where p_a is
+        exactly 1 and p_b exactly 0, or where nothing that the attackers do reaches the model (a
+        zero weight, poison fraction or rho).
 
     Raises:
         ValueError: An argument is out of its range, or there is no attacker.

@@ -1,4 +1,5 @@
-"""How strong a threat may be before it can reach a prediction: the largest norm, the most attackers, the latest round.
+"""How strong a threat may be before it can reach a prediction: the largest norm, the most
+attackers, the latest round.
 
 The deviation bound turned round: each function takes the radii of many predictions at once.
 """
@@ -20,7 +21,8 @@ __all__ = ["largest_norm", "latest_round", "most_attackers"]
 
 
 def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> Floats:
-    """The largest backdoor norm, all else in a feature-level threat equal, that still leaves predictions certified.
+    """The largest backdoor norm, all else in a feature-level threat equal, that still leaves
+    predictions certified.
 
     Args:
         rounds: The ledger, as for :func:`deviation`.
@@ -28,11 +30,13 @@ def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
         radius: Certified radius of each prediction in parameter space, at least 0.
 
     Returns:
-        A norm for each radius, at most 2**400: :func:`deviation` at this norm and at every smaller one is below the
+        A norm for each radius, at most 2**400: :func:`deviation` at this norm and at every smaller
+            one is below the
         radius. 0 promises nothing.
 
     Raises:
-        ConditionError, ValueError: As for :func:`deviation`; also if the threat is of another level.
+        ConditionError, ValueError: As for :func:`deviation`; also if the threat is of another
+            level.
     """
     if threat.level != "feature":
         raise ValueError(f"threat must be of the feature level, got {threat.level!r}")
@@ -49,8 +53,13 @@ def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
         below: NDArray[np.bool_] = propagate(frames, threat, norm)[0][-1] * up(200) < wanted
         return below
 
-    # Exponents first, then digits: each norm kept was itself found certified, and D is monotone in the norm.
-    low, smallest, largest = np.zeros_like(wanted), np.full_like(wanted, -401.0), np.full_like(wanted, 401.0)
+    # Exponents first, then digits: each norm kept was itself found certified, and D is monotone in
+    # the norm.
+    low, smallest, largest = (
+        np.zeros_like(wanted),
+        np.full_like(wanted, -401.0),
+        np.full_like(wanted, 401.0),
+    )
     for _ in range(10):
         middle = np.floor((smallest + largest) / 2)
         good = holds(2.0**middle)
@@ -65,7 +74,8 @@ def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
 
 
 def most_attackers(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> Int64:
-    """The largest number of unknown attackers, or of removed clients, that still leaves predictions certified.
+    """The largest number of unknown attackers, or of removed clients, that still leaves predictions
+    certified.
 
     Args:
         rounds: The ledger, as for :func:`deviation`.
@@ -73,15 +83,18 @@ def most_attackers(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -
         radius: Certified radius of each prediction in parameter space, at least 0.
 
     Returns:
-        For each radius the largest m such that the threat with ``at_most=m`` is certified; 0 promises nothing. A
-        prediction that no set of clients can change gets the number of clients in the ledger (for a removal, a number
-        that leaves someone in every round).
+        For each radius the largest m such that the threat with ``at_most=m`` is certified; 0
+        promises nothing. A prediction that no set of clients can change gets the number of clients
+        in the ledger (for a removal, a number that leaves someone in every round).
 
     Raises:
-        ConditionError, ValueError: As for :func:`deviation` with one attacker; also if the threat names its clients.
+        ConditionError, ValueError: As for :func:`deviation` with one attacker; also if the threat
+            names its clients.
     """
     if threat.at_most is None:
-        raise ValueError(f"threat must be by an unknown set of clients, got clients={threat.clients!r}")
+        raise ValueError(
+            f"threat must be by an unknown set of clients, got clients={threat.clients!r}"
+        )
     radii = numbers("radius", radius, 0.0)
     bounds = [deviation(rounds, replace(threat, at_most=1)).value]
     everyone = {one.client for record in rounds for one in record.participants}
@@ -89,12 +102,14 @@ def most_attackers(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -
         try:
             bounds.append(deviation(rounds, replace(threat, at_most=len(bounds) + 1)).value)
         except ConditionError:
-            break  # with so many removed, no one is left; or an honest update could have been touched
+            # with so many removed, no one is left; or an honest update could have been touched
+            break
     return np.searchsorted(np.maximum.accumulate(bounds), radii, side="left").astype(np.int64)
 
 
 def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> Int64:
-    """The latest round in which a one-round attack still leaves predictions certified, as does any round before it.
+    """The latest round in which a one-round attack still leaves predictions certified, as does any
+    round before it.
 
     Args:
         rounds: The ledger, as for :func:`deviation`.
@@ -102,8 +117,8 @@ def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
         radius: Certified radius of each prediction in parameter space, at least 0.
 
     Returns:
-        For each radius the index of that round, or the first index less 1 where not even the first round's attack is
-        certified.
+        For each radius the index of that round, or the first index less 1 where not even the first
+        round's attack is certified.
 
     Raises:
         ConditionError, ValueError: As for :func:`deviation`; also if the threat is a removal.
@@ -116,7 +131,12 @@ def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
     bounds = []
     for at, record in enumerate(rounds):
         alone = replace(threat, rounds=[record.index])
-        # Before the attacked round the runs agree. The round just before it is kept, to see that it was honest.
+        # Before the attacked round the runs agree. The round just before it is kept, to see that it
+        # was honest.
         trace, _, _ = propagate(frames[max(at - 1, 0) :], alone, np.array([threat.norm or 0.0]))
         bounds.append(float(trace[-1, 0]))
-    return rounds[0].index - 1 + np.searchsorted(np.maximum.accumulate(bounds), radii, side="left").astype(np.int64)
+    return (
+        rounds[0].index
+        - 1
+        + np.searchsorted(np.maximum.accumulate(bounds), radii, side="left").astype(np.int64)
+    )

@@ -1,9 +1,10 @@
 """How far poisoned clients can have moved one trained model, and what that leaves certified.
 
-Two runs are coupled: same initial weights, participants, mini-batches and server noise. One is honest, in the other the
-threat is carried out (or, at the removal level, the clients never existed). One of them was run and left a ledger; the
-bound D on the distance of the two final models holds whichever of the two it was. A prediction that no change of the
-parameters smaller than its radius can alter is therefore the same in both runs as soon as D < radius.
+Two runs are coupled: same initial weights, participants, mini-batches and server noise. One is
+honest, in the other the threat is carried out (or, at the removal level, the clients never
+existed). One of them was run and left a ledger; the bound D on the distance of the two final models
+holds whichever of the two it was. A prediction that no change of the parameters smaller than its
+radius can alter is therefore the same in both runs as soon as D < radius.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,14 @@ from rsfl.bounds.threat import Threat
 
 __all__ = ["Deviation", "Frame", "deviation", "propagate"]
 
-_ROOT2 = sqrt(2.0) * (1 + 2**-52)  # just above sqrt(2): the bound on ||p - y||, on ||p - p'|| and on ||y - y'||
+_ROOT2 = sqrt(2.0) * (
+    1 + 2**-52
+)  # just above sqrt(2): the bound on ||p - y||, on ||p - p'|| and on ||y - y'||
 
 
 def _step_factor(one: Participant) -> float:
-    """Lipschitz constant of one honest local step: max(|1 - eta lam|, |1 - eta (lam + beta)|), rounded up."""
+    """Lipschitz constant of one honest local step: max(|1 - eta lam|, |1 - eta (lam + beta)|),
+    rounded up."""
     rate, decay = one.lr, one.decay[0]
     return max(abs(1 - rate * decay), abs(1 - rate * (decay + smoothness(one)))) + ULP
 
@@ -37,7 +41,8 @@ def _decays(one: Participant) -> Float64:
 
 
 def _training(one: Participant) -> tuple[float, float, float]:
-    """Of an honest local training: its Lipschitz constant, then what bounds its update, pull * || sent || + push."""
+    """Of an honest local training: its Lipschitz constant, then what bounds its update, pull * ||
+    sent || + push."""
     steps, rate, decay = len(one.batch_sizes), one.lr, one.decay[0]
     kappa = _step_factor(one) ** steps * up(4)
     if one.outcome in ("absent", "rejected"):
@@ -68,7 +73,9 @@ class Frame:
         everyone = record.participants
         removed = threat.clients or () if threat.level == "removal" else ()
         # Of the training of a removed client nothing is known, and nothing is used.
-        training = [(0.0, 0.0, 0.0) if one.client in removed else _training(one) for one in everyone]
+        training = [
+            (0.0, 0.0, 0.0) if one.client in removed else _training(one) for one in everyone
+        ]
         kappa, pull, push = np.array(training).T
         return cls(
             record=record,
@@ -89,13 +96,15 @@ class Frame:
         return min(self.record.update_clip, self.record.reject_norm)
 
     def honest(self, sent_norm: Float64) -> Float64:
-        """Bounds (participants, lanes) on the honest updates from weights of norm at most ``sent_norm`` (lanes,)."""
+        """Bounds (participants, lanes) on the honest updates from weights of norm at most
+        ``sent_norm`` (lanes,)."""
         bounds: Float64 = (self.pull[:, None] * sent_norm + self.push[:, None]) * up(4)
         return bounds
 
 
 def _shares(one: Participant, threat: Threat, where: str) -> tuple[Float64, int]:
-    """Poisoned share of each batch: a matrix (rows, steps) of which the worst so many rows may be poisoned."""
+    """Poisoned share of each batch: a matrix (rows, steps) of which the worst so many rows may be
+    poisoned."""
     sizes = np.array(one.batch_sizes, float)
     if threat.share is not None:
         return np.full((1, sizes.size), threat.share), 1
@@ -114,11 +123,16 @@ def _shares(one: Participant, threat: Threat, where: str) -> tuple[Float64, int]
     return shares[np.isin(drawn, threat.samples[one.client])].sum(axis=0, keepdims=True), 1
 
 
-def _injected(one: Participant, threat: Threat, norm: Float64, sent_norm: Float64, where: str) -> Float64:
-    """Bounds (lanes,) on || poisoned update - honest update ||, both unscaled and from the same weights.
+def _injected(
+    one: Participant, threat: Threat, norm: Float64, sent_norm: Float64, where: str
+) -> Float64:
+    """Bounds (lanes,) on || poisoned update - honest update ||, both unscaled and from the same
+    weights.
 
-    One step apart: the honest step from both iterates, which contracts, and the change of the gradient at the poisoned
-    iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || || x - x' || + || a - a' || || x ||.
+    One step apart: the honest step from both iterates, which contracts, and the change of the
+        gradient at the poisoned
+    iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || || x - x' || + || a - a' ||
+    || x ||.
     """
     clean, rate = one.input_norm, one.lr
     poisoned = np.full_like(norm, inf if threat.input_norm is None else threat.input_norm)
@@ -133,7 +147,9 @@ def _injected(one: Participant, threat: Threat, norm: Float64, sent_norm: Float6
         change = np.minimum(change, _ROOT2 * norm + clean * outputs)
     later = _step_factor(one) ** np.arange(len(one.batch_sizes) - 1, -1, -1)
     shares, most = _shares(one, threat, where)
-    total: Float64 = rate * _top((shares * later) @ np.broadcast_to(change, (later.size, norm.size)), most)
+    total: Float64 = rate * _top(
+        (shares * later) @ np.broadcast_to(change, (later.size, norm.size)), most
+    )
     return total * up(4 * later.size + sum(one.batch_sizes))
 
 
@@ -149,9 +165,9 @@ def _errors(
     """What the attackers change in an attacked round, removal apart.
 
     Returns:
-        Lipschitz constants (participants,) of the comparison run's updates, bounds (participants, lanes) on the norms
-        of those updates, and bounds (participants, lanes) on || submitted update - comparison update ||, both from the
-        weights sent in the attacked run.
+        Lipschitz constants (participants,) of the comparison run's updates, bounds (participants,
+        lanes) on the norms of those updates, and bounds (participants, lanes) on || submitted
+        update - comparison update ||, both from the weights sent in the attacked run.
     """
     record, kappa = frame.record, frame.kappa
     honest = frame.honest(sent_norm)
@@ -162,7 +178,9 @@ def _errors(
             raise ConditionError("update-clip", where, f"update_clip={record.update_clip!r}")
         errors[attackers] = (record.update_clip + honest)[attackers]
     elif threat.level == "forensic":
-        errors[attackers] = (frame.update[:, None] + frame.honest(np.array([record.broadcast_norm])))[attackers]
+        errors[attackers] = (
+            frame.update[:, None] + frame.honest(np.array([record.broadcast_norm]))
+        )[attackers]
     else:
         low, high = threat.scales
         for row in np.flatnonzero(attackers):
@@ -175,10 +193,14 @@ def _errors(
             else:
                 # Convex in the scale: the worst lies at an end.
                 errors[row] = np.maximum(
-                    low * moved + abs(low - 1) * honest[row], high * moved + abs(high - 1) * honest[row]
+                    low * moved + abs(low - 1) * honest[row],
+                    high * moved + abs(high - 1) * honest[row],
                 )
-            # An update that may be too long for the server may end up as zero; one that is clipped only comes closer.
-            errors[row] = np.where(reach > record.reject_norm, np.maximum(errors[row], honest[row]), errors[row])
+            # An update that may be too long for the server may end up as zero; one that is clipped
+            # only comes closer.
+            errors[row] = np.where(
+                reach > record.reject_norm, np.maximum(errors[row], honest[row]), errors[row]
+            )
             errors[row] = np.minimum(errors[row], record.update_clip + honest[row])
         if threat.comparator == "scaled":
             scaled = np.maximum(abs(low - 1) + low * kappa, abs(high - 1) + high * kappa)
@@ -187,36 +209,49 @@ def _errors(
 
 
 def _removed(frame: Frame, outside: NDArray[np.bool_], most: int) -> tuple[float, Float64]:
-    """Mean Lipschitz constant over the others, and changes (participants,), when some of ``outside`` never took part.
+    """Mean Lipschitz constant over the others, and changes (participants,), when some of
+    ``outside`` never took part.
 
-    Removing the share P from a weighted mean moves it by || sum over the removed of p (u - mean) || / (1 - P). The same
-    algebra bounds the mean of the Lipschitz constants over whoever is left.
+    Removing the share P from a weighted mean moves it by || sum over the removed of p (u - mean) ||
+    / (1 - P). The same algebra bounds the mean of the Lipschitz constants over whoever is left.
     """
     weight, kappa = frame.weight, frame.kappa
     candidates = np.sort(weight[outside])
     left = weight[~outside].sum() + candidates[: max(candidates.size - most, 0)].sum()
     if left <= 0:
-        raise ConditionError("someone-left", f"round {frame.record.index}", f"weights={weight.tolist()!r}")
+        raise ConditionError(
+            "someone-left", f"round {frame.record.index}", f"weights={weight.tolist()!r}"
+        )
     mean = (weight * kappa).sum() / weight.sum()
     if candidates.size <= most:
         others = (weight * kappa)[~outside].sum() / left
     else:
-        others = min(kappa.max(), mean + float(_top(weight * np.maximum(mean - kappa, 0), most)) / left)
+        others = min(
+            kappa.max(), mean + float(_top(weight * np.maximum(mean - kappa, 0), most)) / left
+        )
     return float(others) * up(8 * weight.size), frame.gap / left * up(weight.size)
 
 
 def _effect(
-    frame: Frame, threat: Threat, norm: Float64, distance: Float64, reach: float, attackers: NDArray[np.bool_]
+    frame: Frame,
+    threat: Threat,
+    norm: Float64,
+    distance: Float64,
+    reach: float,
+    attackers: NDArray[np.bool_],
 ) -> tuple[float, Float64, Float64]:
     """What one round does to the distance between the runs.
 
     Returns:
-        The Lipschitz constant of the comparison run's round, what each participant adds (participants, lanes), and how
-        long an honest update of either run may be (lanes,); 0 where the server would not touch any.
+        The Lipschitz constant of the comparison run's round, what each participant adds
+        (participants, lanes), and how long an honest update of either run may be (lanes,); 0 where
+        the server would not touch any.
     """
     record, step, kappa = frame.record, frame.record.server_step, frame.kappa
     # Of the broadcast that was not observed only this is known. It also covers the one that was.
-    sent_norm = np.maximum(record.broadcast_norm, np.minimum(record.broadcast_norm + distance, reach) * up(2))
+    sent_norm = np.maximum(
+        record.broadcast_norm, np.minimum(record.broadcast_norm + distance, reach) * up(2)
+    )
     honest = added = np.zeros((attackers.size, norm.size))
     named = threat.clients is not None
     if threat.level == "removal":
@@ -236,29 +271,38 @@ def _effect(
         raise ConditionError("honest-updates-intact", where, f"outcome={one.outcome!r}")
     longest = np.zeros_like(norm)
     if frame.room < inf:
-        # An honest update moves with the weights by at most (1 + kappa) D from one run to the other.
+        # An honest update moves with the weights by at most (1 + kappa) D from one run to the
+        # other.
         drifted = (frame.update[:, None] + (1 + frame.kappa[:, None]) * distance) * up(4)
         length = np.minimum(frame.honest(sent_norm), drifted)
         if threat.level != "removal":
-            length[attackers] = honest[attackers]  # what attackers sent says nothing of their honest updates
+            length[attackers] = honest[
+                attackers
+            ]  # what attackers sent says nothing of their honest updates
         elif named:
             length[attackers] = 0.0  # the comparison run is without them
         longest = length[~frame.absent].max(axis=0, initial=0.0)
     return float(lipschitz) * up(attackers.size), added, longest
 
 
-def propagate(frames: Sequence[Frame], threat: Threat, norm: Float64) -> tuple[Float64, Float64, ConditionError | None]:
+def propagate(
+    frames: Sequence[Frame], threat: Threat, norm: Float64
+) -> tuple[Float64, Float64, ConditionError | None]:
     """The recursion over rounds, for one backdoor norm per lane.
 
-    D_t = min(2 rho_t, kappa_t D_{t-1} + s * sum over the attackers of p_i e_{i,t}). The sum is kept apart per client,
-    so that for an unknown set of m attackers the m largest totals over *all* rounds are taken. Where 2 rho_t is the
-    smaller, it takes the place of all that came before.
+    D_t = min(2 rho_t, kappa_t D_{t-1} + s * sum over the attackers of p_i e_{i,t}). The sum is kept
+    apart per client, so that for an unknown set of m attackers the m largest totals over *all*
+    rounds are taken. Where 2 rho_t is the smaller, it takes the place of all that came before.
 
     Returns:
-        D after each round (rounds, lanes), inf in lanes where an honest update may have been touched; the contraction
-        of each round; and the reason for the first such lane.
+        D after each round (rounds, lanes), inf in lanes where an honest update may have been
+        touched; the contraction of each round; and the reason for the first such lane.
     """
-    clients = threat.clients if threat.clients is not None else sorted({one for frame in frames for one in frame.ids})
+    clients = (
+        threat.clients
+        if threat.clients is not None
+        else sorted({one for frame in frames for one in frame.ids})
+    )
     most = len(clients) if threat.at_most is None else threat.at_most
     row = {client: at for at, client in enumerate(clients)}
     base, totals = np.zeros_like(norm), np.zeros((len(clients), norm.size))
@@ -270,7 +314,8 @@ def propagate(frames: Sequence[Frame], threat: Threat, norm: Float64) -> tuple[F
         attackers = np.array([attacked and client in row for client in frame.ids])
         lipschitz, added, longest = _effect(frame, threat, norm, distance, reach, attackers)
         if reason is None and (longest > frame.room).any():
-            found = f"updates of norm up to {float(longest.max())!r} where only {frame.room!r} pass untouched"
+            found = f"updates of norm up to {float(longest.max())!r} where only {frame.room!r} "
+            found += "pass untouched"
             reason = ConditionError("honest-updates-intact", f"round {record.index}", found)
         touched |= longest > frame.room
         base, totals = base * lipschitz, totals * lipschitz
@@ -290,12 +335,13 @@ class Deviation:
     """How far apart the final models of the honest and the attacked run can be.
 
     Attributes:
-        value: Bound on the l2 distance of all parameters after the last round; a prediction is certified where this is
-            strictly below its radius.
+        value: Bound on the l2 distance of all parameters after the last round; a prediction is
+            certified where this is strictly below its radius.
         trace: The bound after each round, shape (rounds,).
         contraction: Factor by which each round shrinks an earlier distance, shape (rounds,).
         threat: What was bounded.
-        checked: Names of the conditions that were checked in the ledger, all of them met, out of ``CONDITIONS``.
+        checked: Names of the conditions that were checked in the ledger, all of them met, out of
+            ``CONDITIONS``.
         trusted: Names of what no ledger can show and the caller answers for, out of ``TRUSTED``.
     """
 
@@ -315,7 +361,8 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
         \kappa_t = 1 - s \Bigl(1 - \sum_i p_i \kappa_i\Bigr), \qquad
         \kappa_i = \max(|1 - \eta\lambda|, |1 - \eta(\lambda + B^2/2)|)^{\tau}
 
-    where :math:`e_{i,t}` bounds the distance between the submitted update and the honest one from the same weights.
+    where :math:`e_{i,t}` bounds the distance between the submitted update and the honest one from
+    the same weights.
 
     Assumes:
         The conditions in ``CONDITIONS``, which are checked, and those in ``Deviation.trusted``.
@@ -334,16 +381,20 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
     Example:
         >>> import dataclasses
         >>> client = Participant(
-        ...     client=0, weight=0.5, lr=0.1, decay=(0.1, 0.1), input_norm=1.4, batch_sizes=[10, 10],
+        ...     client=0, weight=0.5, lr=0.1, decay=(0.1, 0.1), input_norm=1.4,
+        ...     batch_sizes=[10, 10],
         ...     update_norm=0.2, gap=0.01)
         >>> other = dataclasses.replace(client, client=1)
         >>> record = Round(
-        ...     index=1, participants=[client, other], broadcast_norm=0.0, aggregator="mean", model="linear",
-        ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0, dtype="float64", weights_from="server",
+        ...     index=1, participants=[client, other], broadcast_norm=0.0,
+        ...     aggregator="mean", model="linear",
+        ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0,
+        ...     dtype="float64", weights_from="server",
         ...     seed=0)
         >>> deviation([record], Threat("removal", clients=[0])).value
         0.0200...
-        >>> deviation([record], Threat("feature", clients=[0], norm=0.1, flips=False, per_batch=1)).value
+        >>> moved = Threat("feature", clients=[0], norm=0.1, flips=False, per_batch=1)
+        >>> deviation([record], moved).value
         0.0014...
 
     References:

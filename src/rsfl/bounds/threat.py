@@ -20,33 +20,39 @@ class Threat:
 
     The levels, from the weakest attacker to the strongest, then two questions about the past:
 
-    - ``"feature"``: moves training inputs by at most ``norm`` each, and flips their labels if ``flips``.
+    - ``"feature"``: moves training inputs by at most ``norm`` each, and flips their labels if
+      ``flips``.
     - ``"sample"``: replaces training samples by any others with || (x, 1) || <= ``input_norm``.
     - ``"client"``: sends any update whatever, under the server's update clip.
     - ``"forensic"``: sent what the ledger says; compared with the run in which it had been honest.
     - ``"removal"``: did whatever it did; compared with the run in which it had never taken part.
 
-    Without any of ``samples``, ``per_batch`` and ``share``, all the samples of the attackers may be poisoned.
+    Without any of ``samples``, ``per_batch`` and ``share``, all the samples of the attackers may be
+    poisoned.
 
     Args:
         level: One of the above.
         clients: Ids of the attackers. Give either this or ``at_most``.
         at_most: Any unknown set of up to this many clients.
-        rounds: Indices of the attacked rounds; None for all of them (the only choice for a removal).
+        rounds: Indices of the attacked rounds; None for all of them (the only choice for a
+            removal).
         norm: Largest l2 norm of the change of one input (feature level).
         flips: Whether labels may change as well (feature level).
-        samples: Which of its samples each attacker poisons, {client: numbers}, or how many of them at most. The numbers
-            are those in the data set that the client was given, as the ledger has them.
+        samples: Which of its samples each attacker poisons, {client: numbers}, or how many of them
+            at most. The numbers are those in the data set that the client was given, as the ledger
+            has them.
         per_batch: Most poisoned draws in any mini-batch.
         share: Largest poisoned share of any mini-batch, the short ones included.
-        scale: Factor on the attackers' updates (feature and sample level); a pair (low, high) if it lies in between.
-        input_norm: Bound on || (x, 1) || of poisoned inputs. Required at the sample level; at the feature level the
-            ledger's bound plus ``norm`` holds anyway.
-        comparator: ``"clean"``: the attackers are honest. ``"scaled"``: they train on clean data but scale their
-            updates all the same, as the published CRFL certificate has it.
+        scale: Factor on the attackers' updates (feature and sample level); a pair (low, high) if it
+            lies in between.
+        input_norm: Bound on || (x, 1) || of poisoned inputs. Required at the sample level; at the
+            feature level the ledger's bound plus ``norm`` holds anyway.
+        comparator: ``"clean"``: the attackers are honest. ``"scaled"``: they train on clean data
+            but scale their updates all the same, as the published CRFL certificate has it.
 
     Raises:
-        TypeError, ValueError: A number out of its range, a setting that the level does not have, or one that it lacks.
+        TypeError, ValueError: A number out of its range, a setting that the level does not have, or
+            one that it lacks.
 
     Example:
         >>> Threat("feature", clients=[3], rounds=[10], norm=0.1, per_batch=5, scale=10.0).clients
@@ -84,7 +90,8 @@ class Threat:
                 checked[name] = number(name, getattr(self, name), 0.0, high, open_high=high == inf)
         if isinstance(self.samples, Mapping):
             checked["samples"] = {
-                count("samples", client): _ids("samples", which) for client, which in self.samples.items()
+                count("samples", client): _ids("samples", which)
+                for client, which in self.samples.items()
             }
         elif self.samples is not None:
             checked["samples"] = count("samples", self.samples)
@@ -101,15 +108,21 @@ class Threat:
     def _check_settings(self) -> None:
         """Refuse settings that contradict each other or that the level does not have."""
         if (self.clients is None) == (self.at_most is None):
-            raise ValueError(f"give either clients or at_most, got clients={self.clients!r}, at_most={self.at_most!r}")
+            raise ValueError(
+                f"give either clients or at_most, got clients={self.clients!r}, "
+                f"at_most={self.at_most!r}"
+            )
         data = ("samples", "per_batch", "share", "input_norm")
         known = {"feature": ("rounds", "norm", *data), "sample": ("rounds", *data), "removal": ()}
         for name in ("rounds", "norm", *data):
             if getattr(self, name) is not None and name not in known.get(self.level, ("rounds",)):
                 raise ValueError(
-                    f"{name} does not apply at the {self.level} level; leave it out, got {getattr(self, name)!r}"
+                    f"{name} does not apply at the {self.level} level; leave it out, got "
+                    f"{getattr(self, name)!r}"
                 )
-        if self.level not in ("feature", "sample") and (self.scale != (1.0, 1.0) or self.comparator != "clean"):
+        if self.level not in ("feature", "sample") and (
+            self.scale != (1.0, 1.0) or self.comparator != "clean"
+        ):
             raise ValueError(
                 f"scale and comparator do not apply at the {self.level} level; leave them out, got "
                 f"scale={self.scale!r}, comparator={self.comparator!r}"
@@ -118,18 +131,27 @@ class Threat:
         if needed and getattr(self, needed) is None:
             raise ValueError(f"{needed} must be given at the {self.level} level")
         if sum(setting is not None for setting in (self.samples, self.per_batch, self.share)) > 1:
-            raise ValueError("samples, per_batch and share are three ways to say one thing: give at most one")
+            raise ValueError(
+                "samples, per_batch and share are three ways to say one thing: give at most one"
+            )
         if isinstance(self.samples, Mapping) and set(self.samples) != set(self.clients or ()):
-            raise ValueError(f"samples must name the clients {self.clients!r}, got {sorted(self.samples)!r}")
+            raise ValueError(
+                f"samples must name the clients {self.clients!r}, got {sorted(self.samples)!r}"
+            )
         if self.comparator == "scaled" and self.clients is None:
-            raise ValueError(f"clients must be named for comparator='scaled', got at_most={self.at_most!r}")
+            raise ValueError(
+                f"clients must be named for comparator='scaled', got at_most={self.at_most!r}"
+            )
 
     def __repr__(self) -> str:
         """What is not as it is by default."""
         defaults = {field.name: field.default for field in fields(self)} | {"scale": (1.0, 1.0)}
-        given = {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
+        given = {
+            name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]
+        }
         level = given.pop("level")
-        return f"Threat({', '.join([repr(level), *(f'{name}={value!r}' for name, value in given.items())])})"
+        settings = [repr(level), *(f"{name}={value!r}" for name, value in given.items())]
+        return f"Threat({', '.join(settings)})"
 
     @property
     def scales(self) -> tuple[float, float]:

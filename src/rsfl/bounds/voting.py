@@ -1,4 +1,5 @@
-"""Votes of models trained on disjoint groups of clients: how many malicious clients a majority survives."""
+"""Votes of models trained on disjoint groups of clients: how many malicious clients a majority
+survives."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,25 +12,29 @@ __all__ = ["group_votes"]
 def group_votes(votes: ArrayLike) -> tuple[Int64, Int64]:
     r"""Label of a vote among groups, and how many malicious clients cannot change it.
 
-    The label A has the most votes, the smaller label where votes tie. A malicious client is in one group and at most
-    turns its vote from A to B, so A survives
+    The label A has the most votes, the smaller label where votes tie. A malicious client is in one
+    group and at most turns its vote from A to B, so A survives
 
     .. math:: \min_{B \ne A} \Bigl\lfloor \frac{n_A - n_B - [B < A]}{2} \Bigr\rfloor
 
-    malicious clients, whatever they send in every round, and no more if they may sit in different groups.
+    malicious clients, whatever they send in every round, and no more if they may sit in different
+    groups.
 
     Assumes:
-        Each client is in one group, fixed before anything is received; groups share no random stream, stopping rule,
-        statistics or validation data; a group whose model fails has a vote fixed in advance.
+        Each client is in one group, fixed before anything is received; groups share no random
+        stream, stopping rule, statistics or validation data; a group whose model fails has a vote
+        fixed in advance.
 
     Args:
-        votes: Votes of the groups per label, whole numbers of shape (..., K) with K >= 2; at least one vote a row.
+        votes: Votes of the groups per label, whole numbers of shape (..., K) with K >= 2; at least
+            one vote a row.
 
     Returns:
         Labels and numbers of clients, both of shape (...). The numbers are exact.
 
     Raises:
-        ValueError: votes has fewer than two labels, a row without votes, or an entry that is no count.
+        ValueError: votes has fewer than two labels, a row without votes, or an entry that is no
+            count.
         TypeError: votes is not an array of numbers.
 
     Example:
@@ -37,8 +42,8 @@ def group_votes(votes: ArrayLike) -> tuple[Int64, Int64]:
         (array([0, 2, 0]), array([2, 0, 0]))
 
     References:
-        Cao, Jia and Gong, "Provably secure federated learning against malicious clients", AAAI 2021; Cao, Zhang, Jia
-        and Gong, "FLCert", IEEE TIFS 2022.
+        Cao, Jia and Gong, "Provably secure federated learning against malicious clients", AAAI
+        2021; Cao, Zhang, Jia and Gong, "FLCert", IEEE TIFS 2022.
     """
     n = counts("votes", votes)
     if n.ndim == 0 or n.shape[-1] < 2:

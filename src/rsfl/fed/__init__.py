@@ -1,7 +1,16 @@
-"""Federated training on one machine: clients, server, aggregation, faults, simulated attackers, and a full ledger."""
+"""Federated training on one machine: clients, server, aggregation, faults, simulated attackers, and
+a full ledger."""
 
 from rsfl.fed import partition, poison
-from rsfl.fed.aggregate import Aggregate, CoordinateMedian, GeometricMedian, Krum, Mean, Rule, TrimmedMean
+from rsfl.fed.aggregate import (
+    Aggregate,
+    CoordinateMedian,
+    GeometricMedian,
+    Krum,
+    Mean,
+    Rule,
+    TrimmedMean,
+)
 from rsfl.fed.certificate import PoisoningCertificate, certify, largest_backdoors
 from rsfl.fed.client import SGD, Client, Member, Remote, Task, clients
 from rsfl.fed.ensemble import GroupVote, train_groups

@@ -1,7 +1,9 @@
-"""Checkpoints that survive a kill: written whole or not at all, checked before they are used, loaded without code.
+"""Checkpoints that survive a kill: written whole or not at all, checked before they are used,
+loaded without code.
 
-A directory holds one small file a round for the ledger and the last two states. A file is a line of magic, the SHA-256
-of what follows, and tensors and text that ``torch.load(weights_only=True)`` reads: no arbitrary pickle is ever opened.
+A directory holds one small file a round for the ledger and the last two states. A file is a line of
+magic, the SHA-256 of what follows, and tensors and text that ``torch.load(weights_only=True)``
+reads: no arbitrary pickle is ever opened.
 """
 
 import warnings
@@ -22,7 +24,8 @@ _KEPT = 2  # states: the last one, and the one to fall back on
 
 @dataclass(frozen=True)
 class State:
-    """All that the next round depends on: every draw is keyed by the round, so there is no generator to save.
+    """All that the next round depends on: every draw is keyed by the round, so there is no
+    generator to save.
 
     Args:
         round: Rounds done.
@@ -56,15 +59,20 @@ class Directory:
         """Add a round; the ledger's file goes first, so that a state never lacks its ledger."""
         write(self._entry(state.round), {"run": dict(self.run), **entry.pack()})
         content = {"round": state.round, "clipped": state.clipped, "broadcast": state.broadcast}
-        write(self._state(state.round), {"run": dict(self.run), **content, "locals": dict(state.locals)})
+        write(
+            self._state(state.round),
+            {"run": dict(self.run), **content, "locals": dict(state.locals)},
+        )
         for old in sorted(self.path.glob("state-*.rsfl"))[:-_KEPT]:
             old.unlink()
 
     def load(self) -> tuple[State, tuple[Entry, ...]] | None:
-        """The last round whose files are intact, with a warning about any later one; None in an empty directory.
+        """The last round whose files are intact, with a warning about any later one; None in an
+        empty directory.
 
         Raises:
-            CheckpointError: There are checkpoints, but none is intact, or they belong to another run.
+            CheckpointError: There are checkpoints, but none is intact, or they belong to another
+                run.
         """
         refused = []
         for path in sorted(self.path.glob("state-*.rsfl"), reverse=True):
@@ -75,8 +83,12 @@ class Directory:
                 refused.append(str(error))
                 continue
             if refused:
-                warnings.warn(f"{'; '.join(refused)}: resuming after round {content['round']}", stacklevel=3)
-            return State(**{name: content[name] for name in ("round", "clipped", "broadcast", "locals")}), entries
+                warnings.warn(
+                    f"{'; '.join(refused)}: resuming after round {content['round']}", stacklevel=3
+                )
+            return State(
+                **{name: content[name] for name in ("round", "clipped", "broadcast", "locals")}
+            ), entries
         if refused:
             raise CheckpointError("; ".join(refused))
         return None

@@ -1,4 +1,5 @@
-"""Clients and how they train: who holds which samples, and what happens to a model in one round on them."""
+"""Clients and how they train: who holds which samples, and what happens to a model in one round on
+them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +45,8 @@ def at_round(name: str, schedule: Schedule, index: int) -> float:
 
 @runtime_checkable
 class Stackable(Protocol):
-    """A loss in two parts, which lets many clients train as one: draws first, then a pure function of the outputs."""
+    """A loss in two parts, which lets many clients train as one: draws first, then a pure function
+    of the outputs."""
 
     def inputs(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """What the model is shown instead of ``x`` (N, ...)."""
@@ -90,10 +92,10 @@ Trainer: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Task], None]
 class SGD:
     r"""Local training by mini-batch gradient steps.
 
-    One step is ``w <- w - lr * (gradient + decay * w)``, or with momentum what ``torch.optim.SGD`` does; momentum
-    starts afresh in every round. An epoch is a fresh shuffle cut into batches, the last one as short as it comes. With
-    ``mixture`` the client keeps a model of its own from round to round and descends a mixture of the local loss and of
-    the distance to the average model,
+    One step is ``w <- w - lr * (gradient + decay * w)``, or with momentum what ``torch.optim.SGD``
+    does; momentum starts afresh in every round. An epoch is a fresh shuffle cut into batches, the
+    last one as short as it comes. With ``mixture`` the client keeps a model of its own from round
+    to round and descends a mixture of the local loss and of the distance to the average model,
 
     .. math:: w_i \leftarrow w_i - lr\,(\lambda \nabla L_i(w_i) + 2 (1 - \lambda) (w_i - \bar w)).
 
@@ -104,11 +106,13 @@ class SGD:
         steps: Number of batches in a round instead; as many passes are begun as that takes.
         momentum: In [0, 1).
         decay: L2 decay, for all parameters or by name (0 for those not named).
-        mixture: The lambda of the mixture, in [0, 1]; None for ordinary federated training from the broadcast.
+        mixture: The lambda of the mixture, in [0, 1]; None for ordinary federated training from the
+            broadcast.
         loss: ``loss(model, x, y, generator)``, a scalar.
 
     References:
-        Alfarra, Perez, Shulgin, Richtarik and Ghanem, Certified robustness in federated learning, 2022, Eq. 5.
+        Alfarra, Perez, Shulgin, Richtarik and Ghanem, Certified robustness in federated learning,
+        2022, Eq. 5.
     """
 
     lr: Schedule = 0.1
@@ -133,7 +137,9 @@ class SGD:
         if self.mixture is not None:
             number("mixture", self.mixture, 0.0, 1.0)
         if not callable(self.loss):
-            raise TypeError(f"loss must be a function of (model, x, y, generator), got {self.loss!r}")
+            raise TypeError(
+                f"loss must be a function of (model, x, y, generator), got {self.loss!r}"
+            )
 
     def decays(self, layout: Layout) -> list[float]:
         """The decay of each trained parameter, in order."""
@@ -145,12 +151,15 @@ class SGD:
         return [float(self.decay.get(name, 0.0)) for name in names]
 
     def batches(self, size: int, task: Task) -> list[Int64]:
-        """The positions (among the client's ``size`` samples) of each mini-batch of a round, in order."""
+        """The positions (among the client's ``size`` samples) of each mini-batch of a round, in
+        order."""
         if self.batch_size is None:
             return [np.arange(size)] * (self.steps or self.epochs)
         lengths = self.batch_sizes(size)
         draw, epochs = task.rng("batches"), -(-sum(lengths) // size)
-        return np.split(np.concatenate([draw.permutation(size) for _ in range(epochs)]), np.cumsum(lengths))[:-1]
+        return np.split(
+            np.concatenate([draw.permutation(size) for _ in range(epochs)]), np.cumsum(lengths)
+        )[:-1]
 
     def batch_sizes(self, size: int) -> tuple[int, ...]:
         """How many samples each mini-batch of a round has, in order."""
@@ -186,8 +195,12 @@ class SGD:
         """Train ``model`` in place on one client's samples."""
         layout = Layout.of(model)
         values = [p for p in model.parameters() if p.requires_grad]
-        centers = [task.center.get(name, value) for name, value in zip(layout.shapes, values, strict=False)]
-        velocities: Sequence[Tensor] = [torch.zeros_like(value) for value in values] if self.momentum else values
+        centers = [
+            task.center.get(name, value) for name, value in zip(layout.shapes, values, strict=False)
+        ]
+        velocities: Sequence[Tensor] = (
+            [torch.zeros_like(value) for value in values] if self.momentum else values
+        )
         decays, lr = self.decays(layout), at_round("lr", self.lr, task.round)
         generator = task.generator("loss", x.device)
         for batch in self.batches(len(x), task):
@@ -201,7 +214,8 @@ class SGD:
 
 
 class Member(Protocol):
-    """What the server asks of anything that takes part; `Client` is the one that trains on tensors in this process."""
+    """What the server asks of anything that takes part; `Client` is the one that trains on tensors
+    in this process."""
 
     @property
     def id(self) -> int:
@@ -231,7 +245,8 @@ class Client:
         id: A whole number, different for every client.
         x: Inputs, shape (N, ...): its own, or a data set that clients share.
         y: Labels, shape (N,).
-        trainer: `SGD`, or any function ``trainer(model, x, y, task)`` that trains the model in place.
+        trainer: `SGD`, or any function ``trainer(model, x, y, task)`` that trains the model in
+            place.
         indices: Which samples are its own; None for all of them.
     """
 
@@ -244,12 +259,19 @@ class Client:
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", count("id", self.id))
         if len(self.x) != len(self.y):
-            raise ValueError(f"y must be one label a sample, got {len(self.y)} for {len(self.x)} samples")
+            raise ValueError(
+                f"y must be one label a sample, got {len(self.y)} for {len(self.x)} samples"
+            )
         if not callable(self.trainer):
-            raise TypeError(f"trainer must be a function of (model, x, y, task), got {self.trainer!r}")
+            raise TypeError(
+                f"trainer must be a function of (model, x, y, task), got {self.trainer!r}"
+            )
         where = np.arange(len(self.x)) if self.indices is None else counts("indices", self.indices)
         if where.ndim != 1 or not where.size or where.max() >= len(self.x):
-            raise ValueError(f"indices must point to at least one of the {len(self.x)} samples, got {self.indices!r}")
+            raise ValueError(
+                f"indices must point to at least one of the {len(self.x)} samples, got "
+                f"{self.indices!r}"
+            )
         object.__setattr__(self, "indices", where)
 
     @property
@@ -296,7 +318,8 @@ class Remote:
         id: A whole number, different for every client.
         size: Number of its samples.
         trainer: How it is told to train.
-        input_norm: Bound on ||(x, 1)|| over its samples, inf if there is none. Nobody can check it from here.
+        input_norm: Bound on ||(x, 1)|| over its samples, inf if there is none. Nobody can check it
+            from here.
     """
 
     id: int
@@ -307,11 +330,15 @@ class Remote:
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", count("id", self.id))
         object.__setattr__(self, "size", count("size", self.size, 1))
-        object.__setattr__(self, "input_norm", number("input_norm", self.input_norm, 0.0, open_low=True))
+        object.__setattr__(
+            self, "input_norm", number("input_norm", self.input_norm, 0.0, open_low=True)
+        )
 
     def fit(self, model: nn.Module, task: Task) -> Mapping[str, Tensor]:
         """Fail: its samples are elsewhere."""
-        raise RuntimeError(f"client {self.id} trains on another machine: carry the run out by rsfl.fed.flower")
+        raise RuntimeError(
+            f"client {self.id} trains on another machine: carry the run out by rsfl.fed.flower"
+        )
 
 
 def clients(

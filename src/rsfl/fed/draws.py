@@ -9,8 +9,11 @@ __all__ = ["generator", "rng", "subseed"]
 
 
 def subseed(*key: int | str) -> int:
-    """64 bits that depend on the whole key: equal keys give equal seeds, different ones give unrelated seeds."""
-    plain = [part if isinstance(part, str) else int(part) for part in key]  # an np.int64 is written otherwise
+    """64 bits that depend on the whole key: equal keys give equal seeds, different ones give
+    unrelated seeds."""
+    plain = [
+        part if isinstance(part, str) else int(part) for part in key
+    ]  # an np.int64 is written otherwise
     return int.from_bytes(blake2b(repr(plain).encode(), digest_size=8).digest(), "little")
 
 

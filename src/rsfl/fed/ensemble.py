@@ -1,4 +1,5 @@
-"""Group voting: one model for each of several disjoint groups of clients, and a certificate that counts clients."""
+"""Group voting: one model for each of several disjoint groups of clients, and a certificate that
+counts clients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import Int64, count
+from rsfl._models import evaluating
 from rsfl.bounds.voting import group_votes
 from rsfl.fed import draws
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import RoundError
 from rsfl.fed.server import Server
-from rsfl.smooth.modes import evaluating
 
 __all__ = ["GroupVote", "group_clients", "train_groups"]
 
@@ -40,7 +41,8 @@ class GroupVote:
     """The models of disjoint groups of clients, and their vote.
 
     Args:
-        models: One model a group; None for a group whose training failed, which votes for label 0 always.
+        models: One model a group; None for a group whose training failed, which votes for label 0
+            always.
         groups: The clients of each group.
         num_classes: Number of labels.
     """
@@ -51,13 +53,16 @@ class GroupVote:
 
     def __post_init__(self) -> None:
         if len(self.models) != len(self.groups):
-            raise ValueError(f"models must be one a group, got {len(self.models)} for {len(self.groups)} groups")
+            raise ValueError(
+                f"models must be one a group, got {len(self.models)} for {len(self.groups)} groups"
+            )
         members = sorted(client for group in self.groups for client in group)
         if len(set(members)) < len(members):
             raise ValueError(f"groups must be disjoint, got {self.groups!r}")
 
     def votes(self, x: Tensor) -> Tensor:
-        """Votes (B, K), int64: one a group and input; outputs that are not finite are a vote for label 0."""
+        """Votes (B, K), int64: one a group and input; outputs that are not finite are a vote for
+        label 0."""
         total = torch.zeros(len(x), self.num_classes, dtype=torch.int64, device=x.device)
         for model in self.models:
             label = torch.full((len(x),), _FIXED, device=x.device)
@@ -65,8 +70,12 @@ class GroupVote:
                 with evaluating(model):
                     outputs = model(x.clone())  # which a member may write into
                 if outputs.shape != total.shape:
-                    raise ValueError(f"models must give outputs {tuple(total.shape)}, got {tuple(outputs.shape)}")
-                label = torch.where(torch.isfinite(outputs).all(dim=1), outputs.argmax(dim=1), _FIXED)
+                    raise ValueError(
+                        f"models must give outputs {tuple(total.shape)}, got {tuple(outputs.shape)}"
+                    )
+                label = torch.where(
+                    torch.isfinite(outputs).all(dim=1), outputs.argmax(dim=1), _FIXED
+                )
             total += torch.nn.functional.one_hot(label, self.num_classes)
         return total
 
@@ -74,8 +83,9 @@ class GroupVote:
         """Label of each input, and how many malicious clients could not have changed it.
 
         Assumes:
-            What `rsfl.bounds.voting.group_votes` does. `train_groups` provides it: the groups depend on ids and seed
-            alone, and each is trained as a run of its own, on its own clients, with a seed of its own.
+            What `rsfl.bounds.voting.group_votes` does. `train_groups` provides it: the groups
+            depend on ids and seed alone, and each is trained as a run of its own, on its own
+            clients, with a seed of its own.
         """
         return group_votes(self.votes(x).cpu().numpy())
 
@@ -89,7 +99,8 @@ def train_groups(
     attacks: Mapping[int, Attack] | None = None,
     progress: bool = False,
 ) -> GroupVote:
-    """Train one model a group of clients, each as a run of its own under the settings of ``server``.
+    """Train one model a group of clients, each as a run of its own under the settings of
+    ``server``.
 
     Args:
         server: The settings, the initial model and the clients.
@@ -100,11 +111,15 @@ def train_groups(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: The server gives up late clients: they go on in the background and draw from the random state of
-            this process, so that one of them could change the models of other groups.
+        ValueError: The server gives up late clients: they go on in the background and draw from the
+            random state of this process, so that one of them could change the models of other
+            groups.
     """
     if server.timeout is not None:
-        raise ValueError(f"server must have no timeout, or groups would not be independent, got {server.timeout!r}")
+        raise ValueError(
+            f"server must have no timeout, or groups would not be independent, got "
+            f"{server.timeout!r}"
+        )
     if unknown := set(attacks or {}) - {one.id for one in server.clients}:
         raise ValueError(f"attacks must name clients of the server, got {sorted(unknown)!r}")
     divided = group_clients([one.id for one in server.clients], groups, seed=server.seed)

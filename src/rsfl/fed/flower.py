@@ -1,10 +1,14 @@
-"""Federated runs on Flower: the rounds of `rsfl.fed.Server`, carried between machines by somebody else's network.
+"""Federated runs on Flower: the rounds of `rsfl.fed.Server`, carried between machines by somebody
+else's network.
 
-Needs the extra ``rsfl[flower]``. On the server's side `register` asks the nodes who they are and `Strategy` carries a
-`Server` out over a grid; on the clients' side `client_app` makes a ClientApp of a model and a `Client`.
+Needs the extra ``rsfl[flower]``. On the server's side `register` asks the nodes who they are and
+`Strategy` carries a `Server` out over a grid; on the clients' side `client_app` makes a ClientApp
+of a model and a `Client`.
 """
 
-from __future__ import annotations  # the documentation is built without Flower, whose names then are no types
+from __future__ import (
+    annotations,  # the documentation is built without Flower, whose names then are no types
+)
 
 import logging
 import time
@@ -25,29 +29,42 @@ from rsfl.fed.server import Server
 from rsfl.fed.training import Failure, fit_alone
 
 try:
-    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+    from flwr.app import (
+        ArrayRecord,
+        ConfigRecord,
+        Context,
+        Message,
+        MessageType,
+        MetricRecord,
+        RecordDict,
+    )
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy as Base
 except ImportError as error:  # pragma: no cover
-    raise ImportError("rsfl.fed.flower needs Flower: pip install 'rsfl[flower]' (Python 3.11 or newer)") from error
+    raise ImportError(
+        "rsfl.fed.flower needs Flower: pip install 'rsfl[flower]' (Python 3.11 or newer)"
+    ) from error
 
 __all__ = ["Strategy", "client_app", "register"]
 
 _LOG = logging.getLogger("flwr")
 
 
-def client_app(build: Callable[[Context], tuple[nn.Module, Member]], *, threads: int | None = 1) -> ClientApp:
+def client_app(
+    build: Callable[[Context], tuple[nn.Module, Member]], *, threads: int | None = 1
+) -> ClientApp:
     """The ClientApp of a client: says who it is when asked, and trains when told to.
 
-    What a trainer draws is keyed by seed, round and client, so a client trains here as it does in `Server.run`. An
-    exception in training becomes an answer, and an absence in the ledger.
+    What a trainer draws is keyed by seed, round and client, so a client trains here as it does in
+    `Server.run`. An exception in training becomes an answer, and an absence in the ledger.
 
     Args:
-        build: From Flower's context (its ``node_config`` says which partition, its ``run_config`` the settings) the
-            architecture and the `Client`. It is called for every message: nodes keep nothing between rounds.
-        threads: Threads of PyTorch in the process of the ClientApp, None to leave them as they are. More than one is
-            slow where several nodes share a machine.
+        build: From Flower's context (its ``node_config`` says which partition, its ``run_config``
+            the settings) the architecture and the `Client`. It is called for every message: nodes
+            keep nothing between rounds.
+        threads: Threads of PyTorch in the process of the ClientApp, None to leave them as they are.
+            More than one is slow where several nodes share a machine.
 
     Raises:
         ValueError: ``threads`` is not a count of at least 1.
@@ -79,7 +96,9 @@ def client_app(build: Callable[[Context], tuple[nn.Module, Member]], *, threads:
         if isinstance(reply, Failure):
             said = ConfigRecord({"raised": reply.removeprefix("raised ")})
             return Message(RecordDict({"failure": said}), reply_to=message)
-        return Message(RecordDict({} if reply is None else {"arrays": _record(reply)}), reply_to=message)
+        return Message(
+            RecordDict({} if reply is None else {"arrays": _record(reply)}), reply_to=message
+        )
 
     app = ClientApp()
     app.query()(introduce)
@@ -98,8 +117,10 @@ def register(
 ) -> list[Remote]:
     """Ask the nodes who they are, until there are enough different clients.
 
-    Number of samples and bound on the inputs are what each node says of itself, once, before training: nobody checks
-    them. Give `Server` its own ``sizes``, or make the `Remote` clients by hand, where that is not good enough.
+    Number of samples and bound on the inputs are what each node says of itself, once, before
+        training: nobody checks
+    them. Give `Server` its own ``sizes``, or make the `Remote` clients by hand, where that is not
+    good enough.
 
     Args:
         grid: What Flower gives to a ServerApp.
@@ -125,33 +146,42 @@ def register(
             if claim is not None and claim.size <= max_samples:
                 found.setdefault(claim.id, claim)
         if len(found) >= clients:
-            return [replace(found[id_], trainer=SGD() if trainer is None else trainer) for id_ in sorted(found)]
+            return [
+                replace(found[id_], trainer=SGD() if trainer is None else trainer)
+                for id_ in sorted(found)
+            ]
         if time.monotonic() > end:
-            raise TimeoutError(f"only {len(found)} of {clients} clients registered within {timeout:g} s")
+            raise TimeoutError(
+                f"only {len(found)} of {clients} clients registered within {timeout:g} s"
+            )
         time.sleep(min(1.0, timeout))
 
 
 class Strategy(Base):  # type: ignore[misc]
     """Carries a `Server` out on Flower: same rounds, same draws and same ledger as `Server.run`.
 
-    Before and after the clients' part of a round this calls what `Server.run` calls; only the messages are Flower's.
-    The seconds that a client may take are ``server.timeout``. A client whose node is not connected, does not answer in
-    time, or answers with an error is absent in that round; one whose node comes back, even under another number, takes
-    part again. Flower counts rounds from 1 each time it starts: its count is not used, the run's own goes on.
+    Before and after the clients' part of a round this calls what `Server.run` calls; only the
+    messages are Flower's. The seconds that a client may take are ``server.timeout``. A client whose
+    node is not connected, does not answer in time, or answers with an error is absent in that
+    round; one whose node comes back, even under another number, takes part again. Flower counts
+    rounds from 1 each time it starts: its count is not used, the run's own goes on.
 
     Args:
         server: The settings. Its clients may be `Remote`; their samples are elsewhere.
         rounds: Number of rounds in all.
         exclude: Clients that never take part.
         evaluate: Metrics of the model after each round, by name: on the server, from its own data.
-        checkpoint: Directory in which each round is saved, and from which an interrupted run goes on.
-        nodes: Number of the Flower node of each client, by client id. If None the nodes are asked, and trusted: then
-            one may pass itself off as a client that is not connected. Flower's node authentication fixes the numbers.
+        checkpoint: Directory in which each round is saved, and from which an interrupted run goes
+            on.
+        nodes: Number of the Flower node of each client, by client id. If None the nodes are asked,
+            and trusted: then one may pass itself off as a client that is not connected. Flower's
+                node authentication fixes the numbers.
         reply_timeout: Seconds to wait for a node to say who it is.
 
     Raises:
-        rsfl.train.CheckpointError: The directory belongs to another run, or no intact checkpoint is found.
-        ValueError: The model has a type that Flower's records cannot hold (``bfloat16``), or a setting is out of range.
+        rsfl.train.CheckpointError: The directory belongs to another run, or no intact checkpoint is
+        found. ValueError: The model has a type that Flower's records cannot hold (``bfloat16``), or
+        a setting is out of range.
     """
 
     def __init__(
@@ -165,9 +195,13 @@ class Strategy(Base):  # type: ignore[misc]
         nodes: Mapping[int, int] | None = None,
         reply_timeout: float = 60.0,
     ):
-        self._rounds = Rounds(server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint)
+        self._rounds = Rounds(
+            server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint
+        )
         if self._rounds.layout.dtype == torch.bfloat16:
-            raise ValueError("model must be of a type that NumPy has, for Flower to send it, got torch.bfloat16")
+            raise ValueError(
+                "model must be of a type that NumPy has, for Flower to send it, got torch.bfloat16"
+            )
         self._nodes = nodes
         self._reply_timeout = number("reply_timeout", reply_timeout, 0.0, open_low=True)
         self._claims: dict[int, Remote | None] = {}
@@ -185,13 +219,20 @@ class Strategy(Base):  # type: ignore[misc]
         """
         if self._rounds.left:
             timeout = self._rounds.server.timeout
-            self.start(grid, self._arrays(), self._rounds.left, timeout=inf if timeout is None else timeout)
+            self.start(
+                grid, self._arrays(), self._rounds.left, timeout=inf if timeout is None else timeout
+            )
         return self._rounds.result()
 
     def summary(self) -> None:
         """Log what is carried out."""
         server, state = self._rounds.server, self._rounds.state
-        _LOG.info("\t└──> rsfl: %r of %d clients, seed %d", server.aggregate, len(server.clients), server.seed)
+        _LOG.info(
+            "\t└──> rsfl: %r of %d clients, seed %d",
+            server.aggregate,
+            len(server.clients),
+            server.seed,
+        )
         _LOG.info("\t└──> rounds %d to %d of the run", state.round + 1, self._rounds.total)
 
     def configure_train(
@@ -202,10 +243,18 @@ class Strategy(Base):  # type: ignore[misc]
         Raises:
             ValueError: ``arrays`` is not the model of the run, which starts by ``run``.
         """
-        if not torch.equal(self._rounds.layout.vector(_tensors(arrays)), self._rounds.state.broadcast.cpu()):
-            raise ValueError("arrays must be the model of the run: start it by run(grid), not by start(...)")
+        if not torch.equal(
+            self._rounds.layout.vector(_tensors(arrays)), self._rounds.state.broadcast.cpu()
+        ):
+            raise ValueError(
+                "arrays must be the model of the run: start it by run(grid), not by start(...)"
+            )
         self._invited, starts, tasks = self._rounds.invite()
-        seats, records, self._sent = self._seats(grid), {id(self._rounds.state.broadcast): arrays}, []
+        seats, records, self._sent = (
+            self._seats(grid),
+            {id(self._rounds.state.broadcast): arrays},
+            [],
+        )
         for one, start, task in zip(self._invited, starts, tasks, strict=True):
             if one.id not in seats:
                 self._sent.append(None)
@@ -216,7 +265,9 @@ class Strategy(Base):  # type: ignore[misc]
             content = RecordDict({"arrays": records[id(start)], "config": ConfigRecord(told)})
             if task.center:
                 content["center"] = arrays
-            self._sent.append(Message(content, seats[one.id], MessageType.TRAIN, group_id=str(task.round)))
+            self._sent.append(
+                Message(content, seats[one.id], MessageType.TRAIN, group_id=str(task.round))
+            )
         return [message for message in self._sent if message is not None]
 
     def aggregate_train(
@@ -226,13 +277,20 @@ class Strategy(Base):  # type: ignore[misc]
         answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
         heard = [
             # Flower gives a message its number when it is sent.
-            Failure("was not connected") if sent is None else _reply(answers.get(sent.metadata.message_id))
+            Failure("was not connected")
+            if sent is None
+            else _reply(answers.get(sent.metadata.message_id))
             for sent in self._sent
         ]
         entry = self._rounds.conclude(self._invited, heard)
         fates = [one.outcome for one in entry.round.participants]
-        told = {"round": entry.round.index, **{fate: fates.count(fate) for fate in dict.fromkeys(fates)}}
-        return self._arrays(), MetricRecord({**told, **{name: float(v) for name, v in entry.metrics.items()}})
+        told = {
+            "round": entry.round.index,
+            **{fate: fates.count(fate) for fate in dict.fromkeys(fates)},
+        }
+        return self._arrays(), MetricRecord(
+            {**told, **{name: float(v) for name, v in entry.metrics.items()}}
+        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -240,7 +298,9 @@ class Strategy(Base):  # type: ignore[misc]
         """None: ``evaluate`` looks at the model without its noise, on the server."""
         return []
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """Nothing: no client was asked."""
         return None
 
@@ -249,7 +309,8 @@ class Strategy(Base):  # type: ignore[misc]
         return _record(self._rounds.layout.split(self._rounds.state.broadcast))
 
     def _seats(self, grid: Grid) -> dict[int, int]:
-        """The connected node of each client, by its id: the first that claimed it, among those still there."""
+        """The connected node of each client, by its id: the first that claimed it, among those
+        still there."""
         connected = set(grid.get_node_ids())
         if self._nodes is not None:
             return {id_: node for id_, node in self._nodes.items() if node in connected}
@@ -262,11 +323,16 @@ class Strategy(Base):  # type: ignore[misc]
 
 
 def _ask(grid: Grid, nodes: Collection[int], reply_timeout: float) -> dict[int, Remote | None]:
-    """Who the nodes say they are; None for an answer that makes no sense. Who is silent is not in it."""
+    """Who the nodes say they are; None for an answer that makes no sense. Who is silent is not in
+    it."""
     questions = {node: Message(RecordDict(), node, MessageType.QUERY) for node in sorted(nodes)}
-    replies = grid.send_and_receive(list(questions.values()), timeout=reply_timeout) if questions else []
+    replies = (
+        grid.send_and_receive(list(questions.values()), timeout=reply_timeout) if questions else []
+    )
     answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
-    claims = {node: answers.get(question.metadata.message_id) for node, question in questions.items()}
+    claims = {
+        node: answers.get(question.metadata.message_id) for node, question in questions.items()
+    }
     return {node: _claim(answer) for node, answer in claims.items() if answer is not None}
 
 
@@ -295,7 +361,8 @@ def _record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def _tensors(record: ArrayRecord) -> dict[str, Any]:
-    """The tensors of a record by name; what cannot be read as one stays what it is, for the screening to name."""
+    """The tensors of a record by name; what cannot be read as one stays what it is, for the
+    screening to name."""
 
     def read(array: Any) -> Any:
         try:

@@ -1,4 +1,5 @@
-"""The exchanged part of a model as one vector: trained parameters first, floating-point buffers after them."""
+"""The exchanged part of a model as one vector: trained parameters first, floating-point buffers
+after them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ __all__ = ["Layout"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes of what clients and server send each other, and where each lies in the vector.
+    """Names and shapes of what clients and server send each other, and where each lies in the
+    vector.
 
-    Frozen parameters and integer buffers stay where they are: they are the same in every copy of the model.
+    Frozen parameters and integer buffers stay where they are: they are the same in every copy of
+        the model.
 
     Args:
         shapes: Shape of each exchanged tensor, in order.
-        parameters: How many of them are trained parameters; the rest are buffers, which are averaged but neither
-            clipped nor perturbed with the parameters.
+        parameters: How many of them are trained parameters; the rest are buffers, which are
+            averaged but neither clipped nor perturbed with the parameters.
         dtype: Their common floating-point type.
     """
 
@@ -38,7 +41,10 @@ class Layout:
         buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
         dtypes = {str(tensor.dtype) for tensor in (*trained.values(), *buffers.values())}
         if not trained or len(dtypes) > 1:
-            raise ValueError(f"model must have trained parameters of one floating-point type, got {sorted(dtypes)}")
+            raise ValueError(
+                f"model must have trained parameters of one floating-point type, got "
+                f"{sorted(dtypes)}"
+            )
         shapes = {name: tensor.shape for name, tensor in (trained | buffers).items()}
         return cls(shapes, len(trained), next(iter(trained.values())).dtype)
 
@@ -48,7 +54,8 @@ class Layout:
         return sum(shape.numel() for shape in list(self.shapes.values())[: self.parameters])
 
     def split(self, rows: Tensor) -> dict[str, Tensor]:
-        """Views of a vector (d,) or of rows (C, d) by name, each of its own shape behind the leading ones."""
+        """Views of a vector (d,) or of rows (C, d) by name, each of its own shape behind the
+        leading ones."""
         pieces = torch.split(rows, [shape.numel() for shape in self.shapes.values()], dim=-1)
         named = zip(self.shapes.items(), pieces, strict=True)
         return {name: piece.reshape(*rows.shape[:-1], *shape) for (name, shape), piece in named}

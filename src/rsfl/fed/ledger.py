@@ -1,4 +1,5 @@
-"""What a federated run did, kept for certificates: one entry a round, every registered client accounted for."""
+"""What a federated run did, kept for certificates: one entry a round, every registered client
+accounted for."""
 
 import json
 import os
@@ -18,7 +19,8 @@ _FORMAT = 1
 
 
 def _texts(value: Any) -> Any:
-    """The same with ``"inf"`` for an infinity, as for limits that are not set: JSON has no such number."""
+    """The same with ``"inf"`` for an infinity, as for limits that are not set: JSON has no such
+    number."""
     if isinstance(value, Mapping):
         return {key: _texts(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -32,10 +34,12 @@ class Entry:
 
     Args:
         round: The record that certificates read.
-        shares: The weight that the aggregation rule ended up with for each participant that it was given, by id; empty
-            for rules by coordinate. For the geometric median they depend on what the clients sent.
+        shares: The weight that the aggregation rule ended up with for each participant that it was
+            given, by id; empty for rules by coordinate. For the geometric median they depend on
+            what the clients sent.
         metrics: What ``evaluate`` returned for the model of this round.
-        updates: The updates (n, d) as they were averaged, in the order of ``round.participants``, if they were kept.
+        updates: The updates (n, d) as they were averaged, in the order of ``round.participants``,
+            if they were kept.
     """
 
     round: Round
@@ -45,7 +49,11 @@ class Entry:
 
     def to_numbers(self) -> dict[str, Any]:
         """All of it that JSON can hold: everything but the updates."""
-        numbers = {"round": asdict(self.round), "shares": list(self.shares.items()), "metrics": dict(self.metrics)}
+        numbers = {
+            "round": asdict(self.round),
+            "shares": list(self.shares.items()),
+            "metrics": dict(self.metrics),
+        }
         return cast(dict[str, Any], _texts(numbers))
 
     @classmethod
@@ -69,7 +77,8 @@ class Ledger:
     """All the rounds of a run.
 
     Args:
-        sizes: The server's registry: number of samples of every client, by id. Weights come from it alone.
+        sizes: The server's registry: number of samples of every client, by id. Weights come from it
+            alone.
         excluded: Clients that were left out of the run.
         entries: One a round, in order.
     """
@@ -87,7 +96,8 @@ class Ledger:
         return len(self.entries)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ledger to a JSON file, whole and with a checksum: all of it but kept updates, every number exactly.
+        """Write the ledger to a JSON file, whole and with a checksum: all of it but kept updates,
+        every number exactly.
 
         Args:
             path: The file; one that is there is replaced.
@@ -117,11 +127,15 @@ class Ledger:
     def fates(self, index: int) -> dict[int, str]:
         """What became of every registered client in a round, counted from 1.
 
-        ``"used"``, ``"clipped"``, ``"rejected: why"``, ``"absent: why"``, ``"not sampled"`` or ``"excluded"``.
+        ``"used"``, ``"clipped"``, ``"rejected: why"``, ``"absent: why"``, ``"not sampled"`` or
+        ``"excluded"``.
         """
         if not 1 <= index <= len(self.entries):
             raise ValueError(f"index must be a round from 1 to {len(self.entries)}, got {index!r}")
-        fates = {client: "excluded" if client in self.excluded else "not sampled" for client in self.sizes}
+        fates = {
+            client: "excluded" if client in self.excluded else "not sampled"
+            for client in self.sizes
+        }
         for one in self.entries[index - 1].round.participants:
             fates[one.client] = f"{one.outcome}: {one.reason}" if one.reason else one.outcome
         return fates

@@ -1,7 +1,9 @@
-"""Who holds which samples: index arrays, one a client, drawn from a seed and never from the data's order.
+"""Who holds which samples: index arrays, one a client, drawn from a seed and never from the data's
+order.
 
-Every function returns a list of sorted int64 index arrays into the one data set that all the clients share, so that a
-thousand overlapping clients cost a thousand short arrays and no copy of the data.
+Every function returns a list of sorted int64 index arrays into the one data set that all the
+clients share, so that a thousand overlapping clients cost a thousand short arrays and no copy of
+the data.
 """
 
 from collections.abc import Sequence
@@ -42,12 +44,15 @@ def equal(samples: int, clients: int, *, seed: int = 0) -> list[Int64]:
     return [np.sort(part) for part in np.array_split(order, clients)]
 
 
-def major_class(labels: ArrayLike, clients: int, samples: int, ratio: float, *, seed: int = 0) -> list[Int64]:
-    r"""Each client a major class: a share ``ratio`` of its samples from it, the rest uniformly from the other classes.
+def major_class(
+    labels: ArrayLike, clients: int, samples: int, ratio: float, *, seed: int = 0
+) -> list[Int64]:
+    r"""Each client a major class: a share ``ratio`` of its samples from it, the rest uniformly from
+    the other classes.
 
-    The major class is uniform over the classes. A client holds ``round(ratio * samples)`` samples of it, and the rest
-    are drawn uniformly among all the samples of the other classes. No sample comes twice within a client; clients
-    overlap (1000 clients of 500 samples share 50,000).
+    The major class is uniform over the classes. A client holds ``round(ratio * samples)`` samples
+    of it, and the rest are drawn uniformly among all the samples of the other classes. No sample
+    comes twice within a client; clients overlap (1000 clients of 500 samples share 50,000).
 
     Args:
         labels: Class of each sample, shape (N,).
@@ -57,11 +62,13 @@ def major_class(labels: ArrayLike, clients: int, samples: int, ratio: float, *, 
         seed: Seed of the draw; client k's samples do not depend on how many clients there are.
 
     Raises:
-        ValueError: A class, or the rest of the data, is too small for the share that a client takes from it.
+        ValueError: A class, or the rest of the data, is too small for the share that a client takes
+            from it.
 
     References:
-        Chen, Kailkhura, Goldhahn and Zhou, Certifiably-robust federated adversarial learning via randomized smoothing,
-        2021, appendix A (with 10 classes, ratio .1 is its homogeneous and .5 its heterogeneous setting).
+        Chen, Kailkhura, Goldhahn and Zhou, Certifiably-robust federated adversarial learning via
+        randomized smoothing, 2021, appendix A (with 10 classes, ratio .1 is its homogeneous and .5
+        its heterogeneous setting).
     """
     array = _labels(labels)
     clients, samples = count("clients", clients, 1), count("samples", samples, 1)
@@ -72,7 +79,8 @@ def major_class(labels: ArrayLike, clients: int, samples: int, ratio: float, *, 
     for c in inside:
         if len(inside[c]) < major or len(outside[c]) < samples - major:
             raise ValueError(
-                f"samples must leave {major} of a client's samples to its major class and {samples - major} to the "
+                f"samples must leave {major} of a client's samples to its major class and "
+                f"{samples - major} to the "
                 f"others, got class {c} with {len(inside[c])} samples and {len(outside[c])} others"
             )
     parts = []
@@ -92,8 +100,9 @@ def dirichlet(
 ) -> list[Int64]:
     """Disjoint shares in which each class is spread over the clients by a Dirichlet draw.
 
-    The smaller the concentration, the fewer clients hold a class. A client that got fewer than ``min_samples`` is
-    topped up with samples drawn from those who hold the most, which always succeeds, whatever the concentration.
+    The smaller the concentration, the fewer clients hold a class. A client that got fewer than
+    ``min_samples`` is topped up with samples drawn from those who hold the most, which always
+    succeeds, whatever the concentration.
 
     Args:
         labels: Class of each sample, shape (N,).
@@ -104,9 +113,13 @@ def dirichlet(
     """
     array = _labels(labels)
     clients, min_samples = count("clients", clients, 1), count("min_samples", min_samples)
-    concentration = number("concentration", concentration, 0.0, np.inf, open_low=True, open_high=True)
+    concentration = number(
+        "concentration", concentration, 0.0, np.inf, open_low=True, open_high=True
+    )
     if clients * min_samples > len(array):
-        raise ValueError(f"min_samples must be at most {len(array)} / {clients} clients, got {min_samples!r}")
+        raise ValueError(
+            f"min_samples must be at most {len(array)} / {clients} clients, got {min_samples!r}"
+        )
     draw = rng(seed, "partition", "dirichlet")
     parts: list[list[int]] = [[] for _ in range(clients)]
     for c in np.unique(array):
@@ -123,7 +136,8 @@ def dirichlet(
 
 
 def by_column(values: Sequence[Any] | ArrayLike) -> list[Int64]:
-    """One client per distinct value of a column (a state, a hospital, a writer), in the order of the sorted values.
+    """One client per distinct value of a column (a state, a hospital, a writer), in the order of
+    the sorted values.
 
     Example:
         >>> [part.tolist() for part in by_column(["TX", "CA", "TX"])]
@@ -135,8 +149,11 @@ def by_column(values: Sequence[Any] | ArrayLike) -> list[Int64]:
     return [np.flatnonzero(array == value) for value in np.unique(array)]
 
 
-def split(parts: Sequence[Int64], share: float, *, seed: int = 0) -> tuple[list[Int64], list[Int64]]:
-    """Set a share of each client's own samples aside for testing: (what is left, what was set aside).
+def split(
+    parts: Sequence[Int64], share: float, *, seed: int = 0
+) -> tuple[list[Int64], list[Int64]]:
+    """Set a share of each client's own samples aside for testing: (what is left, what was set
+    aside).
 
     Args:
         parts: Samples of each client.
@@ -147,7 +164,9 @@ def split(parts: Sequence[Int64], share: float, *, seed: int = 0) -> tuple[list[
     kept, aside = [], []
     for client, part in enumerate(parts):
         if len(part) < 2:
-            raise ValueError(f"parts must hold at least 2 samples each, got {len(part)} at index {client}")
+            raise ValueError(
+                f"parts must hold at least 2 samples each, got {len(part)} at index {client}"
+            )
         cut = min(max(round(share * len(part)), 1), len(part) - 1)
         order = rng(seed, "partition", "split", client).permutation(part)
         kept.append(np.sort(order[cut:]))

@@ -1,4 +1,5 @@
-"""Models that belong to one client each: trained alone, or fine-tuned from a global model; and how clients compare."""
+"""Models that belong to one client each: trained alone, or fine-tuned from a global model; and how
+clients compare."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 
 from rsfl import _heap
 from rsfl._checks import Float64, count
+from rsfl._models import evaluating
 from rsfl.fed.client import Client, Task, Trainer
 from rsfl.fed.layout import Layout
 from rsfl.fed.training import Failure, train
-from rsfl.smooth.modes import evaluating
 
 __all__ = ["PerClient", "accuracy", "per_client", "personalise"]
 
@@ -30,13 +31,15 @@ def personalise(
 ) -> dict[int, nn.Module]:
     """Let every client train a model of its own, without communication, starting from ``model``.
 
-    From the last global model of a federated run this is personalisation; from an untrained one, local training.
+    From the last global model of a federated run this is personalisation; from an untrained one,
+    local training.
 
     Args:
         model: Where all start; it is not changed.
         clients: Who trains.
         rounds: How many times a client goes through what its trainer does in a round.
-        trainer: How they train here, possibly with another augmentation than before; their own trainer if None.
+        trainer: How they train here, possibly with another augmentation than before; their own
+            trainer if None.
         after: Rounds done before: draws and schedules go on from there.
         seed: Seed of every draw.
         stacked: Whether clients are trained together where they can be.
@@ -51,7 +54,9 @@ def personalise(
         Alfarra et al., Certified robustness in federated learning, 2022, section 3.3.
     """
     rounds, after, layout = count("rounds", rounds), count("after", after), Layout.of(model)
-    members = [client if trainer is None else replace(client, trainer=trainer) for client in clients]
+    members = [
+        client if trainer is None else replace(client, trainer=trainer) for client in clients
+    ]
     vectors = [layout.read(model)] * len(members)
     with _heap.kept():
         for index in range(after + 1, after + rounds + 1):
@@ -63,9 +68,12 @@ def personalise(
             vectors = [layout.vector(reply) for reply in replies]
             for client, vector in zip(members, vectors, strict=True):
                 if not bool(vector.isfinite().all()):
-                    raise RuntimeError(f"client {client.id} trained a model that is not finite in round {index}")
+                    raise RuntimeError(
+                        f"client {client.id} trained a model that is not finite in round {index}"
+                    )
     return {
-        client.id: layout.write(deepcopy(model), vector).eval() for client, vector in zip(members, vectors, strict=True)
+        client.id: layout.write(deepcopy(model), vector).eval()
+        for client, vector in zip(members, vectors, strict=True)
     }
 
 
@@ -103,7 +111,8 @@ class PerClient:
     def __str__(self) -> str:
         if np.ndim(self.mean):
             return f"curves of {np.size(self.mean)} points over {len(self.values)} clients"
-        return f"mean {self.mean:.3f}, min {self.min:.3f}, max {self.max:.3f} over {len(self.values)} clients"
+        spread = f"mean {self.mean:.3f}, min {self.min:.3f}, max {self.max:.3f}"
+        return f"{spread} over {len(self.values)} clients"
 
 
 def per_client(
@@ -121,4 +130,6 @@ def per_client(
     by_id = dict.fromkeys(samples, models) if isinstance(models, nn.Module) else models
     if missing := sorted(set(samples) - set(by_id)):
         raise ValueError(f"models must have one for every client, got none for {missing!r}")
-    return PerClient({id_: np.asarray(metric(by_id[id_], x, y), float) for id_, (x, y) in samples.items()})
+    return PerClient(
+        {id_: np.asarray(metric(by_id[id_], x, y), float) for id_, (x, y) in samples.items()}
+    )

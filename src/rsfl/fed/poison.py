@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 Tamper: TypeAlias = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""``tamper(own, honest, generator)``: the update (d,) sent instead of ``own``, knowing the honest ones (m, d)."""
+"""``tamper(own, honest, generator)``: the update (d,) sent instead of ``own``, knowing the honest
+ones (m, d)."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,12 @@ class Attack:
 
     Args:
         rounds: The attacked rounds; None for all.
-        data: What happens to each mini-batch before training (`Backdoor`, `LabelFlip`, or any function of (x, y) that
-            keeps their number); to all the samples at once where the trainer is not `SGD`.
-        update: What happens to the update before it is sent (`Scale`, `SignFlip`, `Noise`, `InnerProduct`, or any
-            function of (own, honest, generator)). Model replacement is a backdoor with a `Scale` in one round.
+        data: What happens to each mini-batch before training (`Backdoor`, `LabelFlip`, or any
+            function of (x, y) that keeps their number); to all the samples at once where the
+            trainer is not `SGD`.
+        update: What happens to the update before it is sent (`Scale`, `SignFlip`, `Noise`,
+            `InnerProduct`, or any function of (own, honest, generator)). Model replacement is a
+            backdoor with a `Scale` in one round.
 
     Example:
         >>> replacement = Attack(rounds=[10], data=LabelFlip({0: 1}), update=Scale(20.0))
@@ -50,7 +53,11 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.rounds is not None:
-            rounds = counts("rounds", list(self.rounds) if isinstance(self.rounds, Collection) else self.rounds, 1)
+            rounds = counts(
+                "rounds",
+                list(self.rounds) if isinstance(self.rounds, Collection) else self.rounds,
+                1,
+            )
             if rounds.ndim != 1:
                 raise ValueError(f"rounds must be a collection of rounds, got {self.rounds!r}")
             object.__setattr__(self, "rounds", frozenset(rounds.tolist()))
@@ -62,12 +69,15 @@ class Attack:
 
 @dataclass(frozen=True)
 class Backdoor:
-    """Adds a pattern to the first ``per_batch`` samples of each mini-batch and gives them the target label.
+    """Adds a pattern to the first ``per_batch`` samples of each mini-batch and gives them the
+    target label.
 
-    Batches are shuffled, so which samples those are is random. A batch shorter than that is poisoned whole.
+    Batches are shuffled, so which samples those are is random. A batch shorter than that is
+    poisoned whole.
 
     Args:
-        pattern: What is added to an input, of the shape of one input; its l2 norm is the backdoor's magnitude.
+        pattern: What is added to an input, of the shape of one input; its l2 norm is the backdoor's
+            magnitude.
         target: Label of poisoned samples; None to keep their own.
         per_batch: Samples poisoned in each batch; None for all.
     """
@@ -111,7 +121,8 @@ class LabelFlip:
 
 @dataclass(frozen=True)
 class Scale:
-    """Sends ``factor`` times the update: with about one over the client's weight it replaces the global model."""
+    """Sends ``factor`` times the update: with about one over the client's weight it replaces the
+    global model."""
 
     factor: float
 
@@ -139,15 +150,19 @@ class Noise:
 
     def __call__(self, own: Tensor, honest: Tensor, generator: torch.Generator) -> Tensor:
         """The update to send."""
-        return self.sigma * torch.randn(own.shape, generator=generator, dtype=own.dtype, device=own.device)
+        return self.sigma * torch.randn(
+            own.shape, generator=generator, dtype=own.dtype, device=own.device
+        )
 
 
 @dataclass(frozen=True)
 class InnerProduct:
-    """Sends ``-factor`` times the mean of the honest updates, so that the average may point the wrong way.
+    """Sends ``-factor`` times the mean of the honest updates, so that the average may point the
+    wrong way.
 
     References:
-        Xie, Koyejo and Gupta, Fall of empires: breaking Byzantine-tolerant SGD by inner product manipulation, UAI 2019.
+        Xie, Koyejo and Gupta, Fall of empires: breaking Byzantine-tolerant SGD by inner product
+            manipulation, UAI 2019.
     """
 
     factor: float = 1.0
@@ -157,7 +172,9 @@ class InnerProduct:
         return -self.factor * (honest.mean(dim=0) if len(honest) else own)
 
 
-def pixel_patch(shape: Sequence[int], norm: float, *, size: int = 2, corner: tuple[int, int] = (0, 0)) -> Tensor:
+def pixel_patch(
+    shape: Sequence[int], norm: float, *, size: int = 2, corner: tuple[int, int] = (0, 0)
+) -> Tensor:
     """A bright square of a given l2 norm, for images of shape (..., H, W).
 
     Args:
@@ -195,15 +212,19 @@ def feature_increments(features: int, increments: Mapping[int, float]) -> Tensor
 
 
 def distribute(pattern: Tensor, attackers: int) -> list[Tensor]:
-    """Split a pattern over attackers: disjoint pieces that add up to it, its non-zero entries dealt out in turn.
+    """Split a pattern over attackers: disjoint pieces that add up to it, its non-zero entries dealt
+    out in turn.
 
     References:
-        Xie, Huang, Chen and Li, DBA: distributed backdoor attacks against federated learning, ICLR 2020.
+        Xie, Huang, Chen and Li, DBA: distributed backdoor attacks against federated learning, ICLR
+            2020.
     """
     attackers = count("attackers", attackers, 1)
     places = torch.nonzero(pattern.reshape(-1))[:, 0]
     if len(places) < attackers:
-        raise ValueError(f"attackers must be at most the {len(places)} non-zero entries, got {attackers!r}")
+        raise ValueError(
+            f"attackers must be at most the {len(places)} non-zero entries, got {attackers!r}"
+        )
     pieces = []
     for k in range(attackers):
         piece = torch.zeros_like(pattern).reshape(-1)

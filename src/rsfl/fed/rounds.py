@@ -1,4 +1,5 @@
-"""The rounds of a federated run: what the server does before and after the clients' part of each."""
+"""The rounds of a federated run: what the server does before and after the clients' part of
+each."""
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from rsfl._checks import Float64, count
 from rsfl._fingerprint import described
+from rsfl._models import affine_layer
 from rsfl.bounds import records
 from rsfl.fed import draws
 from rsfl.fed.aggregate import Aggregate, Mean
@@ -25,7 +27,6 @@ from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
 from rsfl.fed.poison import Attack
 from rsfl.fed.training import Failure
-from rsfl.smooth.affine import affine_layer
 from rsfl.train import CrossEntropy
 
 if TYPE_CHECKING:  # it carries rounds out
@@ -42,7 +43,8 @@ class Result:
     """What a run produced.
 
     Args:
-        model: The global model after the last round: clipped if there is a clip, without noise, in evaluation mode.
+        model: The global model after the last round: clipped if there is a clip, without noise, in
+            evaluation mode.
         ledger: What each round did.
         models: The models that mixture clients ended with, by id; empty in other runs.
     """
@@ -71,10 +73,11 @@ class RoundError(RuntimeError):
 
 @dataclass
 class Rounds:
-    """The rounds of a run under way: what the server does before and after the clients' part of each.
+    """The rounds of a run under way: what the server does before and after the clients' part of
+    each.
 
-    Whoever carries messages calls ``invite``, lets the clients train, and gives what they sent to ``conclude``:
-    `Server.run` does so in this process, `rsfl.fed.flower.Strategy` over a network.
+    Whoever carries messages calls ``invite``, lets the clients train, and gives what they sent to
+    ``conclude``: `Server.run` does so in this process, `rsfl.fed.flower.Strategy` over a network.
 
     Args:
         server: The settings.
@@ -112,11 +115,16 @@ class Rounds:
         self._norms: dict[int, float] = {}
         start = self.layout.read(self.server.model)
         self.state, self.entries = State(0, start, start, {}), list[Entry]()
-        self._directory = None if self.checkpoint is None else Directory(Path(self.checkpoint), self._identity)
+        self._directory = (
+            None if self.checkpoint is None else Directory(Path(self.checkpoint), self._identity)
+        )
         if self._directory is not None and (found := self._directory.load()) is not None:
             self.state, self.entries = found[0], list(found[1])
         if self.left < 0:
-            raise ValueError(f"rounds must be at least the {self.state.round} of the checkpoint, got {self.total!r}")
+            raise ValueError(
+                f"rounds must be at least the {self.state.round} of the checkpoint, got "
+                f"{self.total!r}"
+            )
 
     @property
     def left(self) -> int:
@@ -130,19 +138,23 @@ class Rounds:
         return Result(self._model(self.state.clipped), ledger, local)
 
     def invite(self) -> tuple[list[Member], list[Tensor], list[Task]]:
-        """Who takes part in the next round, the vector that each starts from, and what each is told."""
+        """Who takes part in the next round, the vector that each starts from, and what each is
+        told."""
         index, sent = self.state.round + 1, self.state.broadcast
         center, participants = self.layout.split(sent), self._chosen(index)
         tasks, starts = [], []
         for one in participants:
             attack = self.attacks.get(one.id)
             poison = attack.data if attack is not None and attack.active(index) else None
-            tasks.append(Task(index, one.id, self.server.seed, center if _mixes(one) else {}, poison))
+            tasks.append(
+                Task(index, one.id, self.server.seed, center if _mixes(one) else {}, poison)
+            )
             starts.append(self.state.locals.get(one.id, sent) if _mixes(one) else sent)
         return participants, starts, tasks
 
     def conclude(self, participants: Sequence[Member], replies: Sequence[Any]) -> Entry:
-        """Make the next state of what the participants of `invite` sent, in the same order, and save it.
+        """Make the next state of what the participants of `invite` sent, in the same order, and
+        save it.
 
         Args:
             participants: Who was asked.
@@ -168,7 +180,8 @@ class Rounds:
         return RoundError(f"round {self.state.round + 1}: {why}", self.result())
 
     def _next(self, participants: Sequence[Member], replies: Sequence[Any]) -> tuple[State, Entry]:
-        """The state after a round, as a function of the one before it and of what the participants sent."""
+        """The state after a round, as a function of the one before it and of what the participants
+        sent."""
         server, state = self.server, self.state
         index, sent = state.round + 1, state.broadcast.double()
         weights = np.array([server.registry[one.id] for one in participants], dtype=np.float64)
@@ -177,7 +190,9 @@ class Rounds:
         usable = [i for i, (outcome, _) in enumerate(verdicts) if outcome in ("used", "clipped")]
         if len(usable) < server.min_clients:
             why = _reasons(participants, [reason for _, reason in verdicts]) or "nobody failed"
-            raise self._error(f"{len(usable)} usable updates of {server.min_clients} needed ({why})")
+            raise self._error(
+                f"{len(usable)} usable updates of {server.min_clients} needed ({why})"
+            )
         shares = weights
         if server.reject == "zero":
             usable = list(range(len(rows)))
@@ -204,8 +219,12 @@ class Rounds:
         broadcast[: self.layout.trained] += noise
         updates = rows.double() - sent if "updates" in server.keep else None
         entry = Entry(
-            self._record(index, sent, rho, sigma, noise, participants, weights, shares, rows, verdicts),
-            {participants[i].id: share for i, share in zip(usable, final, strict=True)} if final else {},
+            self._record(
+                index, sent, rho, sigma, noise, participants, weights, shares, rows, verdicts
+            ),
+            {participants[i].id: share for i, share in zip(usable, final, strict=True)}
+            if final
+            else {},
             self._metrics(clipped),
             updates,
         )
@@ -214,7 +233,9 @@ class Rounds:
             for i, one in enumerate(participants)
             if _mixes(one) and verdicts[i][0] in ("used", "clipped")
         }
-        return State(index, clipped, broadcast.to(self.layout.dtype), {**state.locals, **local}), entry
+        return State(
+            index, clipped, broadcast.to(self.layout.dtype), {**state.locals, **local}
+        ), entry
 
     def _record(
         self,
@@ -266,11 +287,16 @@ class Rounds:
         )
 
     def _chosen(self, index: int) -> list[Member]:
-        """Who takes part, in the order of their ids: sampled among all, then without the excluded."""
+        """Who takes part, in the order of their ids: sampled among all, then without the
+        excluded."""
         server = self.server
         many = max(1, round(server.fraction * len(server.clients)))
-        draw = draws.rng(server.seed, index, "participants").choice(len(server.clients), many, replace=False)
-        chosen = [server.clients[i] for i in np.sort(draw) if server.clients[i].id not in self.exclude]
+        draw = draws.rng(server.seed, index, "participants").choice(
+            len(server.clients), many, replace=False
+        )
+        chosen = [
+            server.clients[i] for i in np.sort(draw) if server.clients[i].id not in self.exclude
+        ]
         if not chosen:
             raise self._error("every sampled client is excluded")
         return chosen
@@ -278,7 +304,8 @@ class Rounds:
     def _screened(
         self, participants: Sequence[Member], replies: Sequence[Any], broadcast: Tensor, index: int
     ) -> tuple[Tensor, list[tuple[str, str]]]:
-        """The submitted models (n, d), the broadcast itself where one cannot be used, and (outcome, reason) of each."""
+        """The submitted models (n, d), the broadcast itself where one cannot be used, and (outcome,
+        reason) of each."""
         sent = broadcast.double()
         rows = broadcast.repeat(len(replies), 1)
         verdicts = []
@@ -300,7 +327,11 @@ class Rounds:
             norm = float(update.norm())
             if not np.isfinite(norm) or norm > self.server.reject_norm:
                 finite = bool(torch.isfinite(update).all())
-                why = f"sent an update of norm {norm:g}" if finite else "sent values that are not finite"
+                why = (
+                    f"sent an update of norm {norm:g}"
+                    if finite
+                    else "sent values that are not finite"
+                )
                 verdicts[i] = ("rejected", why)
                 rows[i] = broadcast
             elif self.server.update_clip is not None and norm > self.server.update_clip:
@@ -309,30 +340,46 @@ class Rounds:
         return rows, verdicts
 
     def _tamper(
-        self, participants: Sequence[Member], rows: Tensor, sent_one: Sequence[bool], sent: Tensor, index: int
+        self,
+        participants: Sequence[Member],
+        rows: Tensor,
+        sent_one: Sequence[bool],
+        sent: Tensor,
+        index: int,
     ) -> None:
         """Let simulated attackers change what they send, knowing what the honest ones sent."""
         attacks = {
             i: attack.update
             for i, one in enumerate(participants)
-            if (attack := self.attacks.get(one.id)) is not None and attack.active(index) and attack.update is not None
+            if (attack := self.attacks.get(one.id)) is not None
+            and attack.active(index)
+            and attack.update is not None
         }
         if not attacks:
             return
-        honest = [i for i, one in enumerate(participants) if one.id not in self.attacks and sent_one[i]]
+        honest = [
+            i for i, one in enumerate(participants) if one.id not in self.attacks and sent_one[i]
+        ]
         known = rows[honest].double() - sent
         known = known[torch.isfinite(known).all(dim=1)]
         for i, update in attacks.items():
             if sent_one[i]:
                 key = (self.server.seed, index, participants[i].id, "attack")
-                sends = update(rows[i].double() - sent, known, draws.generator(*key, device=rows.device))
+                sends = update(
+                    rows[i].double() - sent, known, draws.generator(*key, device=rows.device)
+                )
                 rows[i] = (sent + sends).to(rows.dtype)
 
     def _projected(self, value: Tensor, rho: float) -> Tensor:
-        """The projection of the trained parameters on the ball of radius rho; buffers stay as they are."""
+        """The projection of the trained parameters on the ball of radius rho; buffers stay as they
+        are."""
         trained = value[: self.layout.trained]
         norm = float(trained.norm())
-        return value if norm <= rho else torch.cat([trained * (rho / norm), value[self.layout.trained :]])
+        return (
+            value
+            if norm <= rho
+            else torch.cat([trained * (rho / norm), value[self.layout.trained :]])
+        )
 
     def _noise(self, index: int, sigma: float) -> Tensor:
         """The server's noise after a round, one value per trained parameter."""
@@ -342,8 +389,12 @@ class Rounds:
         return torch.from_numpy(sigma * normal).to(next(self.server.model.parameters()).device)
 
     def _client_settings(self, one: Member, index: int) -> dict[str, Any]:
-        """How a client was told to train, for the record; a trainer that is not `SGD` is one opaque step."""
-        trainer, size = one.trainer, one.size if isinstance(one, (Client, Remote)) else self.server.registry[one.id]
+        """How a client was told to train, for the record; a trainer that is not `SGD` is one opaque
+        step."""
+        trainer, size = (
+            one.trainer,
+            one.size if isinstance(one, (Client, Remote)) else self.server.registry[one.id],
+        )
         if not isinstance(trainer, SGD):
             return {"lr": 1.0, "decay": (0.0, 0.0), "input_norm": inf, "batch_sizes": (size,)}
         decays, samples = trainer.decays(self.layout), None
@@ -359,9 +410,14 @@ class Rounds:
         }
 
     def _common_settings(self, participants: Sequence[Member]) -> dict[str, Any]:
-        """What was trained and by which rule, in the words of the record; ``"custom"`` unless all agree."""
+        """What was trained and by which rule, in the words of the record; ``"custom"`` unless all
+        agree."""
         # A subclass of either may do anything.
-        sgd = [one.trainer for one in participants if type(one) in (Client, Remote) and type(one.trainer) is SGD]
+        sgd = [
+            one.trainer
+            for one in participants
+            if type(one) in (Client, Remote) and type(one.trainer) is SGD
+        ]
         ours = len(sgd) == len(participants)
         plain = ours and all(t.mixture is None and t.loss == CrossEntropy() for t in sgd)
         name = type(self.server.model).__name__
@@ -373,7 +429,8 @@ class Rounds:
         }
 
     def _input_norm(self, one: Member) -> float:
-        """Bound on ||(x, 1)|| over a client's clean samples, for the models whose certificates read it."""
+        """Bound on ||(x, 1)|| over a client's clean samples, for the models whose certificates read
+        it."""
         if not self._linear or not isinstance(one, (Client, Remote)):
             return inf
         if one.id not in self._norms:
@@ -385,13 +442,19 @@ class Rounds:
         """What tells this run from others, each part as a hash; functions count by their names."""
         server, model = self.server, self.server.model
         own = [one for one in server.clients if isinstance(one, Client)]
-        data = {id(tensor): described(tensor) for one in own for tensor in (one.x, one.y)}  # clients may share it
-        parts: dict[str, Any] = {f.name: getattr(server, f.name) for f in fields(server) if f.name != "clients"}
+        data = {
+            id(tensor): described(tensor) for one in own for tensor in (one.x, one.y)
+        }  # clients may share it
+        parts: dict[str, Any] = {
+            f.name: getattr(server, f.name) for f in fields(server) if f.name != "clients"
+        }
         parts |= {
             "model": (type(model).__name__, [*model.named_parameters(), *model.named_buffers()]),
             "sizes": server.registry,
             "trainers": [one.trainer for one in server.clients],
-            "samples": [(data[id(one.x)], data[id(one.y)], torch.from_numpy(one.where)) for one in own],
+            "samples": [
+                (data[id(one.x)], data[id(one.y)], torch.from_numpy(one.where)) for one in own
+            ],
             "exclude": self.exclude,
             "attacks": self.attacks,
             # The last round is the one without noise: a longer run is another run.
@@ -402,7 +465,9 @@ class Rounds:
     def _metrics(self, vector: Tensor) -> dict[str, float]:
         if self.evaluate is None:
             return {}
-        return {str(name): float(value) for name, value in self.evaluate(self._model(vector)).items()}
+        return {
+            str(name): float(value) for name, value in self.evaluate(self._model(vector)).items()
+        }
 
 
 def _mixes(one: Member) -> bool:
@@ -410,7 +475,8 @@ def _mixes(one: Member) -> bool:
 
 
 def _rule(rule: Any) -> str:
-    """``mean`` for the rule that certificates know, the class of another of ours, ``custom`` and the name of others."""
+    """``mean`` for the rule that certificates know, the class of another of ours, ``custom`` and
+    the name of others."""
     if type(rule) is Mean:
         return "mean"
     name = getattr(rule, "__name__", type(rule).__name__)

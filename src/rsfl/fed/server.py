@@ -25,42 +25,52 @@ _KEEP = ("samples", "updates")
 
 @dataclass(frozen=True)
 class Server:
-    """A federated run: who takes part, how updates are combined, and what is done to the model in between.
+    """A federated run: who takes part, how updates are combined, and what is done to the model in
+    between.
 
-    One round is: broadcast, local training, screening, clip of the updates, aggregation, clip of the model, record,
-    noise. Every draw is keyed by (seed, round, client, purpose): runs that differ in one client or one attack share all
-    the other draws. Nothing is mutated, neither the model nor the clients: ``run`` twice, and get the same twice.
+    One round is: broadcast, local training, screening, clip of the updates, aggregation, clip of
+        the model, record,
+    noise. Every draw is keyed by (seed, round, client, purpose): runs that differ in one client or
+    one attack share all the other draws. Nothing is mutated, neither the model nor the clients:
+    ``run`` twice, and get the same twice.
 
     Args:
         model: Architecture and initial weights.
-        clients: Who may take part: `Client`, or anything with ``id``, ``size``, ``trainer`` and ``fit``.
-        aggregate: `Mean`, `GeometricMedian`, `CoordinateMedian`, `TrimmedMean`, `Krum`, or any `Rule`.
+        clients: Who may take part: `Client`, or anything with ``id``, ``size``, ``trainer`` and
+            ``fit``.
+        aggregate: `Mean`, `GeometricMedian`, `CoordinateMedian`, `TrimmedMean`, `Krum`, or any
+            `Rule`.
         fraction: Share of the clients that takes part in a round, in (0, 1]; at least one does.
         server_step: The new model is the broadcast plus this times the aggregated update.
-        clip: Radius rho_t of the ball on which the trained parameters are projected, or a function of the round.
-        noise_std: Standard deviation sigma_t of the Gaussian noise that is then added to them, except in the last
-            round.
+        clip: Radius rho_t of the ball on which the trained parameters are projected, or a function
+            of the round.
+        noise_std: Standard deviation sigma_t of the Gaussian noise that is then added to them,
+            except in the last round.
         update_clip: Largest l2 norm C of an update; longer ones are shortened.
         reject_norm: l2 norm above which an update is absurd and thrown away.
-        reject: A thrown-away or absent update counts as ``"zero"`` with its weight kept, or the other weights are
-            ``"renormalise"``-d.
+        reject: A thrown-away or absent update counts as ``"zero"`` with its weight kept, or the
+            other weights are ``"renormalise"``-d.
         min_clients: Fewest usable updates that make a round.
-        sizes: The registry: samples of each client by id, from which the weights come; what a client says of itself at
-            registration if None, and nothing that it says later.
-        timeout: Seconds that a client may take in a round. Each then trains in a thread, which cannot be killed: a late
-            one goes on in the background, on a copy of its own, and is not listened to. What it draws from the global
-            random state it shares with the others: dropout, say, does not repeat after a late client.
+        sizes: The registry: samples of each client by id, from which the weights come; what a
+            client says of itself at registration if None, and nothing that it says later.
+        timeout: Seconds that a client may take in a round. Each then trains in a thread, which
+            cannot be killed: a late one goes on in the background, on a copy of its own, and is not
+                listened to. What it draws from the global
+            random state it shares with the others: dropout, say, does not repeat after a late
+                client.
         stacked: Whether clients are trained together where they can be.
-        keep: What else the ledger keeps: ``"samples"`` (of every mini-batch, by their numbers in the data set that the
-            client was given), ``"updates"``.
+        keep: What else the ledger keeps: ``"samples"`` (of every mini-batch, by their numbers in
+            the data set that the client was given), ``"updates"``.
         seed: Seed of every draw.
 
     Raises:
-        TypeError, ValueError: A setting out of its range, or clients that are not told apart by their ids.
+        TypeError, ValueError: A setting out of its range, or clients that are not told apart by
+            their ids.
 
     References:
-        McMahan et al., Communication-efficient learning of deep networks from decentralized data, AISTATS 2017.
-        Xie, Chen, Chen and Li, CRFL: certifiably robust federated learning against backdoor attacks, ICML 2021, Alg. 1.
+        McMahan et al., Communication-efficient learning of deep networks from decentralized data,
+        AISTATS 2017. Xie, Chen, Chen and Li, CRFL: certifiably robust federated learning against
+        backdoor attacks, ICML 2021, Alg. 1.
     """
 
     model: nn.Module = field(repr=False)
@@ -93,15 +103,21 @@ class Server:
         for name in ("update_clip", "timeout"):
             if getattr(self, name) is not None:
                 number(name, getattr(self, name), 0.0, inf, open_low=True, open_high=True)
-        object.__setattr__(self, "keep", frozenset(choice("keep", what, _KEEP) for what in self.keep))
+        object.__setattr__(
+            self, "keep", frozenset(choice("keep", what, _KEEP) for what in self.keep)
+        )
         count("min_clients", self.min_clients, 1)
         count("seed", self.seed)
         ids = [count("clients", one.id) for one in self.clients]
         if not ids or len(set(ids)) < len(ids):
-            raise ValueError(f"clients must be at least one, with different ids, got the ids {ids!r}")
+            raise ValueError(
+                f"clients must be at least one, with different ids, got the ids {ids!r}"
+            )
         object.__setattr__(self, "clients", tuple(sorted(self.clients, key=lambda one: one.id)))
         if self.sizes is not None and set(self.sizes) != set(ids):
-            raise ValueError(f"sizes must name the clients {sorted(ids)!r}, got {sorted(self.sizes)!r}")
+            raise ValueError(
+                f"sizes must name the clients {sorted(ids)!r}, got {sorted(self.sizes)!r}"
+            )
         for size in self.registry.values():
             count("sizes", size, 1)
 
@@ -125,24 +141,40 @@ class Server:
 
         Args:
             rounds: Number of rounds in all.
-            exclude: Clients that never take part. Participants are drawn before they are left out, so that the run is
-                coupled with the one that has them: nobody else's draws change.
+            exclude: Clients that never take part. Participants are drawn before they are left out,
+                so that the run is coupled with the one that has them: nobody else's draws change.
             attacks: What simulated attackers do, by client id.
-            evaluate: Metrics of the model after each round, by name; shown on the progress bar and kept in the ledger.
-            checkpoint: Directory in which each round is saved, and from which an interrupted run resumes, bit for bit.
-                That of another run is refused: settings, data and weights are compared, functions by their names only.
+            evaluate: Metrics of the model after each round, by name; shown on the progress bar and
+                kept in the ledger.
+            checkpoint: Directory in which each round is saved, and from which an interrupted run
+                resumes, bit for bit. That of another run is refused: settings, data and weights are
+                compared, functions by their names only.
             progress: Whether to show a progress bar.
 
         Raises:
             RoundError: Too few usable updates; it carries the run so far.
             CheckpointError: The directory belongs to another run, or no intact checkpoint is found.
         """
-        run = Rounds(self, rounds, exclude=exclude, attacks=attacks or {}, evaluate=evaluate, checkpoint=checkpoint)
+        run = Rounds(
+            self,
+            rounds,
+            exclude=exclude,
+            attacks=attacks or {},
+            evaluate=evaluate,
+            checkpoint=checkpoint,
+        )
         bar = tqdm(total=run.total, initial=run.state.round, disable=not progress, desc="federated")
         with _heap.kept(), bar:
             while run.left:
                 participants, starts, tasks = run.invite()
-                replies = train(self.model, participants, starts, tasks, stacked=self.stacked, timeout=self.timeout)
+                replies = train(
+                    self.model,
+                    participants,
+                    starts,
+                    tasks,
+                    stacked=self.stacked,
+                    timeout=self.timeout,
+                )
                 bar.set_postfix(run.conclude(participants, replies).metrics)
                 bar.update()
         return run.result()

@@ -1,4 +1,5 @@
-"""One round of local training for many clients: stacked where that gives the same result, one by one elsewhere."""
+"""One round of local training for many clients: stacked where that gives the same result, one by
+one elsewhere."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -21,7 +22,9 @@ from rsfl.train import CrossEntropy
 
 __all__ = ["Failure", "fit_alone", "train"]
 
-_STACK = 1 << 22  # numbers in the parameters or in a batch of a stack: bounds its memory, and gains nothing beyond
+_STACK = (
+    1 << 22
+)  # numbers in the parameters or in a batch of a stack: bounds its memory, and gains nothing beyond
 
 
 class Failure(str):
@@ -39,11 +42,13 @@ def train(
     stacked: bool = True,
     timeout: float | None = None,
 ) -> list[Any]:
-    """What each participant sends back, in order: its exchanged tensors by name, or a `Failure`, or anything at all.
+    """What each participant sends back, in order: its exchanged tensors by name, or a `Failure`, or
+    anything at all.
 
-    Clients that train by the same `SGD` with a `Stackable` loss are trained together if the model allows it; the result
-    is the same to rounding. Attackers train one by one, since what they do may draw from the global random state. Any
-    trouble in a stack sends its clients back to one by one, where it is told who had it.
+    Clients that train by the same `SGD` with a `Stackable` loss are trained together if the model
+    allows it; the result is the same to rounding. Attackers train one by one, since what they do
+    may draw from the global random state. Any trouble in a stack sends its clients back to one by
+    one, where it is told who had it.
 
     Args:
         model: The architecture; it is not changed.
@@ -57,12 +62,18 @@ def train(
     replies: dict[int, Any] = {}
     together = stacked and timeout is None and not any(True for _ in model.buffers())
     honest = [i for i, task in enumerate(tasks) if task.poison is None]
-    for members in _groups([participants[i] for i in honest], layout, _by_sample(model)) if together else ():
+    for members in (
+        _groups([participants[i] for i in honest], layout, _by_sample(model)) if together else ()
+    ):
         group = [honest[k] for k in members]
         chosen = [participants[i] for i in group]
         try:
             rows = _fit_stacked(
-                model, layout, chosen, torch.stack([starts[i] for i in group]), [tasks[i] for i in group]
+                model,
+                layout,
+                chosen,
+                torch.stack([starts[i] for i in group]),
+                [tasks[i] for i in group],
             )
         except Exception:  # a stack has no culprit: find it one by one
             continue
@@ -75,13 +86,20 @@ def train(
 
 
 def _by_sample(model: nn.Module) -> bool:
-    """Whether the samples of a batch certainly do not interact: layers of torch that treat each on its own."""
+    """Whether the samples of a batch certainly do not interact: layers of torch that treat each on
+    its own."""
     known = ("activation", "container", "conv", "flatten", "linear", "pooling")
-    return all(type(module).__module__ in {f"torch.nn.modules.{name}" for name in known} for module in model.modules())
+    return all(
+        type(module).__module__ in {f"torch.nn.modules.{name}" for name in known}
+        for module in model.modules()
+    )
 
 
-def fit_alone(participant: Member, model: nn.Module, task: Task, timeout: float | None = None) -> Any:
-    """One client, its exceptions told as a `Failure`, the global random state as keyed as everything else."""
+def fit_alone(
+    participant: Member, model: nn.Module, task: Task, timeout: float | None = None
+) -> Any:
+    """One client, its exceptions told as a `Failure`, the global random state as keyed as
+    everything else."""
     outcome: list[Any] = [Failure("was late")]
 
     def work() -> None:
@@ -91,7 +109,9 @@ def fit_alone(participant: Member, model: nn.Module, task: Task, timeout: float 
             torch.manual_seed(draws.subseed(task.seed, task.round, task.client, "global"))
             try:
                 reply = participant.fit(model, task)
-                outcome[0] = None if isinstance(reply, Failure) else reply  # why it is absent is not its own to say
+                outcome[0] = (
+                    None if isinstance(reply, Failure) else reply
+                )  # why it is absent is not its own to say
             except (Exception, SystemExit) as error:
                 outcome[0] = Failure(f"raised {_named(error)}")
 
@@ -101,7 +121,9 @@ def fit_alone(participant: Member, model: nn.Module, task: Task, timeout: float 
     begin, thread = perf_counter(), Thread(target=work, daemon=True)
     thread.start()
     thread.join(timeout)
-    return Failure("was late") if thread.is_alive() or perf_counter() - begin > timeout else outcome[0]
+    return (
+        Failure("was late") if thread.is_alive() or perf_counter() - begin > timeout else outcome[0]
+    )
 
 
 def _named(error: BaseException) -> str:
@@ -112,13 +134,18 @@ def _named(error: BaseException) -> str:
 
 
 def _groups(participants: Sequence[Member], layout: Layout, by_sample: bool) -> Iterable[list[int]]:
-    """Positions of clients that can be stacked: one trainer, one kind of input, and batches of one size.
+    """Positions of clients that can be stacked: one trainer, one kind of input, and batches of one
+    size.
 
     Where samples do not interact, batches of any sizes will do: the short ones are filled up.
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for i, one in enumerate(participants):
-        if type(one) is Client and type(one.trainer) is SGD and isinstance(one.trainer.loss, Stackable):
+        if (
+            type(one) is Client
+            and type(one.trainer) is SGD
+            and isinstance(one.trainer.loss, Stackable)
+        ):
             sizes = () if by_sample else one.trainer.batch_sizes(one.size)
             groups[id(one.trainer), one.x.shape[1:], one.x.dtype, one.x.device, sizes].append(i)
     for group in groups.values():
@@ -133,16 +160,23 @@ def _groups(participants: Sequence[Member], layout: Layout, by_sample: bool) -> 
 def _fit_stacked(
     model: nn.Module, layout: Layout, clients: Sequence[Any], starts: Tensor, tasks: Sequence[Task]
 ) -> Tensor:
-    """The vectors (C, d) of clients trained as one by their common trainer, whose steps are those of `SGD`."""
+    """The vectors (C, d) of clients trained as one by their common trainer, whose steps are those
+    of `SGD`."""
     trainer: SGD = clients[0].trainer
     pointwise: Any = trainer.loss
-    schedules = [trainer.batches(client.size, task) for client, task in zip(clients, tasks, strict=True)]
+    schedules = [
+        trainer.batches(client.size, task) for client, task in zip(clients, tasks, strict=True)
+    ]
     # Longest schedules first: the clients that still train are always the first so many rows.
     order = sorted(range(len(clients)), key=lambda i: -len(schedules[i]))
     schedules = [schedules[i] for i in order]
     batches = _Batches([clients[i] for i in order], [tasks[i] for i in order], schedules)
     values = {name: value.clone() for name, value in layout.split(starts[order]).items()}
-    velocities = {name: torch.zeros_like(value) for name, value in values.items()} if trainer.momentum else values
+    velocities = (
+        {name: torch.zeros_like(value) for name, value in values.items()}
+        if trainer.momentum
+        else values
+    )
     decays, lr = trainer.decays(layout), at_round("lr", trainer.lr, tasks[0].round)
     skeleton = deepcopy(model).train().requires_grad_(False)
 
@@ -169,9 +203,12 @@ def _fit_stacked(
 
 
 class _Batches:
-    """One mini-batch a client, made rectangular: inputs (C, B, ...), labels (C, B), the share of each sample (C, B)."""
+    """One mini-batch a client, made rectangular: inputs (C, B, ...), labels (C, B), the share of
+    each sample (C, B)."""
 
-    def __init__(self, clients: Sequence[Client], tasks: Sequence[Task], schedules: Sequence[Sequence[Int64]]) -> None:
+    def __init__(
+        self, clients: Sequence[Client], tasks: Sequence[Task], schedules: Sequence[Sequence[Int64]]
+    ) -> None:
         x, y = clients[0].x, clients[0].y
         self.clients = clients
         self.generators = [task.generator("loss", x.device) for task in tasks]
@@ -197,7 +234,11 @@ class _Batches:
         if self.gathered:
             x, y = self.clients[0].x, self.clients[0].y
             # Twice as fast as x[where], which is what this is.
-            return x.index_select(0, where.flatten()).reshape(*where.shape, *x.shape[1:]), y[where], shares
+            return (
+                x.index_select(0, where.flatten()).reshape(*where.shape, *x.shape[1:]),
+                y[where],
+                shares,
+            )
         inputs, labels = [], []
         for i, length in enumerate(lengths):
             x = self.loss.inputs(self.clients[i].x[where[i, :length]], self.generators[i])

@@ -1,4 +1,5 @@
-"""Summaries of a certified test set. A radius promises an open ball, so "at r" means perturbations of norm below r."""
+"""Summaries of a certified test set. A radius promises an open ball, so "at r" means perturbations
+of norm below r."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,8 @@ __all__ = [
 
 
 class Certified(Protocol):
-    """A certified test set: a :class:`rsfl.smooth.Certificate`, or what a published file says of one."""
+    """A certified test set: a :class:`rsfl.smooth.Certificate`, or what a published file says of
+    one."""
 
     def __len__(self) -> int: ...
     @property
@@ -62,12 +64,17 @@ def _radii(certificate: Certified) -> tuple[Float64, NDArray[np.bool_]]:
 def independent(certificate: Certified) -> None:
     """Raise ValueError where the inputs are known to share their noise, and so their errors."""
     if isinstance(certificate, Certificate) and certificate.space not in ("input", "parametric"):
-        raise ValueError(f"certificate must be of inputs with noise of their own, got one in {certificate.space} space")
+        raise ValueError(
+            f"certificate must be of inputs with noise of their own, got one in "
+            f"{certificate.space} space"
+        )
     index, times = np.unique(certificate.index.cpu().numpy(), return_counts=True)
     if times.max(initial=1) > 1:
         raise ValueError(
-            f"certificate must be of inputs with noise of their own, got {times.max()} with the index "
-            f"{index[times.argmax()]}: the draws follow from it, so give certify(..., index=...) another for each input"
+            f"certificate must be of inputs with noise of their own, got {times.max()} with the "
+            f"index "
+            f"{index[times.argmax()]}: the draws follow from it, so give certify(..., index=...) "
+            f"another for each input"
         )
 
 
@@ -86,7 +93,8 @@ def _share_beyond(radius: Float64, counted: NDArray[np.bool_], radii: ArrayLike)
 
 
 def certified_accuracy(certificate: Certified, labels: ArrayLike, radii: ArrayLike) -> Floats:
-    """The share of inputs that are classified correctly and certified against every perturbation of norm below r.
+    """The share of inputs that are classified correctly and certified against every perturbation of
+    norm below r.
 
     Args:
         certificate: The certificates of a test set.
@@ -104,7 +112,8 @@ def certified_accuracy(certificate: Certified, labels: ArrayLike, radii: ArrayLi
 
 
 def certified_rate(certificate: Certified, radii: ArrayLike) -> Floats:
-    """The share of inputs whose label, right or wrong, is certified against every perturbation of norm below r.
+    """The share of inputs whose label, right or wrong, is certified against every perturbation of
+    norm below r.
 
     Args:
         certificate: The certificates of a test set.
@@ -142,16 +151,18 @@ def average_certified_radius(certificate: Certified, labels: ArrayLike) -> float
 def accuracy_interval(
     certificate: Certified, labels: ArrayLike, radii: ArrayLike, *, level: float = 0.95
 ) -> tuple[Floats, Floats]:
-    r"""A confidence interval for certified accuracy on the population that the test set was drawn from.
+    r"""A confidence interval for certified accuracy on the population that the test set was drawn
+    from.
 
-    Two Clopper-Pearson bounds at :math:`(1 - \text{level}) / 2` each: it covers with at least the stated probability,
-    for each r by itself.
+    Two Clopper-Pearson bounds at :math:`(1 - \text{level}) / 2` each: it covers with at least the
+    stated probability, for each r by itself.
 
     Assumes:
-        The inputs are independent draws from the population, and each was certified with noise of its own. Noise that
-        all inputs share, as in parameter smoothing, or that batches share because they were certified under the same
-        ``index``, makes their certificates dependent, and this interval wrong. That a certificate may itself be wrong
-        (its alpha) is left to :func:`high_probability_accuracy`.
+        The inputs are independent draws from the population, and each was certified with noise of
+        its own. Noise that all inputs share, as in parameter smoothing, or that batches share
+        because they were certified under the same ``index``, makes their certificates dependent,
+        and this interval wrong. That a certificate may itself be wrong (its alpha) is left to
+        :func:`high_probability_accuracy`.
 
     Args:
         certificate: The certificates of a test set.
@@ -163,7 +174,8 @@ def accuracy_interval(
         Lower ends (never above the exact ones) and upper ends (never below), for each r.
 
     Raises:
-        ValueError: labels do not fit, an argument is out of its range, or inputs shared their noise.
+        ValueError: labels do not fit, an argument is out of its range, or inputs shared their
+            noise.
     """
     spent = (1 - number("level", level, 0, 1, open_low=True, open_high=True)) / 2
     independent(certificate)
@@ -175,37 +187,47 @@ def accuracy_interval(
 
 
 def high_probability_accuracy(
-    certificate: Certified, labels: ArrayLike, radii: ArrayLike, *, alpha: float | None = None, rho: float = 0.001
+    certificate: Certified,
+    labels: ArrayLike,
+    radii: ArrayLike,
+    *,
+    alpha: float | None = None,
+    rho: float = 0.001,
 ) -> Floats:
-    r"""Certified accuracy on this test set that holds for all its inputs together, with probability 1 - rho.
+    r"""Certified accuracy on this test set that holds for all its inputs together, with probability
+    1 - rho.
 
-    Each certificate may be wrong with probability :math:`\alpha`, so of m independent ones more than k are wrong with
-    probability at most :math:`P[\mathrm{Bin}(m, \alpha) > k]`. The smallest k for which that is at most
-    :math:`\rho` is taken off, at every r alike.
+    Each certificate may be wrong with probability :math:`\alpha`, so of m independent ones more
+    than k are wrong with probability at most :math:`P[\mathrm{Bin}(m, \alpha) > k]`. The smallest k
+    for which that is at most :math:`\rho` is taken off, at every r alike.
 
     Assumes:
-        The draws of different inputs are independent: not those of parameter smoothing, nor those of batches that were
+        The draws of different inputs are independent: not those of parameter smoothing, nor those
+            of batches that were
         certified under the same ``index``.
 
     Args:
         certificate: The certificates of a test set.
         labels: (B,) its true labels.
         radii: The r asked for, at least 0; any shape.
-        alpha: Failure probability of each certificate, in (0, 1): by default its own, and never less. A published file
-            does not say it.
+        alpha: Failure probability of each certificate, in (0, 1): by default its own, and never
+            less. A published file does not say it.
         rho: Probability in (0, 1) with which the result may be too large.
 
     Returns:
-        A lower bound on the share of inputs that the smoothed classifier gets right within r, at all r at once.
+        A lower bound on the share of inputs that the smoothed classifier gets right within r, at
+        all r at once.
 
     Raises:
-        ValueError: labels do not fit, an argument is out of its range, or inputs shared their noise.
+        ValueError: labels do not fit, an argument is out of its range, or inputs shared their
+            noise.
 
     References:
-        Cohen et al., "Certified adversarial robustness via randomized smoothing", ICML 2019, for the question. The
-        closed form in their public code, :math:`\alpha + \sqrt{\alpha(1 - \alpha) \log(1/\rho) / m} +
-        \log(1/\rho) / (3m)`, takes off more than this at m = 500 and too little at m = 10,000 (it then fails with
-        probability .0016 where .001 was asked).
+        Cohen et al., "Certified adversarial robustness via randomized smoothing", ICML 2019, for
+        the question. The closed form in their public code,
+        :math:`\alpha + \sqrt{\alpha(1 - \alpha) \log(1/\rho) / m} + \log(1/\rho) / (3m)`, takes off
+        more than this at m = 500 and too little at m = 10,000 (it then fails with probability .0016
+        where .001 was asked).
     """
     independent(certificate)
     own = certificate.alpha if isinstance(certificate, Certificate) else None
@@ -213,18 +235,23 @@ def high_probability_accuracy(
         raise ValueError("alpha must be given for a published test set, which does not say it")
     alpha = number("alpha", own if alpha is None else alpha, 0, 1, open_low=True, open_high=True)
     if own is not None and alpha < own:
-        raise ValueError(f"alpha must be at least {own!r}, with which the certificates were made, got {alpha!r}")
+        raise ValueError(
+            f"alpha must be at least {own!r}, with which the certificates were made, got {alpha!r}"
+        )
     rho = number("rho", rho, 0, 1, open_low=True, open_high=True)
     share, m = np.asarray(certified_accuracy(certificate, labels, radii)), len(certificate)
     # P[Bin(m, alpha) > k] <= rho just where the lower bound of k + 1 successes at rho reaches alpha
-    wrong = bisect_left(range(m), True, key=lambda k: bounds.clopper_pearson_lower(k + 1, m, rho) >= alpha)
+    wrong = bisect_left(
+        range(m), True, key=lambda k: bounds.clopper_pearson_lower(k + 1, m, rho) >= alpha
+    )
     return unwrapped(np.maximum((np.rint(share * m) - wrong) / m, 0.0))
 
 
 def envelope(curves: Mapping[str, tuple[Certified, ArrayLike]], radii: ArrayLike) -> Floats:
     """The best certified accuracy among several runs at each radius.
 
-    It is what one would get by choosing the run for each radius with the test set's help; no one classifier has it.
+    It is what one would get by choosing the run for each radius with the test set's help; no one
+    classifier has it.
 
     Args:
         curves: Name of a run -> (certificates, true labels).
@@ -248,14 +275,19 @@ def comparable(curves: Mapping[str, tuple[Certified, ArrayLike]]) -> tuple[str, 
     measures = {(certificate.norm, certificate.unit) for certificate, _ in curves.values()}
     if len(measures) > 1:
         raise ValueError(f"curves must share one norm and unit, got {sorted(measures)}")
-    spaces = {_space(certificate.law) for certificate, _ in curves.values() if isinstance(certificate, Certificate)}
+    spaces = {
+        _space(certificate.law)
+        for certificate, _ in curves.values()
+        if isinstance(certificate, Certificate)
+    }
     if len(spaces) > 1:
         raise ValueError(f"curves must share one space, got {sorted(spaces)}")
     return measures.pop()
 
 
 def _space(law: Measure) -> str:
-    """What the radii under a law are distances of; the parameters of each deformation are a space of their own."""
+    """What the radii under a law are distances of; the parameters of each deformation are a space
+    of their own."""
     return type(law).__name__ if law.space == "parametric" else law.space
 
 
@@ -263,4 +295,7 @@ def one_test_set(tests: Iterable[ArrayLike]) -> None:
     """Raise ValueError if some of these true labels are not of the same test set."""
     found = [np.sort(np.asarray(labels)) for labels in tests]
     if any(not np.array_equal(found[0], other) for other in found[1:]):
-        raise ValueError(f"curves must be of one test set, got others, of {[len(labels) for labels in found]} inputs")
+        raise ValueError(
+            f"curves must be of one test set, got others, of {[len(labels) for labels in found]} "
+            f"inputs"
+        )

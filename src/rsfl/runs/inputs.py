@@ -15,11 +15,18 @@ __all__ = ["example", "peeked"]
 
 
 def peeked(dataset: Any) -> tuple[Any, Any]:
-    """The first item of a data set, and a data set that still has it; a pair of tensors (x, y) is one."""
-    if isinstance(dataset, tuple | list) and len(dataset) == 2 and all(isinstance(part, Tensor) for part in dataset):
+    """The first item of a data set, and a data set that still has it; a pair of tensors (x, y) is
+    one."""
+    if (
+        isinstance(dataset, tuple | list)
+        and len(dataset) == 2
+        and all(isinstance(part, Tensor) for part in dataset)
+    ):
         x, y = dataset
         if x.ndim == 0 or y.shape != x.shape[:1]:
-            raise ValueError(f"y must hold a label for each x, got shapes {tuple(y.shape)} and {tuple(x.shape)}")
+            raise ValueError(
+                f"y must hold a label for each x, got shapes {tuple(y.shape)} and {tuple(x.shape)}"
+            )
         dataset = TensorDataset(x, y)
     if indexable(dataset):
         if len(dataset) == 0:
@@ -41,7 +48,8 @@ def example(item: Any, model: nn.Module) -> tuple[Tensor, int]:
         raise TypeError(f"dataset must yield pairs (x, y), got {type(item).__name__}")
     if np.ndim(item[1]) > 0:
         raise TypeError(
-            f"dataset must yield one input and its label at a time, got {len(item[1])} labels; of a DataLoader, "
+            f"dataset must yield one input and its label at a time, got {len(item[1])} labels; "
+            f"of a DataLoader, "
             "give its dataset"
         )
     x, y = torch.as_tensor(item[0]), count("y", item[1])

@@ -1,8 +1,8 @@
 """The vote log: one line an input, written once, read back whole or not at all.
 
-A run directory holds ``run.json`` (:class:`rsfl.runs.settings.Settings`) and a file of votes for each rank that ever
-wrote, ``votes-00000.jsonl`` and on. Every line names the run and the input that its votes are of, and ends in a
-checksum of itself.
+A run directory holds ``run.json`` (:class:`rsfl.runs.settings.Settings`) and a file of votes for
+each rank that ever wrote, ``votes-00000.jsonl`` and on. Every line names the run and the input that
+its votes are of, and ends in a checksum of itself.
 """
 
 import json
@@ -25,7 +25,17 @@ from rsfl.smooth import Certificate
 from rsfl.smooth.certificate import certified_by_count, certified_by_test
 from rsfl.smooth.votes import Votes
 
-__all__ = ["Record", "certified", "data_of", "load", "read_log", "read_shard", "recording", "records", "true_labels"]
+__all__ = [
+    "Record",
+    "certified",
+    "data_of",
+    "load",
+    "read_log",
+    "read_shard",
+    "recording",
+    "records",
+    "true_labels",
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,8 @@ class Record:
         """The record of a line without its line break.
 
         Raises:
-            ValueError: This is not a line that was written here, from its first byte to its last, in this format.
+            ValueError: This is not a line that was written here, from its first byte to its last,
+                in this format.
         """
         start = max(len(line) - len(_seal(b"")), 0)
         body = line[:start] + b"}"
@@ -89,7 +100,9 @@ class Record:
             raise ValueError(f"{self.rule} votes in a {settings.rule} run")
         enough = self.n == settings.n if settings.rule == "fixed" else self.n <= settings.n
         if self.n0 != settings.n0 or not enough:
-            raise ValueError(f"{self.n0} and {self.n} votes in a run of {settings.n0} and {settings.n}")
+            raise ValueError(
+                f"{self.n0} and {self.n} votes in a run of {settings.n0} and {settings.n}"
+            )
         counted = sum(self.counts.values()) + self.invalid
         if counted != self.n or sum(self.selection.values()) > self.n0:
             raise ValueError(f"{counted} votes of {self.n} are accounted for")
@@ -103,7 +116,10 @@ def _seal(body: bytes) -> bytes:
 
 
 def records(
-    settings: Settings, certificate: Certificate, inputs: Sequence[tuple[Tensor, int]], seconds: float
+    settings: Settings,
+    certificate: Certificate,
+    inputs: Sequence[tuple[Tensor, int]],
+    seconds: float,
 ) -> list[Record]:
     """One record for each input of a certificate, with its label; ``seconds`` is for each."""
 
@@ -154,7 +170,8 @@ def read_shard(path: Path) -> tuple[list[Record], int]:
 
 
 def read_log(out: Path, settings: Settings) -> dict[int, Record]:
-    """The records of all ranks by input, in order. The same input may be there twice, with the same votes.
+    """The records of all ranks by input, in order. The same input may be there twice, with the same
+    votes.
 
     Raises:
         ValueError: A line is not as it was written, or not of this run.
@@ -207,12 +224,16 @@ def certified(
 ) -> Certificate:
     """The certificate that recorded votes make."""
     width = settings.num_classes
-    selection = _votes([r.selection for r in found], [r.n0 - sum(r.selection.values()) for r in found], width)
+    selection = _votes(
+        [r.selection for r in found], [r.n0 - sum(r.selection.values()) for r in found], width
+    )
     votes = _votes([r.counts for r in found], [r.invalid for r in found], width)
     index = torch.tensor([r.index for r in found], dtype=torch.int64)
     law, dim, seed = settings.law, settings.dim, settings.seed
     if settings.radius is None:
-        alpha = number("alpha", settings.alpha if alpha is None else alpha, 0, 1, open_low=True, open_high=True)
+        alpha = number(
+            "alpha", settings.alpha if alpha is None else alpha, 0, 1, open_low=True, open_high=True
+        )
         return certified_by_count(
             law,
             selection,
@@ -224,12 +245,17 @@ def certified(
             runner_up=runner_up,
             confidence=confidence,
         )
-    asked = {"alpha": settings.alpha if alpha is None else alpha, "runner_up": runner_up, "confidence": confidence}
+    asked = {
+        "alpha": settings.alpha if alpha is None else alpha,
+        "runner_up": runner_up,
+        "confidence": confidence,
+    }
     allowed = {"alpha": settings.alpha, "runner_up": "complement", "confidence": "clopper-pearson"}
     for name, value in asked.items():
         if value != allowed[name]:
             raise ValueError(
-                f"{name} must be {allowed[name]!r}, got {value!r}: a sequential test stopped these votes at radius "
+                f"{name} must be {allowed[name]!r}, got {value!r}: a sequential test stopped "
+                f"these votes at radius "
                 f"{settings.radius} and alpha {settings.alpha}, and no other bound holds for them"
             )
     p0 = law.probability(settings.radius, dim=dim)
@@ -259,27 +285,32 @@ def load(
 ) -> tuple[Certificate, Int64]:
     """Read what a run has certified so far.
 
-    Votes are what is kept; radii follow from them here. Other arguments give another certificate of the same votes.
-    Choose them before you look: the best of several bounds holds at the sum of their alphas. (``bounded`` at alpha is
-    never below ``complement`` at alpha / 2, so there is nothing to gain from trying both.)
+    Votes are what is kept; radii follow from them here. Other arguments give another certificate of
+    the same votes. Choose them before you look: the best of several bounds holds at the sum of
+    their alphas. (``bounded`` at alpha is never below ``complement`` at alpha / 2, so there is
+    nothing to gain from trying both.)
 
     Args:
         out: The run's directory.
-        alpha: Failure probability for each input; that of the run by default. Sequential votes have no other.
-        runner_up: ``complement`` or ``bounded``, as in :meth:`rsfl.smooth.Smoother.certify`; for a fixed number of
-            votes only.
+        alpha: Failure probability for each input; that of the run by default. Sequential votes have
+            no other.
+        runner_up: ``complement`` or ``bounded``, as in :meth:`rsfl.smooth.Smoother.certify`; for a
+            fixed number of votes only.
         confidence: ``clopper-pearson`` or ``hoeffding``, likewise.
 
     Returns:
         The certificate of the inputs done, by index, and their true labels.
 
     Raises:
-        ValueError: There is no run, a line of its log is damaged, or the votes do not allow what is asked.
+        ValueError: There is no run, a line of its log is damaged, or the votes do not allow what is
+            asked.
     """
     out = Path(out)
     settings = Settings.read(out)
     found = list(read_log(out, settings).values())
-    return certified(settings, found, alpha=alpha, runner_up=runner_up, confidence=confidence), true_labels(found)
+    return certified(
+        settings, found, alpha=alpha, runner_up=runner_up, confidence=confidence
+    ), true_labels(found)
 
 
 def true_labels(found: Sequence[Record]) -> Int64:

@@ -15,7 +15,8 @@ __all__ = ["plot_certified_accuracy"]
 
 Curve: TypeAlias = tuple[Certified, ArrayLike]
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart, and a dash for each besides.
+# Okabe and Ito's palette, which people with any colour vision can tell apart, and a dash for each
+# besides.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":")
 
@@ -31,8 +32,9 @@ def plot_certified_accuracy(
     """Draw certified accuracy over the radius, one curve for each entry.
 
     Args:
-        curves: Name of a curve -> (certificates, true labels), or a list of such pairs, one for each client: then the
-            curve is their mean, in a band from the worst client to the best. All must share norm and unit.
+        curves: Name of a curve -> (certificates, true labels), or a list of such pairs, one for
+            each client: then the curve is their mean, in a band from the worst client to the best.
+                All must share norm and unit.
         ax: Axes to draw on; new ones by default.
         radius: Right end of the axis; by default a little beyond the largest finite radius.
         title: Heading of the plot.
@@ -42,7 +44,8 @@ def plot_certified_accuracy(
         The axes.
 
     Raises:
-        ValueError: There is no curve, or the curves differ in what they measure; with an envelope, in their test sets.
+        ValueError: There is no curve, or the curves differ in what they measure; with an envelope,
+            in their test sets.
         TypeError: An entry is no pair, nor a list of pairs.
     """
     import matplotlib.pyplot as plt
@@ -53,8 +56,13 @@ def plot_certified_accuracy(
     for name, group in groups.items():
         for pair in group:
             if not isinstance(pair, tuple) or len(pair) != 2:
-                raise TypeError(f"curves must hold pairs (certificates, labels), got {type(pair).__name__} as {name!r}")
-    members = {f"{name} {i}": pair for name, group in groups.items() for i, pair in enumerate(group)}
+                raise TypeError(
+                    f"curves must hold pairs (certificates, labels), got {type(pair).__name__} "
+                    f"as {name!r}"
+                )
+    members = {
+        f"{name} {i}": pair for name, group in groups.items() for i, pair in enumerate(group)
+    }
     norm, unit = comparable(members)
     if radius is None:
         finite = [c.radius[c.radius.isfinite()].max().item() for c, _ in members.values() if len(c)]
@@ -62,15 +70,22 @@ def plot_certified_accuracy(
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     grid = np.linspace(0, radius, 1001)
-    shares = {name: np.array([certified_accuracy(*pair, grid) for pair in group]) for name, group in groups.items()}
+    shares = {
+        name: np.array([certified_accuracy(*pair, grid) for pair in group])
+        for name, group in groups.items()
+    }
     if envelope:
         one_test_set(group[0][1] for group in groups.values() if len(group) == 1)
         best = np.max([share.mean(axis=0) for share in shares.values()], axis=0)
-        ax.plot(grid, best, label="upper envelope", color="#BBBBBB", linewidth=6, solid_capstyle="butt")
+        ax.plot(
+            grid, best, label="upper envelope", color="#BBBBBB", linewidth=6, solid_capstyle="butt"
+        )
     for i, (name, share) in enumerate(shares.items()):
         colour = _COLOURS[i % len(_COLOURS)]
         if len(share) > 1:
-            ax.fill_between(grid, share.min(axis=0), share.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+            ax.fill_between(
+                grid, share.min(axis=0), share.max(axis=0), color=colour, alpha=0.2, linewidth=0
+            )
         ax.plot(
             grid,
             share.mean(axis=0),

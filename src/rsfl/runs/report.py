@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rsfl._checks import Float64, Int64, numbers
+from rsfl._text import floored, raised
 from rsfl.runs.curves import (
     accuracy_interval,
     average_certified_radius,
@@ -20,7 +21,7 @@ from rsfl.runs.curves import (
 from rsfl.runs.log import certified, read_log, true_labels
 from rsfl.runs.settings import Settings
 from rsfl.runs.tables import Published, read_tsv
-from rsfl.smooth import ABSTAIN, Certificate, floored, raised
+from rsfl.smooth import ABSTAIN, Certificate
 
 __all__ = ["Run", "as_json", "as_text", "read_runs"]
 
@@ -61,7 +62,8 @@ def read_runs(
     norm: str = "l2",
     unit: str = "input units",
 ) -> list[Run]:
-    """The runs of some directories and classic files, called by the last part of their paths where that is unique.
+    """The runs of some directories and classic files, called by the last part of their paths where
+    that is unique.
 
     ``norm`` and ``unit`` are those of the files, which do not say it.
 
@@ -79,7 +81,13 @@ def read_runs(
             certificate = certified(settings, found, alpha=alpha, runner_up=runner_up)
             seconds = np.array([record.seconds for record in found])
             run = Run(
-                name, certificate, true_labels(found), seconds, settings.inputs, certificate.alpha, settings.radius
+                name,
+                certificate,
+                true_labels(found),
+                seconds,
+                settings.inputs,
+                certificate.alpha,
+                settings.radius,
             )
         else:
             said, labels = read_tsv(path, norm=norm, unit=unit)
@@ -103,10 +111,11 @@ def _abstained(run: Run) -> int:
 
 
 def as_json(runs: Sequence[Run], radii: Sequence[str]) -> str:
-    """``{"runs": [{"name", "n", "radii": {"0.25": 0.61, ...}, "acr", "abstained"}], "envelope": {...}}``.
+    """``{"runs": [{"name", "n", "radii": {"0.25": 0.61, ...}, "acr", "abstained"}], "envelope":
+    {...}}``.
 
-    ``n`` and ``abstained`` count inputs; the keys of ``radii`` are the texts that were given. The envelope is null if
-    the runs differ in what they measure or in their test sets.
+    ``n`` and ``abstained`` count inputs; the keys of ``radii`` are the texts that were given. The
+    envelope is null if the runs differ in what they measure or in their test sets.
     """
     values = _parsed(radii)
 
@@ -143,28 +152,41 @@ def _section(run: Run, texts: Sequence[str], radii: Float64, *, rho: float) -> l
         if isinstance(certificate, Certificate)
         else f"as published, taken for {measure}"
     )
-    votes = f" and {certificate.n.double().mean():.0f} votes" if isinstance(certificate, Certificate) else ""
+    votes = (
+        f" and {certificate.n.double().mean():.0f} votes"
+        if isinstance(certificate, Certificate)
+        else ""
+    )
     lines = [
         f"{run.name}: {size} inputs{whole}",
         f"  {law}{level}",
-        f"  average certified radius {floored(average_certified_radius(*run.curve))}, {_abstained(run)} abstained, "
+        f"  average certified radius {floored(average_certified_radius(*run.curve))}, "
+        f"{_abstained(run)} abstained, "
         f"{run.seconds.mean():.3g} s{votes} for an input",
     ]
     if run.asked is not None:
         lines.append(f"  asked only whether the radius is at least {run.asked!r}")
     elif isinstance(certificate, Certificate):
-        parts = np.quantile(certificate.p_lower.numpy(), [0.1, 0.25, 0.5, 0.75, 0.9], method="lower")
+        parts = np.quantile(
+            certificate.p_lower.numpy(), [0.1, 0.25, 0.5, 0.75, 0.9], method="lower"
+        )
         lines.append(
-            f"  p_A is at least (10, 25, 50, 75, 90 % of inputs): {', '.join(floored(float(p)) for p in parts)}"
+            f"  p_A is at least (10, 25, 50, 75, 90 % of inputs): "
+            f"{', '.join(floored(float(p)) for p in parts)}"
         )
     share = certified_accuracy(*run.curve, radii)
     rows = [f"{'r':>10}{'certified':>12}", *_rows(texts, share)]
     if isinstance(certificate, Certificate) and certificate.space == "parameters":
-        lines.append("  all inputs share their noise: no interval for the population, no bound for all at once")
+        lines.append(
+            "  all inputs share their noise: no interval for the population, no bound for all at "
+            "once"
+        )
     else:
         low, high = accuracy_interval(*run.curve, radii)
         ends = [f"{floored(a, 3)} - {raised(b, 3)}" for a, b in zip(low, high, strict=True)]
-        rows = [row + f"{cell:>18}" for row, cell in zip(rows, ["95 % interval", *ends], strict=True)]
+        rows = [
+            row + f"{cell:>18}" for row, cell in zip(rows, ["95 % interval", *ends], strict=True)
+        ]
         if run.alpha is not None:
             sure = high_probability_accuracy(*run.curve, radii, alpha=run.alpha, rho=rho)
             cells = ["all at once", *(floored(part, 3) for part in sure)]
@@ -179,23 +201,33 @@ def _section(run: Run, texts: Sequence[str], radii: Float64, *, rho: float) -> l
 
 def _rows(texts: Sequence[str], shares: Float64) -> list[str]:
     """Radii as they were given, shares floored."""
-    return [f"{text:>10}{floored(share, 3):>12}" for text, share in zip(texts, shares.tolist(), strict=True)]
+    return [
+        f"{text:>10}{floored(share, 3):>12}"
+        for text, share in zip(texts, shares.tolist(), strict=True)
+    ]
 
 
-def as_text(runs: Sequence[Run], radii: Sequence[str], *, with_envelope: bool = False, rho: float = 0.001) -> str:
-    """A section for each run. Radii, shares and lower bounds are floored, upper bounds raised; the radii of the table
-    are the texts that were given."""
+def as_text(
+    runs: Sequence[Run], radii: Sequence[str], *, with_envelope: bool = False, rho: float = 0.001
+) -> str:
+    """A section for each run. Radii, shares and lower bounds are floored, upper bounds raised; the
+    radii of the table are the texts that were given."""
     values = _parsed(radii)
     sections = [_section(run, radii, values, rho=rho) for run in runs]
     if with_envelope:
         best = envelope({run.name: run.curve for run in runs}, values)
-        sections.append(["upper envelope: the best run at each radius, chosen with this test set", *_rows(radii, best)])
+        sections.append(
+            [
+                "upper envelope: the best run at each radius, chosen with this test set",
+                *_rows(radii, best),
+            ]
+        )
     closing = (
-        "certified: share of inputs classified correctly and certified against perturbations of norm below r.\n"
+        "certified: share of inputs classified correctly and certified against perturbations of "
+        "norm below r.\n"
         "95 % interval: of that share in the population that the inputs were drawn from."
     )
     if any(run.alpha is not None for run in runs):
-        closing += (
-            f"\nall at once: what is left of that share, with probability 1 - {rho!r}, if certificates are wrong."
-        )
+        closing += f"\nall at once: what is left of that share, with probability 1 - {rho!r}, "
+        closing += "if certificates are wrong."
     return "\n\n".join("\n".join(section) for section in [*sections, [closing]])

@@ -1,4 +1,5 @@
-"""Which inputs are certified together, and by which process: arithmetic that no process has to ask another about."""
+"""Which inputs are certified together, and by which process: arithmetic that no process has to ask
+another about."""
 
 import itertools
 from collections.abc import Callable, Container, Iterator
@@ -15,10 +16,12 @@ _SHARING = 256  # inputs of a group whose noisy models are drawn once for all of
 
 
 def owner(group: int, world_size: int) -> int:
-    """The rank that certifies a group. It depends on nothing else, so ranks that start at different times agree.
+    """The rank that certifies a group. It depends on nothing else, so ranks that start at different
+    times agree.
 
-    Of as many consecutive groups as there are ranks, each rank has one. Its place among them jumps about (by multiples
-    of the golden ratio), so that another number of ranks shares what a lost one has left.
+    Of as many consecutive groups as there are ranks, each rank has one. Its place among them jumps
+    about (by multiples of the golden ratio), so that another number of ranks shares what a lost one
+    has left.
     """
     turn = group // world_size * 0x9E3779B97F4A7C15 % 2**64 >> 32
     return (group + turn) % world_size
@@ -27,8 +30,8 @@ def owner(group: int, world_size: int) -> int:
 def groups(dataset: Any, settings: Settings) -> Iterator[list[tuple[int, Callable[[], Any]]]]:
     """The inputs to certify, a few at a time: their indices, and functions that load them.
 
-    Inputs that share a batch may share its rounding errors. Who shares one is therefore a function of the settings
-    alone: not of the clock, of the number of ranks, or of what has been done.
+    Inputs that share a batch may share its rounding errors. Who shares one is therefore a function
+    of the settings alone: not of the clock, of the number of ranks, or of what has been done.
     """
     items: Iterator[tuple[int, Callable[[], Any]]]
     if indexable(dataset):
@@ -43,7 +46,8 @@ def groups(dataset: Any, settings: Settings) -> Iterator[list[tuple[int, Callabl
 
 
 def _group_size(settings: Settings) -> int:
-    """Enough to fill a device, few enough to do again after a kill; a sequential test begins with few votes each."""
+    """Enough to fill a device, few enough to do again after a kill; a sequential test begins with
+    few votes each."""
     if settings.parameters is not None:
         return _SHARING
     return _INPUTS if settings.radius is not None else min(max(_VOTES // settings.n, 1), _INPUTS)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rsfl._checks import count, number, stored
 from rsfl._files import locked, replaced
 from rsfl._fingerprint import described
+from rsfl._version import __version__
 from rsfl.noise import Law
 from rsfl.smooth.laws import from_document, to_document
 
@@ -28,7 +29,8 @@ FILE = "run.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the votes of a run are a function of. Two sets of votes may share a directory only if these agree.
+    """What the votes of a run are a function of. Two sets of votes may share a directory only if
+    these agree.
 
     Numbers are held as plain ones, whatever they came as.
 
@@ -37,7 +39,8 @@ class Settings:
         radius: The radius of the sequential test, or None where the number of votes was fixed.
         n0: Votes for selection.
         n: Votes for estimation; at most this many in a sequential run.
-        alpha: Failure probability for each input. A fixed number of votes may be read at another one.
+        alpha: Failure probability for each input. A fixed number of votes may be read at another
+            one.
         seed: Seed of the draws.
         num_classes: Width of the logits.
         input_shape: Shape of one input.
@@ -73,7 +76,14 @@ class Settings:
     def __post_init__(self) -> None:
         if self.radius is not None:
             stored(self, radius=number("radius", self.radius, 0, np.inf, open_high=True))
-        for name, low in (("n0", 1), ("n", 1), ("num_classes", 1), ("dim", 1), ("skip", 1), ("seed", 0)):
+        for name, low in (
+            ("n0", 1),
+            ("n", 1),
+            ("num_classes", 1),
+            ("dim", 1),
+            ("skip", 1),
+            ("seed", 0),
+        ):
             stored(self, **{name: count(name, getattr(self, name), low)})
         if self.limit is not None:
             stored(self, limit=count("limit", self.limit, 1))
@@ -86,7 +96,8 @@ class Settings:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of all settings. Every record carries it: votes cannot pass for those of another run."""
+        """A hash of all settings. Every record carries it: votes cannot pass for those of another
+        run."""
         return _hashed(json.dumps(self._fields(), sort_keys=True))[:16]
 
     @classmethod
@@ -104,8 +115,13 @@ class Settings:
             if found["format"] != FORMAT:
                 raise ValueError(f"format is {found['format']!r}, this version reads {FORMAT}")
             values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
-            values |= {"law": from_document(values["law"]), "input_shape": tuple(values["input_shape"])}
-            values["parameters"] = None if values["parameters"] is None else tuple(values["parameters"])
+            values |= {
+                "law": from_document(values["law"]),
+                "input_shape": tuple(values["input_shape"]),
+            }
+            values["parameters"] = (
+                None if values["parameters"] is None else tuple(values["parameters"])
+            )
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as the settings of a run: {error}") from error
@@ -120,10 +136,13 @@ class Settings:
         for field in dataclasses.fields(self):
             ours, theirs = getattr(self, field.name), getattr(there, field.name)
             if ours != theirs:
-                raise ValueError(f"{out} holds another run: {field.name} is {theirs!r} there, got {ours!r}")
+                raise ValueError(
+                    f"{out} holds another run: {field.name} is {theirs!r} there, got {ours!r}"
+                )
 
     def establish(self, out: Path) -> None:
-        """Make these the settings of a directory that has none; compare where it has, of whichever process."""
+        """Make these the settings of a directory that has none; compare where it has, of whichever
+        process."""
         with locked(out / "run.lock", wait=True):
             if (out / FILE).exists():
                 self.agree(out)
@@ -136,10 +155,8 @@ class Settings:
         }
 
     def _document(self) -> dict[str, Any]:
-        import rsfl  # which imports this room
-
         versions = {
-            "rsfl": rsfl.__version__,
+            "rsfl": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
@@ -147,15 +164,17 @@ class Settings:
         return {"format": FORMAT, "rule": self.rule, **self._fields(), "versions": versions}
 
 
-_OWN = frozenset(vars(nn.Module()))  # mode, hooks, and the parameters and buffers, which are hashed by their names
+_OWN = frozenset(
+    vars(nn.Module())
+)  # mode, hooks, and the parameters and buffers, which are hashed by their names
 
 
 def fingerprint(of: nn.Module | tuple[Tensor, int]) -> str:
     """A hash of a model or of one input and its label.
 
-    Of a model it is how it prints, its weights, its buffers, and the tensors, numbers and texts that its modules hold
-    as plain attributes. What it computes in code is not seen; what it stores there while it runs is, and makes it
-    another model.
+    Of a model it is how it prints, its weights, its buffers, and the tensors, numbers and texts
+    that its modules hold as plain attributes. What it computes in code is not seen; what it stores
+    there while it runs is, and makes it another model.
     """
     if not isinstance(of, nn.Module):
         return _hashed(*map(described, of))

@@ -1,4 +1,5 @@
-"""Certified test sets as tables: the tab-separated files that published runs come in, and data frames.
+"""Certified test sets as tables: the tab-separated files that published runs come in, and data
+frames.
 
 The classic file has the columns ``idx label predict radius correct time``, one input a line.
 """
@@ -17,8 +18,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rsfl._checks import Float64, Int64, numbers
+from rsfl._text import floored
 from rsfl.runs.curves import Certified, correct, independent
-from rsfl.smooth import ABSTAIN, Certificate, floored
+from rsfl.smooth import ABSTAIN, Certificate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,8 +32,8 @@ COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 
 @dataclass(frozen=True)
 class Published:
-    """What a classic file says of a test set. There are no votes to verify it with, and a radius that was printed
-    rounded may be above the certified one.
+    """What a classic file says of a test set. There are no votes to verify it with, and a radius
+    that was printed rounded may be above the certified one.
 
     Attributes:
         index: (B,) int64, which inputs.
@@ -93,11 +95,14 @@ def _row(line: str) -> tuple[int, int, int, float, float]:
     return index, label, predict, radius, _time(cells[5])
 
 
-def read_tsv(path: str | os.PathLike[str], *, norm: str = "l2", unit: str = "input units") -> tuple[Published, Int64]:
+def read_tsv(
+    path: str | os.PathLike[str], *, norm: str = "l2", unit: str = "input units"
+) -> tuple[Published, Int64]:
     """Read a classic file.
 
     Args:
-        path: A file with the columns ``idx label predict radius correct time``; times in seconds or H:MM:SS.ffffff.
+        path: A file with the columns ``idx label predict radius correct time``; times in seconds or
+            H:MM:SS.ffffff.
         norm: Norm of its radii, which the file does not say.
         unit: Their unit, likewise.
 
@@ -105,7 +110,8 @@ def read_tsv(path: str | os.PathLike[str], *, norm: str = "l2", unit: str = "inp
         What it says, and the true labels.
 
     Raises:
-        ValueError: A line is not of this format, or of an input that was there before; the error names it.
+        ValueError: A line is not of this format, or of an input that was there before; the error
+            names it.
         FileNotFoundError: There is no such file.
         OSError: The file cannot be read.
     """
@@ -148,8 +154,8 @@ def write_tsv(
 ) -> None:
     """Write a classic file, radii floored to 4 decimals.
 
-    The file does not say what its radii measure, and its readers take them for l2 radii in units of the input. Name
-    ``norm`` and ``unit`` if they are others: whoever reads the file has to.
+    The file does not say what its radii measure, and its readers take them for l2 radii in units of
+    the input. Name ``norm`` and ``unit`` if they are others: whoever reads the file has to.
 
     Args:
         path: The file.
@@ -160,21 +166,27 @@ def write_tsv(
         unit: Their unit.
 
     Raises:
-        ValueError: labels or seconds do not fit the certificate, or norm and unit are not its own. Nor can the file say
-            that inputs share their noise, as in parameter smoothing, or an index.
+        ValueError: labels or seconds do not fit the certificate, or norm and unit are not its own.
+            Nor can the file say that inputs share their noise, as in parameter smoothing, or an
+            index.
         OSError: The file cannot be written.
     """
     independent(certificate)
     for name, value, own in (("norm", norm, certificate.norm), ("unit", unit, certificate.unit)):
         if value != own:
             raise ValueError(
-                f"{name} must be {own!r}, that of the certificate, got {value!r}: the file does not say it"
+                f"{name} must be {own!r}, that of the certificate, got {value!r}: the file does "
+                f"not say it"
             )
     right = correct(certificate, labels)
-    times: Float64 = np.broadcast_to(numbers("seconds", seconds, 0, np.inf, open_high=True), right.shape)
+    times: Float64 = np.broadcast_to(
+        numbers("seconds", seconds, 0, np.inf, open_high=True), right.shape
+    )
     columns = (c.tolist() for c in (certificate.index, certificate.label, certificate.radius))
     rows = ["\t".join(COLUMNS)]
-    for index, predict, radius, label, hit, time in zip(*columns, labels, right, times, strict=True):
+    for index, predict, radius, label, hit, time in zip(
+        *columns, labels, right, times, strict=True
+    ):
         rows.append(f"{index}\t{label}\t{predict}\t{floored(radius)}\t{int(hit)}\t{_clock(time)}")
     Path(path).write_text("\n".join(rows) + "\n")
 
@@ -187,8 +199,8 @@ def to_dataframe(certificate: Certified, labels: ArrayLike) -> "DataFrame":
         labels: (B,) its true labels.
 
     Returns:
-        What there is of the columns index, label, prediction, radius, correct, p_lower, p_upper, n0, n, invalid and
-        seconds.
+        What there is of the columns index, label, prediction, radius, correct, p_lower, p_upper,
+        n0, n, invalid and seconds.
 
     Raises:
         ImportError: pandas is not installed.

@@ -1,8 +1,15 @@
 """From a model to certificates: votes under noise, and what they promise."""
 
-from rsfl.smooth.certificate import ABSTAIN, Certificate, floored, raised
-from rsfl.smooth.input import DeformationSmoother, GaussianSmoother, LaplaceSmoother, Smoother, UniformSmoother
-from rsfl.smooth.modes import evaluating
+from rsfl._models import evaluating
+from rsfl._text import floored, raised
+from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.input import (
+    DeformationSmoother,
+    GaussianSmoother,
+    LaplaceSmoother,
+    Smoother,
+    UniformSmoother,
+)
 from rsfl.smooth.parameter import ParameterSmoother
 from rsfl.smooth.voter import Voter
 

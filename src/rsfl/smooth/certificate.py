@@ -1,7 +1,6 @@
 """What is promised: the certificate, and how votes become one."""
 
 import html
-import math
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,15 @@ from typing_extensions import Self
 
 from rsfl import _document, bounds
 from rsfl._checks import choice
-from rsfl.assumptions import FIXED_NUMBER, FRESH_VOTES, ONE_FUNCTION, OPTIONAL_STOPPING, PER_INPUT, Assumption
+from rsfl._text import floored, raised
+from rsfl.assumptions import (
+    FIXED_NUMBER,
+    FRESH_VOTES,
+    ONE_FUNCTION,
+    OPTIONAL_STOPPING,
+    PER_INPUT,
+    Assumption,
+)
 from rsfl.noise import Law
 from rsfl.smooth.laws import from_document, to_document
 from rsfl.smooth.votes import Votes
@@ -28,9 +35,7 @@ __all__ = [
     "Measure",
     "certified_by_count",
     "certified_by_test",
-    "floored",
     "predicted",
-    "raised",
 ]
 
 ABSTAIN = -1
@@ -71,9 +76,9 @@ class Measure(Protocol):
 class Certificate:
     """What a smoothed classifier promises about a batch of B inputs.
 
-    With probability at least 1 - alpha for each input: where ``label`` is not ``ABSTAIN``, every input whose distance
-    in ``norm`` and ``space`` is less than ``radius`` gets the same label from the smoothed classifier, under the named
-    ``assumptions``.
+    With probability at least 1 - alpha for each input: where ``label`` is not ``ABSTAIN``, every
+    input whose distance in ``norm`` and ``space`` is less than ``radius`` gets the same label from
+    the smoothed classifier, under the named ``assumptions``.
 
     Attributes:
         label: (B,) int64, the certified class or ``ABSTAIN``.
@@ -146,28 +151,37 @@ class Certificate:
             if key.ndim == 0:
                 place = operator.index(key)
                 if not -len(self) <= place < len(self):
-                    raise IndexError(f"index {place} is out of range for a certificate of {len(self)} inputs")
+                    raise IndexError(
+                        f"index {place} is out of range for a certificate of {len(self)} inputs"
+                    )
                 key = key[None]
         return self._mapped(**{name: value[key] for name, value in self._columns()})
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """One certificate for the inputs of several, which must agree in everything that is not per input.
+        """One certificate for the inputs of several, which must agree in everything that is not per
+        input.
 
-        Noise is a function of seed and ``index``. Batches that were certified without ``index`` all count from 0 and
-        share their noise: each certificate holds as it stands, but their errors are not independent, and
+        Noise is a function of seed and ``index``. Batches that were certified without ``index`` all
+        count from 0 and share their noise: each certificate holds as it stands, but their errors
+            are not independent, and
         :mod:`rsfl.runs` refuses them in statements about all inputs at once.
         """
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         first = parts[0]
         for part in parts[1:]:
-            for name in (field.name for field in fields(first) if field.name not in dict(first._columns())):
+            for name in (
+                field.name for field in fields(first) if field.name not in dict(first._columns())
+            ):
                 if getattr(part, name) != getattr(first, name):
                     raise ValueError(
-                        f"parts must agree in {name}, got {getattr(first, name)} and {getattr(part, name)}"
+                        f"parts must agree in {name}, got {getattr(first, name)} and "
+                        f"{getattr(part, name)}"
                     )
-        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name, _ in first._columns()}
+        columns = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name, _ in first._columns()
+        }
         return first._mapped(**columns)
 
     def to(self, device: torch.device | str) -> Self:
@@ -196,14 +210,15 @@ class Certificate:
         return {"norm": self.norm, "space": self.space, "unit": self.unit}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the certificate to a JSON file, whole and with a checksum; every number is kept exactly.
+        """Write the certificate to a JSON file, whole and with a checksum; every number is kept
+        exactly.
 
         Args:
             path: The file; one that is there is replaced.
 
         Raises:
-            TypeError: The law is no law of noise that can be named, or this is a certificate of another kind, with
-                more to keep.
+            TypeError: The law is no law of noise that can be named, or this is a certificate of
+                another kind, with more to keep.
             OSError: The file cannot be written.
         """
         if type(self) is not Certificate:
@@ -211,7 +226,9 @@ class Certificate:
         columns = {name: column.tolist() for name, column in self._columns()}
         kept = {
             **columns,
-            **{name: [str(value) for value in columns[name]] for name in _REALS},  # inf is no number in JSON
+            **{
+                name: [str(value) for value in columns[name]] for name in _REALS
+            },  # inf is no number in JSON
             "classes": self.counts.shape[1],
             "alpha": self.alpha,
             "law": to_document(self.law),
@@ -223,25 +240,32 @@ class Certificate:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Certificate":
-        """Read a certificate back, to the CPU: the same promise under the same law, which must be known here.
+        """Read a certificate back, to the CPU: the same promise under the same law, which must be
+        known here.
 
         Args:
             path: A file that :meth:`save` wrote.
 
         Returns:
-            The certificate. It names at least the assumptions that it named, and those that its law names here.
+            The certificate. It names at least the assumptions that it named, and those that its law
+            names here.
 
         Raises:
-            ValueError: The file is not as it was written, or no law here has that name and measures radii as it did.
+            ValueError: The file is not as it was written, or no law here has that name and measures
+                radii as it did.
             OSError: The file cannot be read.
         """
         found = _document.read(path, "certificate", _FORMAT)
         try:
             law = from_document(found["law"])
             named = (*(Assumption(**one) for one in found["assumptions"]), *law.assumptions)
-            reals = {name: torch.tensor([float(text) for text in found[name]], dtype=torch.float64) for name in _REALS}
+            reals = {
+                name: torch.tensor([float(text) for text in found[name]], dtype=torch.float64)
+                for name in _REALS
+            }
             whole = {
-                name: torch.tensor(found[name], dtype=torch.int64) for name in ("label", "invalid", "n0", "n", "index")
+                name: torch.tensor(found[name], dtype=torch.int64)
+                for name in ("label", "invalid", "n0", "n", "index")
             }
             votes = {
                 name: torch.tensor(found[name], dtype=torch.int64).reshape(-1, found["classes"])
@@ -256,57 +280,55 @@ class Certificate:
                 seed=found["seed"],
                 assumptions=tuple({assumption.id: assumption for assumption in named}.values()),
             )
-            if (then := {name: found[name] for name in certificate._measure()}) != certificate._measure():
-                raise ValueError(f"the law measured {then} and measures {certificate._measure()} here")
+            if (
+                then := {name: found[name] for name in certificate._measure()}
+            ) != certificate._measure():
+                raise ValueError(
+                    f"the law measured {then} and measures {certificate._measure()} here"
+                )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a certificate: {error}") from error
         return certificate
 
     def _table(self) -> tuple[str, list[list[str]], str]:
-        """Heading, rows and closing line; radii and lower bounds are floored, upper bounds raised."""
+        """Heading, rows and closing line; radii and lower bounds are floored, upper bounds
+        raised."""
         abstained = int(self.abstained.sum())
         heading = (
             f"Certificate of {len(self)} input{'s' * (len(self) != 1)}, {abstained} abstained: "
-            f"{self.norm} radius in {self.unit} ({self.space} space), {self.law}, alpha = {self.alpha:g} for each"
+            f"{self.norm} radius in {self.unit} ({self.space} space), {self.law}, alpha = "
+            f"{self.alpha:g} for each"
         )
         rows = [["index", "label", "radius", "p_lower", "p_upper", "n"]]
         for c in (self[i].cpu() for i in range(min(len(self), _SHOWN))):
             label = "abstain" if int(c.label) == ABSTAIN else str(int(c.label))
             low, high = floored(float(c.p_lower)), raised(float(c.p_upper))
-            rows.append([str(int(c.index)), label, floored(float(c.radius)), low, high, str(int(c.n))])
+            rows.append(
+                [str(int(c.index)), label, floored(float(c.radius)), low, high, str(int(c.n))]
+            )
         more = f"... and {len(self) - _SHOWN} more. " if len(self) > _SHOWN else ""
-        return heading, rows, f"{more}Assumes {', '.join(dict.fromkeys(map(str, self.assumptions)))}."
+        return (
+            heading,
+            rows,
+            f"{more}Assumes {', '.join(dict.fromkeys(map(str, self.assumptions)))}.",
+        )
 
     def __repr__(self) -> str:
         heading, rows, closing = self._table()
-        return "\n".join([heading, *("".join(f"{cell:>10}" for cell in row) for row in rows), closing])
+        return "\n".join(
+            [heading, *("".join(f"{cell:>10}" for cell in row) for row in rows), closing]
+        )
 
     def _repr_html_(self) -> str:
         heading, rows, closing = self._table()
         head = "".join(f"<th>{cell}</th>" for cell in rows[0])
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
+        )
         return (
             f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             f"<p>{html.escape(closing)}</p>"
         )
-
-
-def floored(value: float, digits: int = 4) -> str:
-    """``value`` as text, cut to a number of decimals downward: a printed radius is a certified radius. What was read
-    from such a text is printed as it was."""
-    if not np.isfinite(value):
-        return f"{value:g}"
-    if abs(value) >= 2**53:  # a whole number: nothing is cut
-        return f"{value:.{digits}f}"
-    steps = math.floor(value * 10**digits) + 1
-    while float(text := f"{steps / 10**digits:.{digits}f}") > value:
-        steps -= 1
-    return text
-
-
-def raised(value: float, digits: int = 4) -> str:
-    """``value`` as text, cut to a number of decimals upward: a printed upper bound is an upper bound."""
-    return f"{0.0 - float(floored(-value, digits)):.{digits}f}"
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.int64]:
@@ -367,9 +389,9 @@ def certified_by_count(
 ) -> Certificate:
     """A certificate from votes whose number was fixed beforehand.
 
-    ``runner_up="complement"`` bounds the label's probability at alpha and gives all the rest to one rival.
-    ``"bounded"`` spends half of alpha on the label and half on the largest other count, which bounds every rival:
-    the upper bound grows with the count.
+    ``runner_up="complement"`` bounds the label's probability at alpha and gives all the rest to one
+    rival. ``"bounded"`` spends half of alpha on the label and half on the largest other count,
+    which bounds every rival: the upper bound grows with the count.
 
     Args:
         law: The noise.
@@ -429,8 +451,8 @@ def certified_by_test(
     index: Tensor,
     seed: int,
 ) -> Certificate:
-    """A certificate of exactly ``radius`` where the sequential test ``decided`` that the label is more probable than
-    ``p0``, and none elsewhere."""
+    """A certificate of exactly ``radius`` where the sequential test ``decided`` that the label is
+    more probable than ``p0``, and none elsewhere."""
     chosen = _numpy(selection.counts.argmax(dim=1))
     return _assembled(
         law,

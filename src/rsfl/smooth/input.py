@@ -8,26 +8,32 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rsfl._checks import count
+from rsfl._models import evaluating, input_dtype, widened
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
-from rsfl.smooth.dtype import input_dtype, widened
-from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
 
-__all__ = ["DeformationSmoother", "GaussianSmoother", "LaplaceSmoother", "Smoother", "UniformSmoother"]
+__all__ = [
+    "DeformationSmoother",
+    "GaussianSmoother",
+    "LaplaceSmoother",
+    "Smoother",
+    "UniformSmoother",
+]
 
 
 class Smoother(Voter):
     r"""The smoothed classifier of a model: the class that the model votes for most under noise.
 
-    Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is added to them in
-    float32, or in their own dtype if it has more digits, and the sum is given to the model in the dtype of its first
-    parameter: of a bfloat16 model, the rounding is a part of what is certified, and inputs stay in float32.
+    Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is
+    added to them in float32, or in their own dtype if it has more digits, and the sum is given to
+    the model in the dtype of its first parameter: of a bfloat16 model, the rounding is a part of
+        what is certified, and inputs stay in float32.
 
     Args:
-        model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any dtype. It may write
-            into the batch: that is never the caller's tensor.
+        model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any
+            dtype. It may write into the batch: that is never the caller's tensor.
         law: How inputs are perturbed.
         num_classes: Width of the logits, at least 1.
 
@@ -40,7 +46,8 @@ class Smoother(Voter):
         >>> model = torch.nn.Linear(2, 2)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         >>> _ = model.bias.data.zero_()
-        >>> certificate = Smoother(model, Gaussian(0.5), 2).certify(torch.tensor([[0.8, 0.0]]), n=1000)
+        >>> x = torch.tensor([[0.8, 0.0]])
+        >>> certificate = Smoother(model, Gaussian(0.5), 2).certify(x, n=1000)
         >>> int(certificate.label), 0.6 < float(certificate.radius) < 0.8  # the exact radius is 0.8
         (0, True)
     """
@@ -48,15 +55,20 @@ class Smoother(Voter):
     def __init__(self, model: nn.Module, law: Law, num_classes: int) -> None:
         super().__init__(model, law, num_classes)
         if law.space == "parameters":
-            raise ValueError(f"law must perturb inputs, got {law}: ParameterSmoother is for parameters")
+            raise ValueError(
+                f"law must perturb inputs, got {law}: ParameterSmoother is for parameters"
+            )
 
     def noise(self, x: Tensor, m: int, *, generator: torch.Generator | None = None) -> Tensor:
         """m draws for each input, (m, B, ...), float32, on the device of x."""
         shape = self.law.noise_shape(x.shape[1:])
-        return self.law.sample((count("m", m, 1), len(x), *shape), generator=generator, device=x.device)
+        return self.law.sample(
+            (count("m", m, 1), len(x), *shape), generator=generator, device=x.device
+        )
 
     def logits(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The model's logits (m, B, K) for the inputs under noise (m, B, ...), in one forward call."""
+        """The model's logits (m, B, K) for the inputs under noise (m, B, ...), in one forward
+        call."""
         m, size = noise.shape[0], len(x)
         if noise.shape[1:] != (size, *self.law.noise_shape(x.shape[1:])):
             expected = ("m", size, *self.law.noise_shape(x.shape[1:]))
@@ -65,8 +77,11 @@ class Smoother(Voter):
         noisy = self.law.perturb(rows, noise.flatten(0, 1)).to(input_dtype(self.model, x))
         return checked_logits(self.model(noisy), m * size, self.num_classes).view(m, size, -1)
 
-    def probabilities(self, x: Tensor, noise: Tensor | int, *, generator: torch.Generator | None = None) -> Tensor:
-        """The mean softmax over noise, (B, K), differentiable in x, in the noise and in the model's parameters.
+    def probabilities(
+        self, x: Tensor, noise: Tensor | int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The mean softmax over noise, (B, K), differentiable in x, in the noise and in the model's
+        parameters.
 
         Args:
             x: Inputs (B, ...).
@@ -76,7 +91,9 @@ class Smoother(Voter):
         if not isinstance(noise, Tensor):
             noise = self.noise(x, noise, generator=generator)
         logits = self.logits(x, noise)
-        return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).mean(dim=0)
+        return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).mean(
+            dim=0
+        )
 
     @override
     def dim(self, x: Tensor) -> int:
@@ -162,9 +179,11 @@ class DeformationSmoother(Smoother):
         super().__init__(model, deformation, num_classes)
 
     def shifted(self, x: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
-        """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the parameters.
+        """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the
+        parameters.
 
-        This is what :func:`rsfl.attacks.grid_attack` searches: the noise stays the same for all shifts.
+        This is what :func:`rsfl.attacks.grid_attack` searches: the noise stays the same for all
+        shifts.
         """
         x, _ = self._checked(x, None)
         rows = torch.arange(len(x), device=x.device)
@@ -173,7 +192,9 @@ class DeformationSmoother(Smoother):
             counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
             with evaluating(self.model):
                 for part in torch.split(noise, max(1, BLOCK // len(x))):
-                    tally(self.logits(x, part + shift).flatten(0, 1), rows.repeat(len(part)), counts)
+                    tally(
+                        self.logits(x, part + shift).flatten(0, 1), rows.repeat(len(part)), counts
+                    )
             return counts[:, : self.num_classes]
 
         return votes

@@ -24,7 +24,11 @@ def known() -> list[type[Law]]:
 
 def _name(law: type) -> str:
     """The bare name of a law of this library; where else it is defined belongs to its name."""
-    return law.__name__ if law.__module__.partition(".")[0] == "rsfl" else f"{law.__module__}:{law.__qualname__}"
+    return (
+        law.__name__
+        if law.__module__.partition(".")[0] == "rsfl"
+        else f"{law.__module__}:{law.__qualname__}"
+    )
 
 
 def to_document(law: object) -> dict[str, Any]:
@@ -50,7 +54,8 @@ def from_document(document: Mapping[str, Any]) -> Law:
     found = [law for law in known() if _name(law) == name]
     if not found:
         raise ValueError(
-            f"law {name!r} is not one of {', '.join(map(_name, known()))}; import the module that defines it"
+            f"law {name!r} is not one of {', '.join(map(_name, known()))}; import the module "
+            f"that defines it"
         )
     if len(found) > 1:
         raise ValueError(f"law {name!r} is defined {len(found)} times")

@@ -1,4 +1,5 @@
-"""Smoothing a model's parameters: votes of noisy copies of the model, each asked about all inputs."""
+"""Smoothing a model's parameters: votes of noisy copies of the model, each asked about all
+inputs."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,10 +11,8 @@ from typing_extensions import override
 
 from rsfl import _heap
 from rsfl._checks import count
+from rsfl._models import affine_layer, evaluating, input_dtype, widened
 from rsfl.noise import ParameterGaussian
-from rsfl.smooth.affine import affine_layer
-from rsfl.smooth.dtype import input_dtype, widened
-from rsfl.smooth.modes import evaluating
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, tally
 
@@ -24,18 +23,21 @@ _MODELS = -1
 
 
 class ParameterSmoother(Voter):
-    """The class that noisy copies of a model vote for most: Gaussian noise on the parameters, not on the input.
+    """The class that noisy copies of a model vote for most: Gaussian noise on the parameters, not
+    on the input.
 
-    A certificate says how far, in l2, the parameters may move before the smoothed label can change. Copy number j is
-    the same for every input, whatever the batch. The model itself is never changed.
+    A certificate says how far, in l2, the parameters may move before the smoothed label can change.
+    Copy number j is the same for every input, whatever the batch. The model itself is never
+    changed.
 
     Args:
-        model: Maps a batch of inputs to logits (B, num_classes). It may write into the batch: it is given a copy.
+        model: Maps a batch of inputs to logits (B, num_classes). It may write into the batch: it is
+            given a copy.
         sigma: Standard deviation of the noise on each parameter, positive.
         num_classes: Width of the logits.
-        parameters: Names of the parameters that carry noise, as in ``model.named_parameters()``; all by default. With
-            a part of them, the certificate is for models whose other parameters are identical. Buffers never carry
-            any, and are to be identical too.
+        parameters: Names of the parameters that carry noise, as in ``model.named_parameters()``;
+            all by default. With a part of them, the certificate is for models whose other
+            parameters are identical. Buffers never carry any, and are to be identical too.
         memory: Bytes that noisy parameters and their logits may take at a time.
 
     Example:
@@ -62,7 +64,10 @@ class ParameterSmoother(Voter):
         places: dict[nn.Module, str] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             if (first := places.setdefault(module, name)) != name:
-                raise ValueError(f"model must not use the same module twice, got {first!r} and {name!r} sharing one")
+                raise ValueError(
+                    f"model must not use the same module twice, got {first!r} and {name!r} "
+                    f"sharing one"
+                )
         names = [name for name, _ in model.named_parameters()]
         self.parameters = tuple(names if parameters is None else parameters)
         if not self.parameters or not set(self.parameters) <= set(names):
@@ -71,9 +76,16 @@ class ParameterSmoother(Voter):
         super().__init__(model, ParameterGaussian(sigma, partial=partial), num_classes)
         self.memory = count("memory", memory, 1)
 
-    def noisy(self, first: int, last: int, *, seed: int, stage: int = ESTIMATION) -> dict[str, Tensor]:
-        """The noisy parameters of the copies ``first`` ... ``last - 1``, stacked along a new first dimension."""
-        clean = {name: value.detach() for name, value in self.model.named_parameters() if name in self.parameters}
+    def noisy(
+        self, first: int, last: int, *, seed: int, stage: int = ESTIMATION
+    ) -> dict[str, Tensor]:
+        """The noisy parameters of the copies ``first`` ... ``last - 1``, stacked along a new first
+        dimension."""
+        clean = {
+            name: value.detach()
+            for name, value in self.model.named_parameters()
+            if name in self.parameters
+        }
         sizes = [value.numel() for value in clean.values()]
         device = next(iter(clean.values())).device
         generator = torch.Generator(device)
@@ -89,11 +101,15 @@ class ParameterSmoother(Voter):
 
     @override
     def dim(self, x: Tensor) -> int:
-        return sum(value.numel() for name, value in self.model.named_parameters() if name in self.parameters)
+        return sum(
+            value.numel()
+            for name, value in self.model.named_parameters()
+            if name in self.parameters
+        )
 
     def _way(self, x: Tensor) -> Literal["wide", "vmap", "loop"]:
-        """How copies are evaluated: one affine layer as a single wide product; elsewhere one by one where that is
-        fastest, on a CPU, and stacked where launches would dominate."""
+        """How copies are evaluated: one affine layer as a single wide product; elsewhere one by one
+        where that is fastest, on a CPU, and stacked where launches would dominate."""
         if affine_layer(self.model) is not None:
             return "wide"
         return "loop" if x.device.type == "cpu" else "vmap"
@@ -114,7 +130,8 @@ class ParameterSmoother(Voter):
         way = self._way(x)
         size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
         counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
-        # Elsewhere than in the loop the logits of all copies are held at once, for one batch of inputs.
+        # Elsewhere than in the loop the logits of all copies are held at once, for one batch of
+        # inputs.
         bytes_a_copy = 8 * (self.dim(x) + (0 if way == "loop" else 2 * size * self.num_classes))
         chunk = 1 if way == "loop" else max(1, self.memory // bytes_a_copy)
         inputs = torch.arange(len(x), device=x.device)
@@ -124,12 +141,18 @@ class ParameterSmoother(Voter):
                 if way == "loop":
                     batched = {f"model.{name}": value[0] for name, value in copies.items()}
                     tally(
-                        functional_call(_InBatches(self.model, size, self.num_classes), batched, (x,)), inputs, counts
+                        functional_call(
+                            _InBatches(self.model, size, self.num_classes), batched, (x,)
+                        ),
+                        inputs,
+                        counts,
                     )
                     continue
                 m = len(next(iter(copies.values())))
                 for rows in torch.split(inputs, size):
-                    stacked = self._stacked_logits(copies, x[rows[0] : rows[-1] + 1], way).flatten(0, 1)
+                    stacked = self._stacked_logits(copies, x[rows[0] : rows[-1] + 1], way).flatten(
+                        0, 1
+                    )
                     logits = checked_logits(stacked, len(rows) * m, self.num_classes)
                     tally(logits, rows.repeat_interleave(m), counts)
         return Votes(counts[:, :-1], counts[:, -1])
@@ -138,7 +161,9 @@ class ParameterSmoother(Voter):
         """Logits (B, copies, K) of all copies for all inputs."""
         layer = affine_layer(self.model) if way == "wide" else None
         if layer is None:
-            stacked: Tensor = vmap(lambda copy: functional_call(self.model, copy, (x.clone(),)), out_dims=1)(copies)
+            stacked: Tensor = vmap(
+                lambda copy: functional_call(self.model, copy, (x.clone(),)), out_dims=1
+            )(copies)
             return stacked
         # One product for all copies: the weights of all classes of all copies side by side.
         prefix, linear = layer
@@ -152,13 +177,17 @@ class ParameterSmoother(Voter):
 
 
 class _InBatches(nn.Module):
-    """A model that takes its inputs a batch at a time: exchanging its parameters is paid once for all of them."""
+    """A model that takes its inputs a batch at a time: exchanging its parameters is paid once for
+    all of them."""
 
     def __init__(self, model: nn.Module, size: int, num_classes: int) -> None:
         super().__init__()
         self.model, self.size, self.num_classes = model, size, num_classes
 
     def forward(self, x: Tensor) -> Tensor:
-        # The model may write into its input: the next copy shall find what this one found, and so shall the caller.
+        # The model may write into its input: the next copy shall find what this one found, and so
+        # shall the caller.
         parts = (part.clone() for part in torch.split(x, self.size))
-        return torch.cat([checked_logits(self.model(part), len(part), self.num_classes) for part in parts])
+        return torch.cat(
+            [checked_logits(self.model(part), len(part), self.num_classes) for part in parts]
+        )

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from rsfl import bounds
 from rsfl._checks import choice, count, counts, number
 from rsfl.noise import Law
-from rsfl.smooth.certificate import CONFIDENCE, Certificate, certified_by_count, certified_by_test, predicted
+from rsfl.smooth.certificate import (
+    CONFIDENCE,
+    Certificate,
+    certified_by_count,
+    certified_by_test,
+    predicted,
+)
 from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
 
 __all__ = ["Voter", "checked_batch", "checked_index", "looks"]
@@ -36,7 +42,8 @@ class Voter(ABC):
         self.num_classes = count("num_classes", num_classes, 1)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({type(self.model).__name__}, {self.law}, num_classes={self.num_classes})"
+        of = f"{type(self.model).__name__}, {self.law}, num_classes={self.num_classes}"
+        return f"{type(self).__name__}({of})"
 
     @abstractmethod
     def _count(
@@ -67,8 +74,8 @@ class Voter(ABC):
     ) -> Tensor:
         """The classes that n noisy copies of each input vote for, (B, K) int64.
 
-        The draws are those of :meth:`certify`'s estimation; the same seed and index give the same votes. Copies with
-        non-finite logits do not vote.
+        The draws are those of :meth:`certify`'s estimation; the same seed and index give the same
+        votes. Copies with non-finite logits do not vote.
         """
         n, seed = count("n", n, 1), count("seed", seed)
         x, index = self._checked(x, index)
@@ -94,12 +101,13 @@ class Voter(ABC):
             n0: Votes for selection, at least 1.
             n: Votes for estimation, enough to certify something at alpha; ``default_n`` if None.
             alpha: Probability, for each input, with which the certificate may be wrong.
-            batch_size: Noisy inputs per forward call, or inputs where the parameters carry noise; None chooses one
-                that fits.
+            batch_size: Noisy inputs per forward call, or inputs where the parameters carry noise;
+                None chooses one that fits.
             seed: Seed of the draws. They depend on it, on ``index`` and on nothing else.
             index: (B,) which inputs these are; 0 ... B - 1 by default.
-            runner_up: ``complement`` takes 1 - p_A for the strongest rival (Cohen et al.); ``bounded`` bounds it by
-                its own votes, which certifies more where many classes share the rest.
+            runner_up: ``complement`` takes 1 - p_A for the strongest rival (Cohen et al.);
+                ``bounded`` bounds it by its own votes, which certifies more where many classes
+                share the rest.
             confidence: ``clopper-pearson``, or ``hoeffding``, which is never tighter.
 
         Returns:
@@ -114,9 +122,13 @@ class Voter(ABC):
         lower, _ = CONFIDENCE[choice("confidence", confidence, tuple(CONFIDENCE))]
         n0, n = count("n0", n0, 1), count("n", self.default_n if n is None else n, 1)
         seed = count("seed", seed)
-        least = bounds.minimum_trials(alpha if runner_up == "complement" else alpha / 2, lower=lower)
+        least = bounds.minimum_trials(
+            alpha if runner_up == "complement" else alpha / 2, lower=lower
+        )
         if n < least:
-            raise ValueError(f"n must be at least {least} to certify anything at alpha={alpha!r}, got {n}")
+            raise ValueError(
+                f"n must be at least {least} to certify anything at alpha={alpha!r}, got {n}"
+            )
         x, index = self._checked(x, index)
         selection = self._count(x, index, 0, n0, seed=seed, batch_size=batch_size, stage=SELECTION)
         votes = self._count(x, index, 0, n, seed=seed, batch_size=batch_size)
@@ -142,12 +154,14 @@ class Voter(ABC):
         seed: int = 0,
         index: Tensor | Sequence[int] | None = None,
     ) -> Certificate:
-        """The smoothed classifier's class where n votes tell it from the second, else ``ABSTAIN``; no radius.
+        """The smoothed classifier's class where n votes tell it from the second, else ``ABSTAIN``;
+        no radius.
 
         Args:
             x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
             n: Votes; enough to tell unanimity from chance at alpha.
-            alpha: Probability, for each input, of returning a class that is not the most probable one.
+            alpha: Probability, for each input, of returning a class that is not the most probable
+                one.
             batch_size: Noisy inputs per forward call; None chooses one that fits.
             seed: Seed of the draws.
             index: (B,) which inputs these are; 0 ... B - 1 by default.
@@ -163,7 +177,9 @@ class Voter(ABC):
         seed = count("seed", seed)
         n, least = count("n", n, 1), bounds.top_two_minimum_trials(alpha)
         if n < least:
-            raise ValueError(f"n must be at least {least} to predict anything at alpha={alpha!r}, got {n}")
+            raise ValueError(
+                f"n must be at least {least} to predict anything at alpha={alpha!r}, got {n}"
+            )
         x, index = self._checked(x, index)
         votes = self._count(x, index, 0, n, seed=seed, batch_size=batch_size)
         return predicted(self.law, votes, alpha=alpha, index=index, seed=seed)
@@ -180,10 +196,12 @@ class Voter(ABC):
         seed: int = 0,
         index: Tensor | Sequence[int] | None = None,
     ) -> Certificate:
-        """Decide whether each input is certified at least at ``radius``, with as few votes as the answer needs.
+        """Decide whether each input is certified at least at ``radius``, with as few votes as the
+        answer needs.
 
-        A sequential test (:func:`rsfl.bounds.sequential_decision`) looks at the votes of each input after a fixed
-        schedule of samples and drops inputs that are decided, or that even unanimous votes could no longer certify.
+        A sequential test (:func:`rsfl.bounds.sequential_decision`) looks at the votes of each input
+        after a fixed schedule of samples and drops inputs that are decided, or that even unanimous
+        votes could no longer certify.
 
         Args:
             x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
@@ -196,8 +214,8 @@ class Voter(ABC):
             index: (B,) which inputs these are; 0 ... B - 1 by default.
 
         Returns:
-            A certificate of exactly ``radius`` where it is certified, ABSTAIN and 0 elsewhere; its ``n`` says what
-            each input took.
+            A certificate of exactly ``radius`` where it is certified, ABSTAIN and 0 elsewhere; its
+            ``n`` says what each input took.
 
         Raises:
             ValueError: An argument is out of its range, or n_max cannot certify the radius.
@@ -205,14 +223,18 @@ class Voter(ABC):
         """
         alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
         radius = number("radius", radius, 0, np.inf, open_high=True)
-        n0, n_max = count("n0", n0, 1), count("n_max", self.default_n if n_max is None else n_max, 1)
+        n0, n_max = (
+            count("n0", n0, 1),
+            count("n_max", self.default_n if n_max is None else n_max, 1),
+        )
         seed = count("seed", seed)
         x, index = self._checked(x, index)
         p0 = self.law.probability(radius, dim=self.dim(x))
         least = bounds.sequential_minimum_trials(p0, alpha)
         if n_max < least:
             raise ValueError(
-                f"n_max must be at least {least} to certify radius={radius!r} at alpha={alpha!r}, got {n_max}"
+                f"n_max must be at least {least} to certify radius={radius!r} at "
+                f"alpha={alpha!r}, got {n_max}"
             )
         selection = self._count(x, index, 0, n0, seed=seed, batch_size=batch_size, stage=SELECTION)
         chosen = selection.counts.argmax(dim=1)
@@ -220,12 +242,17 @@ class Voter(ABC):
         certified = np.zeros(len(x), dtype=bool)
         undecided = torch.arange(len(x), device=x.device)
         for start, stop in looks(n_max):
-            new = self._count(x[undecided], index[undecided.cpu()], start, stop, seed=seed, batch_size=batch_size)
+            new = self._count(
+                x[undecided], index[undecided.cpu()], start, stop, seed=seed, batch_size=batch_size
+            )
             found[undecided] += new.counts
             invalid[undecided] += new.invalid
             successes = found[undecided, chosen[undecided]].cpu().numpy()
             decision = np.asarray(bounds.sequential_decision(successes, stop, p0, alpha))
-            hopeless = np.asarray(bounds.sequential_decision(successes + n_max - stop, n_max, p0, alpha)) != 1
+            hopeless = (
+                np.asarray(bounds.sequential_decision(successes + n_max - stop, n_max, p0, alpha))
+                != 1
+            )
             certified[undecided.cpu().numpy()] = decision == 1
             undecided = undecided[torch.from_numpy((decision == 0) & ~hopeless).to(x.device)]
             if len(undecided) == 0:
@@ -266,7 +293,9 @@ def checked_batch(x: Tensor) -> Tensor:
     if x.layout != torch.strided:
         raise TypeError(f"x must be a dense tensor, got one of layout {x.layout}")
     if x.ndim < 2 or x.numel() == 0:
-        raise ValueError(f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}")
+        raise ValueError(
+            f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}"
+        )
     finite = x.isfinite()
     if not bool(finite.all()):
         where = tuple((~finite).nonzero()[0].tolist())
@@ -285,13 +314,15 @@ def checked_index(index: Tensor | Sequence[int] | None, rows: int) -> Tensor:
         return torch.arange(rows)
     numbers = counts("index", index.cpu() if isinstance(index, Tensor) else index)
     if numbers.shape != (rows,):
-        raise ValueError(f"index must hold {rows} whole numbers, one for each input, got {numbers.tolist()}")
+        raise ValueError(
+            f"index must hold {rows} whole numbers, one for each input, got {numbers.tolist()}"
+        )
     return torch.from_numpy(numbers)
 
 
 def looks(n_max: int) -> list[tuple[int, int]]:
-    """The sequential test's schedule: spans of samples that end at whole blocks, each at most a tenth of what came
-    before, and at n_max."""
+    """The sequential test's schedule: spans of samples that end at whole blocks, each at most a
+    tenth of what came before, and at n_max."""
     stops = [min(BLOCK, n_max)]
     while stops[-1] < n_max:
         grown = stops[-1] // BLOCK + max(1, stops[-1] // BLOCK // 10)

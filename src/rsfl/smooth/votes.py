@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from rsfl import _heap
 from rsfl._checks import count
+from rsfl._models import evaluating, input_dtype, widened
 from rsfl.noise import Law
-from rsfl.smooth.dtype import input_dtype, widened
-from rsfl.smooth.modes import evaluating
 
 __all__ = [
     "BLOCK",
@@ -26,7 +25,8 @@ __all__ = [
 ]
 
 BLOCK = 100
-"""Samples per key: one generator draws this many perturbations of one input, whatever the batch looks like."""
+"""Samples per key: one generator draws this many perturbations of one input, whatever the batch
+looks like."""
 
 SELECTION, ESTIMATION = 0, 1
 """What votes are for. The two never share a draw."""
@@ -34,7 +34,8 @@ SELECTION, ESTIMATION = 0, 1
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes counted so far: ``counts`` (B, K) and ``invalid`` (B,), int64; an invalid vote had non-finite logits."""
+    """Votes counted so far: ``counts`` (B, K) and ``invalid`` (B,), int64; an invalid vote had
+    non-finite logits."""
 
     counts: Tensor
     invalid: Tensor
@@ -44,7 +45,8 @@ class Votes:
 
 
 def _mixed(value: int) -> int:
-    """A bijection of 64-bit integers that spreads neighbours apart (the finaliser of splitmix64)."""
+    """A bijection of 64-bit integers that spreads neighbours apart (the finaliser of
+    splitmix64)."""
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
     return value ^ (value >> 31)
@@ -53,9 +55,9 @@ def _mixed(value: int) -> int:
 def block_key(seed: int, index: int, stage: int, block: int) -> int:
     """The 64-bit key of one block of draws.
 
-    PyTorch's CPU generator reads the low 32 bits of a seed only. There the key is a bijection of a counter that starts
-    at a hash of (seed, index), so blocks of one input never collide, of whichever stage; the high bits, which other
-    devices read too, keep inputs apart.
+    PyTorch's CPU generator reads the low 32 bits of a seed only. There the key is a bijection of a
+    counter that starts at a hash of (seed, index), so blocks of one input never collide, of
+    whichever stage; the high bits, which other devices read too, keep inputs apart.
     """
     start = _mixed(_mixed(seed % 2**64) ^ (index * 0x9E3779B97F4A7C15 % 2**64))
     low = (start + 2 * block + stage) % 2**32
@@ -66,7 +68,8 @@ def block_key(seed: int, index: int, stage: int, block: int) -> int:
 
 
 class _Blocks:
-    """Blocks of noise by key. The last block is kept: small batches walk through it piece by piece."""
+    """Blocks of noise by key. The last block is kept: small batches walk through it piece by
+    piece."""
 
     def __init__(self, law: Law, shape: torch.Size, device: torch.device) -> None:
         self.law, self.shape = law, (BLOCK, *law.noise_shape(shape))
@@ -77,14 +80,18 @@ class _Blocks:
         key = block_key(seed, index, stage, block)
         if key != self.key:
             self.generator.manual_seed(key)
-            self.noise = self.law.sample(self.shape, generator=self.generator, device=self.generator.device)
+            self.noise = self.law.sample(
+                self.shape, generator=self.generator, device=self.generator.device
+            )
             self.key = key
         return self.noise
 
 
-def _pieces(first: int, last: int, start: int, per_input: int) -> Iterator[tuple[int, int, int, int]]:
-    """(input, block, first, last) for the rows [first, last) of a job of samples start ... start + per_input - 1 of
-    each input in turn: each piece lies within one block of one input."""
+def _pieces(
+    first: int, last: int, start: int, per_input: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """(input, block, first, last) for the rows [first, last) of a job of samples start ... start +
+    per_input - 1 of each input in turn: each piece lies within one block of one input."""
     while first < last:
         i, j = divmod(first, per_input)
         sample = start + j
@@ -99,24 +106,28 @@ def checked_logits(logits: object, rows: int, num_classes: int) -> Tensor:
         raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")
     if logits.shape != (rows, num_classes):
         raise ValueError(
-            f"model must return logits of shape ({rows}, {num_classes}) for num_classes={num_classes}, "
+            f"model must return logits of shape ({rows}, {num_classes}) for "
+            f"num_classes={num_classes}, "
             f"got {tuple(logits.shape)}"
         )
     return logits
 
 
 def tally(logits: Tensor, bins: Tensor, counts: Tensor) -> None:
-    """Add the votes of ``logits`` (R, K) to ``counts`` (B, K + 1), row r to row ``bins[r]``; the last column is for
-    non-finite logits."""
+    """Add the votes of ``logits`` (R, K) to ``counts`` (B, K + 1), row r to row ``bins[r]``; the
+    last column is for non-finite logits."""
     width = counts.shape[1]
-    finite = logits.mul(0).sum(dim=1) == 0  # a row with an infinity or NaN gives NaN; no host ever looks
+    finite = (
+        logits.mul(0).sum(dim=1) == 0
+    )  # a row with an infinity or NaN gives NaN; no host ever looks
     votes = torch.where(finite, logits.max(dim=1).indices, width - 1) + bins * width
     counts.view(-1).scatter_add_(0, votes, torch.ones_like(votes))
 
 
 def _fitting_batch(x: Tensor, rows: int) -> int:
-    """A batch in whole blocks: on a CPU so small that a convolutional network's activations stay in its caches (a
-    thousand rows, 1.25 MiB of inputs), elsewhere large enough to fill the device (256 MiB of inputs)."""
+    """A batch in whole blocks: on a CPU so small that a convolutional network's activations stay in
+    its caches (a thousand rows, 1.25 MiB of inputs), elsewhere large enough to fill the device (256
+    MiB of inputs)."""
     most, budget = (1000, 5 * 2**18) if x.device.type == "cpu" else (2**16, 2**28)
     row = x[0].numel() * max(4, x.element_size())
     return max(1, min(rows, most, max(BLOCK, budget // row // BLOCK * BLOCK)))
@@ -125,7 +136,8 @@ def _fitting_batch(x: Tensor, rows: int) -> int:
 def out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, on any device."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))
+        isinstance(error, RuntimeError)
+        and ("allocate memory" in str(error) or "out of memory" in str(error))
     )
 
 
@@ -144,8 +156,9 @@ def count_votes(
 ) -> Votes:
     """Count the votes of the samples ``start`` ... ``stop - 1`` of every input.
 
-    The noise of a sample is a function of (seed, index of its input, stage, number of the sample): batch size, order
-    and neighbours do not change it. Votes are counted on the device of ``x`` and nothing leaves it.
+    The noise of a sample is a function of (seed, index of its input, stage, number of the sample):
+    batch size, order and neighbours do not change it. Votes are counted on the device of ``x`` and
+    nothing leaves it.
 
     Args:
         model: Maps a batch of inputs, in its own dtype, to logits (rows, num_classes).
@@ -157,14 +170,19 @@ def count_votes(
         seed: Seed of the run.
         index: (B,) int64, which inputs these are.
         stage: ``SELECTION`` or ``ESTIMATION``.
-        batch_size: Rows per forward call; None starts from one that fits and halves it when memory runs out.
+        batch_size: Rows per forward call; None starts from one that fits and halves it when memory
+            runs out.
 
     Returns:
         The votes, on the device of ``x``.
     """
     per_input = stop - start
     rows = len(x) * per_input
-    batch = _fitting_batch(x, rows) if batch_size is None else min(count("batch_size", batch_size, 1), max(rows, 1))
+    batch = (
+        _fitting_batch(x, rows)
+        if batch_size is None
+        else min(count("batch_size", batch_size, 1), max(rows, 1))
+    )
     counts = torch.zeros((len(x), num_classes + 1), dtype=torch.int64, device=x.device)
     dtype, x = input_dtype(model, x), widened(x)
     blocks = _Blocks(law, x.shape[1:], x.device)
@@ -189,7 +207,8 @@ def count_votes(
                 if batch_size is not None or size == 1 or not out_of_memory(error):
                     if sys.version_info >= (3, 11):  # which shows notes below the message
                         error.add_note(
-                            f"The model was called with {size} noisy inputs of shape {tuple(x.shape[1:])}; one input "
+                            f"The model was called with {size} noisy inputs of shape "
+                            f"{tuple(x.shape[1:])}; one input "
                             "alone is given as x[None]."
                         )
                     raise

@@ -1,4 +1,5 @@
-"""Robust training: losses for a loop of one's own, or for a federated client, and one plain loop."""
+"""Robust training: losses for a loop of one's own, or for a federated client, and one plain
+loop."""
 
 from rsfl.train.batches import Batches, DatasetBatches, Source
 from rsfl.train.checkpoint import CheckpointError

@@ -1,4 +1,5 @@
-"""Mini-batches by the number of their epoch, so that a run that is resumed sees what it would have seen."""
+"""Mini-batches by the number of their epoch, so that a run that is resumed sees what it would have
+seen."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ ORDER, LOSS, GLOBAL = range(3)
 
 
 class Source(Protocol):
-    """Where mini-batches come from: any object that gives an epoch's batches, the same ones whenever it is asked."""
+    """Where mini-batches come from: any object that gives an epoch's batches, the same ones
+    whenever it is asked."""
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -31,7 +33,8 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Mini-batches of tensors, shuffled anew in each epoch; the order depends on the seed and the epoch alone.
+    """Mini-batches of tensors, shuffled anew in each epoch; the order depends on the seed and the
+    epoch alone.
 
     Args:
         x: Inputs (N, ...).
@@ -53,14 +56,18 @@ class Batches:
     def __post_init__(self) -> None:
         count("size", self.size, 1)
         if len(self.x) != len(self.y) or len(self.x) == 0:
-            raise ValueError(f"x and y must be equally many, at least 1, got {len(self.x)} and {len(self.y)}")
+            raise ValueError(
+                f"x and y must be equally many, at least 1, got {len(self.x)} and {len(self.y)}"
+            )
 
     def __len__(self) -> int:
         return -(-len(self.x) // self.size)
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, which counts from 1."""
-        order = torch.randperm(len(self.x), generator=generator(self.seed, epoch, ORDER)).to(self.x.device)
+        order = torch.randperm(len(self.x), generator=generator(self.seed, epoch, ORDER)).to(
+            self.x.device
+        )
         for part in torch.split(order, self.size):
             yield self.x[part], self.y[part]
 
@@ -69,19 +76,21 @@ class Batches:
 class DatasetBatches:
     """Mini-batches of a map-style data set, in the order that :class:`Batches` gives to tensors.
 
-    They come through a ``DataLoader`` made anew for each epoch, in an order that depends on the seed and the epoch
-    alone. So do the draws of items that take theirs from PyTorch's global state: worker processes are seeded for the
-    epoch, and without any :func:`fit` seeds the state.
+    They come through a ``DataLoader`` made anew for each epoch, in an order that depends on the
+    seed and the epoch alone. So do the draws of items that take theirs from PyTorch's global state:
+    worker processes are seeded for the epoch, and without any :func:`fit` seeds the state.
 
     Args:
         dataset: Gives pairs (x, y) by index 0 ... len(dataset) - 1.
         size: Items a batch; the last one of an epoch is as short as it comes.
         seed: Seed of the order.
-        workers: Processes that load items; 0 loads them in this one. Random items differ with their number.
+        workers: Processes that load items; 0 loads them in this one. Random items differ with their
+            number.
 
     Example:
         >>> from torch.utils.data import TensorDataset
-        >>> batches = DatasetBatches(TensorDataset(torch.arange(5.0)[:, None], torch.arange(5)), size=2)
+        >>> dataset = TensorDataset(torch.arange(5.0)[:, None], torch.arange(5))
+        >>> batches = DatasetBatches(dataset, size=2)
         >>> [len(x) for x, _ in batches(1)]
         [2, 2, 1]
     """
@@ -109,9 +118,17 @@ class DatasetBatches:
         """The batches of an epoch, which counts from 1."""
         draws = generator(self.seed, epoch, ORDER)
         order = torch.randperm(self._items(), generator=draws).tolist()
-        return iter(DataLoader(self.dataset, self.size, sampler=order, num_workers=self.workers, generator=draws))
+        return iter(
+            DataLoader(
+                self.dataset, self.size, sampler=order, num_workers=self.workers, generator=draws
+            )
+        )
 
 
 def indexable(dataset: Any) -> bool:
     """Whether a data set gives its items by index, and says how many there are."""
-    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+    return (
+        hasattr(dataset, "__getitem__")
+        and hasattr(dataset, "__len__")
+        and not isinstance(dataset, IterableDataset)
+    )

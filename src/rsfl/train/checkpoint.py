@@ -1,4 +1,5 @@
-"""Checkpoints: written whole or not at all, checked before they are used, loaded without running code."""
+"""Checkpoints: written whole or not at all, checked before they are used, loaded without running
+code."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -39,6 +40,8 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     head = len(_MAGIC) + 32
     if not raw.startswith(_MAGIC) or sha256(raw[head:]).digest() != raw[len(_MAGIC) : head]:
-        raise CheckpointError(f"{path} is truncated, corrupted or no checkpoint: its checksum does not match")
+        raise CheckpointError(
+            f"{path} is truncated, corrupted or no checkpoint: its checksum does not match"
+        )
     content: dict[str, Any] = torch.load(BytesIO(raw[head:]), weights_only=True)
     return content

@@ -1,4 +1,5 @@
-"""A plain training loop that can be killed and resumed. Loops of one's own call the losses directly."""
+"""A plain training loop that can be killed and resumed. Loops of one's own call the losses
+directly."""
 
 import inspect
 import math
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl._draws import generator, subseed
-from rsfl.smooth.modes import evaluating
+from rsfl._models import evaluating
 from rsfl.train.batches import GLOBAL, LOSS, Source
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.losses import Adversarial, Loss
@@ -60,25 +61,29 @@ def fit(
 ) -> tuple[Epoch, ...]:
     """Train a model in place.
 
-    Every draw is keyed by seed and epoch: the order of the data, the loss's draws, and what modules such as dropout
-    take from the global state, which is given back as it was found. So a run that was killed and is called again with
-    the same arguments and ``checkpoint`` ends, on a CPU, in the same weights bit for bit.
+    Every draw is keyed by seed and epoch: the order of the data, the loss's draws, and what modules
+        such as dropout
+    take from the global state, which is given back as it was found. So a run that was killed and is
+    called again with the same arguments and ``checkpoint`` ends, on a CPU, in the same weights bit
+    for bit.
 
-    Every module trains in the mode that it is in, so that a batch normalisation set to evaluation mode stays frozen. A
-    model that is in evaluation mode itself is trained with a warning.
+    Every module trains in the mode that it is in, so that a batch normalisation set to evaluation
+    mode stays frozen. A model that is in evaluation mode itself is trained with a warning.
 
     Args:
         model: Maps a batch of inputs to logits.
-        batches: Gives the batches of each epoch, such as :class:`Batches` or :class:`DatasetBatches`; they are moved
-            to the model's device. A ``DataLoader`` would not repeat an epoch's order when a run is resumed.
+        batches: Gives the batches of each epoch, such as :class:`Batches` or
+            :class:`DatasetBatches`; they are moved to the model's device. A ``DataLoader`` would
+            not repeat an epoch's order when a run is resumed.
         loss: ``loss(model, x, y, generator)``, a scalar.
-        optimizer: Steps the parameters; the ones that it does not hold stay, as in fine-tuning a head.
+        optimizer: Steps the parameters; the ones that it does not hold stay, as in fine-tuning a
+            head.
         epochs: Number of epochs in all, those before a resumption included.
         warmup: Epochs over which the budget of an :class:`Adversarial` loss grows to its own.
         seed: Seed of the loss's draws.
         scheduler: Stepped after each epoch.
-        metrics: Measures the model after each epoch. Called with the model in evaluation mode and without gradients;
-            it does not influence training.
+        metrics: Measures the model after each epoch. Called with the model in evaluation mode and
+            without gradients; it does not influence training.
         checkpoint: File to write after each epoch, and to resume from if it is there.
         progress: Whether to show a progress bar.
 
@@ -86,7 +91,8 @@ def fit(
         The result of each epoch.
 
     Raises:
-        FloatingPointError: The loss was not finite; the message names the batch, and the step was not taken.
+        FloatingPointError: The loss was not finite; the message names the batch, and the step was
+            not taken.
         CheckpointError: The file is broken or belongs to another run.
         ValueError, TypeError: An argument is out of its range.
     """
@@ -97,20 +103,24 @@ def fit(
         )
     if not _takes(loss, model, "x", "y", "generator"):
         raise TypeError(
-            "loss must take (model, x, y, generator), as train.CrossEntropy() and train.Adversarial(...) do, "
+            "loss must take (model, x, y, generator), as train.CrossEntropy() and "
+            "train.Adversarial(...) do, "
             f"got {loss!r}"
         )
     epochs, warmup, _ = count("epochs", epochs, 1), count("warmup", warmup), count("seed", seed)
     if warmup and not isinstance(loss, Adversarial):
         raise TypeError(f"loss must be Adversarial for a warmup, got {loss!r}")
-    run = f"{_named(loss)}, {type(optimizer).__name__}, {len(batches)} batches, warmup {warmup}, seed {seed}"
+    run = f"{_named(loss)}, {type(optimizer).__name__}, {len(batches)} batches, "
+    run += f"warmup {warmup}, seed {seed}"
     path = None if checkpoint is None else Path(checkpoint)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     if scheduler is not None:
         parts["scheduler"] = scheduler
     history = _resumed(path, run, parts, epochs) if path is not None and path.exists() else []
     if not model.training:
-        warnings.warn("model trains in evaluation mode; model.train() switches it back", stacklevel=2)
+        warnings.warn(
+            "model trains in evaluation mode; model.train() switches it back", stacklevel=2
+        )
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     total, begun = epochs * len(batches), len(history) * len(batches)
     with _heap.kept(), tqdm(total=total, initial=begun, disable=not progress) as bar:
@@ -119,10 +129,20 @@ def fit(
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(subseed(seed, epoch, GLOBAL))
                 begin = perf_counter()
-                mean = _epoch(model, batches, now, optimizer, epoch, generator(seed, epoch, LOSS, device=device), bar)
+                mean = _epoch(
+                    model,
+                    batches,
+                    now,
+                    optimizer,
+                    epoch,
+                    generator(seed, epoch, LOSS, device=device),
+                    bar,
+                )
                 seconds = perf_counter() - begin
                 with evaluating(model):
-                    measured = {} if metrics is None else {k: float(v) for k, v in metrics(model).items()}
+                    measured = (
+                        {} if metrics is None else {k: float(v) for k, v in metrics(model).items()}
+                    )
             if scheduler is not None:
                 scheduler.step()
             history.append(Epoch(epoch, mean, seconds, measured))
@@ -147,7 +167,9 @@ def _epoch(
         optimizer.zero_grad(set_to_none=True)
         value = loss(model, x.to(draws.device), y.to(draws.device), draws)
         if not math.isfinite(current := value.item()):
-            raise FloatingPointError(f"loss is {current} in epoch {epoch}, batch {number} of {len(batches)}")
+            raise FloatingPointError(
+                f"loss is {current} in epoch {epoch}, batch {number} of {len(batches)}"
+            )
         torch.autograd.backward(value)
         optimizer.step()
         total += current
@@ -159,18 +181,25 @@ def _resumed(path: Path, run: str, parts: Mapping[str, Any], epochs: int) -> lis
     """Load what a checkpoint holds; the epochs that it contains."""
     content = read(path)
     if content.get("run") != run or set(parts) != set(content) - {"run", "history"}:
-        raise CheckpointError(f"{path} belongs to another run: {content.get('run')!r}, this one is {run!r}")
+        raise CheckpointError(
+            f"{path} belongs to another run: {content.get('run')!r}, this one is {run!r}"
+        )
     if len(content["history"]) > epochs:
-        raise CheckpointError(f"{path} already contains {len(content['history'])} epochs, more than epochs={epochs}")
+        raise CheckpointError(
+            f"{path} already contains {len(content['history'])} epochs, more than epochs={epochs}"
+        )
     for name, part in parts.items():
         part.load_state_dict(content[name])
     return [Epoch(**entry) for entry in content["history"]]
 
 
 def _takes(function: Any, *arguments: Any) -> bool:
-    """Whether a function, or a module's ``forward``, may be called with the arguments, as far as its signature says."""
+    """Whether a function, or a module's ``forward``, may be called with the arguments, as far as
+    its signature says."""
     try:
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+        signature = inspect.signature(
+            function.forward if isinstance(function, nn.Module) else function
+        )
     except ValueError:  # it has none that Python can read
         return True
     try:
@@ -181,5 +210,10 @@ def _takes(function: Any, *arguments: Any) -> bool:
 
 
 def _named(loss: Loss) -> str:
-    """A loss by its settings if it has any, else by its name: an address in memory would differ in the next process."""
-    return repr(loss) if is_dataclass(loss) else str(getattr(loss, "__qualname__", type(loss).__qualname__))
+    """A loss by its settings if it has any, else by its name: an address in memory would differ in
+    the next process."""
+    return (
+        repr(loss)
+        if is_dataclass(loss)
+        else str(getattr(loss, "__qualname__", type(loss).__qualname__))
+    )

@@ -9,26 +9,30 @@ from torch.nn import functional
 from typing_extensions import Self
 
 from rsfl._checks import count
+from rsfl._models import evaluating
 from rsfl.attacks.attack import Attack
 from rsfl.attacks.objective import checked_labels, logits_at
 from rsfl.noise import Law
 from rsfl.smooth.input import Smoother
-from rsfl.smooth.modes import evaluating
 
 __all__ = ["Adversarial", "CrossEntropy", "Loss", "pseudo_labels"]
 
 
 class Loss(Protocol):
-    """Anything that is called as ``loss(model, x, y, generator)``: an object of this module, or a function."""
+    """Anything that is called as ``loss(model, x, y, generator)``: an object of this module, or a
+    function."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, /) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, /
+    ) -> Tensor:
         """The scalar to descend on a mini-batch; it draws from the generator alone."""
         ...
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Softmax cross-entropy, on inputs perturbed by a law if one is given: noise or deformation augmentation.
+    """Softmax cross-entropy, on inputs perturbed by a law if one is given: noise or deformation
+    augmentation.
 
     Args:
         law: Noise law or deformation; one draw a sample and step.
@@ -39,7 +43,8 @@ class CrossEntropy:
         >>> CrossEntropy(Gaussian(0.25))(model, x, y, torch.Generator().manual_seed(0)).backward()
 
     References:
-        Cohen, Rosenfeld and Kolter, Certified adversarial robustness via randomized smoothing, 2019, section 3.3.
+        Cohen, Rosenfeld and Kolter, Certified adversarial robustness via randomized smoothing,
+        2019, section 3.3.
     """
 
     law: Law | None = None
@@ -53,9 +58,13 @@ class CrossEntropy:
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss of each sample, shape (N,)."""
-        return functional.cross_entropy(outputs, checked_labels(y, *outputs.shape), reduction="none")
+        return functional.cross_entropy(
+            outputs, checked_labels(y, *outputs.shape), reduction="none"
+        )
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """The mean over the batch."""
         return self.losses(model(self.inputs(x, generator)), y).mean()
 
@@ -64,13 +73,15 @@ class CrossEntropy:
 class Adversarial:
     """Cross-entropy at the points that an attack finds, under the noise that it looked at.
 
-    With a smoothed attack this is SmoothAdv training, with :class:`~rsfl.attacks.PGD`, which looks without noise, it is
-    plain adversarial training. The attack sees the model in evaluation mode: its passes move no batch statistics and no
-    dropout. Each module's own mode is restored before the loss is computed.
+    With a smoothed attack this is SmoothAdv training, with :class:`~rsfl.attacks.PGD`, which looks
+    without noise, it is plain adversarial training. The attack sees the model in evaluation mode:
+    its passes move no batch statistics and no dropout. Each module's own mode is restored before
+    the loss is computed.
 
     Args:
         attack: How to look for the points.
-        law: The law of the smoothed classifier: it sets the norm of the attack's budget, and its noise.
+        law: The law of the smoothed classifier: it sets the norm of the attack's budget, and its
+            noise.
         num_classes: Width of the logits.
         multi_noise: Whether all the attack's draws enter the loss, or only the first.
 
@@ -79,12 +90,15 @@ class Adversarial:
         >>> from rsfl.noise import Gaussian
         >>> model, x, y = torch.nn.Linear(4, 3), torch.rand(8, 4), torch.arange(8) % 3
         >>> loss = Adversarial(
-        ...     attack=SmoothAdvPGD(epsilon=0.5, steps=2, samples=2), law=Gaussian(0.25), num_classes=3
+        ...     attack=SmoothAdvPGD(epsilon=0.5, steps=2, samples=2),
+        ...     law=Gaussian(0.25),
+        ...     num_classes=3,
         ... )
         >>> loss(model, x, y, torch.Generator().manual_seed(0)).backward()
 
     References:
-        Salman et al., Provably robust deep learning via adversarially trained smoothed classifiers, 2019, Pseudocode 1.
+        Salman et al., Provably robust deep learning via adversarially trained smoothed classifiers,
+        2019, Pseudocode 1.
     """
 
     attack: Attack
@@ -97,7 +111,9 @@ class Adversarial:
             raise TypeError(f"attack must be an attacks.Attack, got {self.attack!r}")
         count("num_classes", self.num_classes, 1)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """The mean over the batch and over the draws that enter."""
         smoother = Smoother(model, self.law, self.num_classes)
         with evaluating(model):
@@ -107,7 +123,8 @@ class Adversarial:
         return functional.cross_entropy(logits.flatten(0, 1), y.repeat(len(noise)))
 
     def warmed_up(self, epoch: int, epochs: int) -> Self:
-        """The loss for one epoch of a warm-up: the attack's epsilon times epoch / epochs, at most its own.
+        """The loss for one epoch of a warm-up: the attack's epsilon times epoch / epochs, at most
+        its own.
 
         Steps shrink with it, unless the attack's ``step_size`` is set.
 
@@ -122,10 +139,12 @@ class Adversarial:
 
 @torch.no_grad()
 def pseudo_labels(model: nn.Module, x: Tensor, *, batch_size: int = 1024) -> Tensor:
-    """The classes (N,) that a model gives to unlabelled inputs, for self-training; in evaluation mode.
+    """The classes (N,) that a model gives to unlabelled inputs, for self-training; in evaluation
+    mode.
 
-    Train a model on the labelled data, let it label the rest, train the robust model on both. To give the second kind
-    a weight of its own, add the losses of two batches: ``loss(model, x, y) + weight * loss(model, u, labels)``.
+    Train a model on the labelled data, let it label the rest, train the robust model on both. To
+    give the second kind a weight of its own, add the losses of two batches: ``loss(model, x, y) +
+        weight * loss(model, u, labels)``.
 
     Args:
         model: Maps a batch of inputs to logits.
@@ -136,12 +155,15 @@ def pseudo_labels(model: nn.Module, x: Tensor, *, batch_size: int = 1024) -> Ten
         ValueError: Logits are not finite.
 
     References:
-        Carmon et al., Unlabeled data improves adversarial robustness, 2019; Salman et al. 2019, section 4.2.
+        Carmon et al., Unlabeled data improves adversarial robustness, 2019; Salman et al. 2019,
+        section 4.2.
     """
     count("batch_size", batch_size, 1)
     with evaluating(model):
         logits = torch.cat([model(part) for part in torch.split(x, batch_size)])
     bad = ~logits.isfinite().all(dim=1)
     if bool(bad.any()):
-        raise ValueError(f"model must give finite logits to label x, got {logits[bad][0].tolist()} for one input")
+        raise ValueError(
+            f"model must give finite logits to label x, got {logits[bad][0].tolist()} for one input"
+        )
     return logits.argmax(dim=1)
