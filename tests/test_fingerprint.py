@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsfl._fingerprint import described
+from rsfl._fingerprint import described, differences, identity
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,12 @@ def test_what_differs_is_told_apart(one, other):
 def test_what_is_alike_is_described_alike(one, other):
     assert described(one) == described(other)
     assert " at 0x" not in described(one)
+
+
+def test_what_differs_between_two_runs_is_named_and_quoted_where_it_is_short():
+    run = identity({"seed": 0, "data": torch.zeros(3), "rate": [0.1]})
+    assert differences(run, identity({"rate": [0.1], "data": torch.zeros(3), "seed": 0})) == ""
+    other = identity({"seed": 1, "data": torch.ones(3), "rate": [0.1]})
+    assert differences(run, other) == "seed is 1 there, 0 here; data differs"
+    assert differences(run, {}) == "seed differs; data differs; rate differs"
+    assert differences({}, {"seed": "0"}) == "seed differs"

@@ -1,6 +1,7 @@
 """What a run of training is a function of: two runs share a checkpoint only if all of it agrees."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -72,10 +73,15 @@ def _called(loss: Loss) -> Any:
         return [_printed(loss), loss.state_dict()]
     if is_dataclass(loss) or isinstance(loss, partial) or not hasattr(loss, "__dict__"):
         return loss
-    return [described(loss), dict(vars(loss))]
+    return _constructed(described(loss), vars(loss))
 
 
-def _groups(model: nn.Module, optimizer: Optimizer) -> dict[str, list[Any]]:
+def _constructed(name: str, settings: Mapping[str, Any]) -> str:
+    told = (f"{key}={described(value)}" for key, value in settings.items())
+    return f"{name}({', '.join(told)})"
+
+
+def _groups(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Each setting of an optimizer, group by group; of a learning rate, where it starts."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, list[Any]] = {}
@@ -87,17 +93,17 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> dict[str, list[Any]]:
         values.pop("initial_lr", None)
         for name, value in values.items():
             found.setdefault(name, []).append(value)
-    return found
+    return {name: values if len(values) > 1 else values[0] for name, values in found.items()}
 
 
-def _settings(scheduler: LRScheduler) -> list[Any]:
+def _settings(scheduler: LRScheduler) -> str:
     """A scheduler by what it was given."""
     fixed = {
         name: [_settings(one) for one in value] if name == "_schedulers" else value
         for name, value in vars(scheduler).items()
         if name == "_schedulers" or (name not in _MOVING and not name.startswith("_"))
     }
-    return [type(scheduler).__qualname__, fixed]
+    return _constructed(type(scheduler).__qualname__, fixed)
 
 
 def _data(batches: Source, seed: int) -> Any:

@@ -182,7 +182,8 @@ def _epoch(
 
 
 def _resumed(
-    path: Path, run: Mapping[str, str], parts: Mapping[str, Any], epochs: int) -> list[Epoch]:
+    path: Path, run: Mapping[str, str], parts: Mapping[str, Any], epochs: int
+) -> list[Epoch]:
     """Load what a checkpoint holds; the epochs that it contains."""
     content = read(path)
     if not isinstance(content.get("run"), dict):
@@ -212,4 +213,3 @@ def _takes(function: Any, *arguments: Any) -> bool:
     except TypeError:
         return False
     return True
-
