@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import count
-from rsfl._draws import generator, subseed
+from rsfl._draws import generator, seed_global
 from rsfl._models import evaluating
 from rsfl.train.batches import GLOBAL, LOSS, Source
 from rsfl.train.checkpoint import CheckpointError, read, write
@@ -127,7 +127,7 @@ def fit(
         for epoch in range(len(history) + 1, epochs + 1):
             now = loss.warmed_up(epoch, warmup) if isinstance(loss, Adversarial) else loss
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(subseed(seed, epoch, GLOBAL))
+                seed_global(seed, epoch, GLOBAL)
                 begin = perf_counter()
                 mean = _epoch(
                     model,
