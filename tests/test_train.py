@@ -705,11 +705,14 @@ def test_pre_training_then_fine_tuning_a_head():
     assert all(torch.equal(value, body[name]) for name, value in model[:4].state_dict().items())
 
 
-def test_self_training_learns_from_unlabelled_data():
+@pytest.mark.parametrize("seed", range(4))
+def test_self_training_learns_from_unlabelled_data(seed):
     """Six labels alone leave the noisy task half learned; with their pseudo-labels, 300 more inputs
     carry it."""
-    (x, y), (u, truth), (test, labels) = blobs(6), blobs(300, seed=1), blobs(300, seed=2)
-    torch.manual_seed(0)
+    (x, y), (u, truth), (test, labels) = (
+        blobs(n, seed=10 * seed + i) for i, n in enumerate((6, 300, 300))
+    )
+    torch.manual_seed(seed)
     teacher = nn.Linear(4, 3)
     fit(
         teacher,
@@ -722,12 +725,12 @@ def test_self_training_learns_from_unlabelled_data():
     assert (guessed == truth).double().mean() > 0.9
     students = []
     for data in ((x, y), (torch.cat([x, u]), torch.cat([y, guessed]))):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         student = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
         optimizer = torch.optim.Adam(student.parameters(), 1e-2)
-        fit(student, Batches(*data, size=32), CrossEntropy(LAW), optimizer, epochs=30)
+        fit(student, Batches(*data, size=32), CrossEntropy(LAW), optimizer, epochs=60)
         certificate = Smoother(student, LAW, 3).certify(test, n=300)
         students.append(
             ((certificate.label == labels) & (certificate.radius >= 0.1)).double().mean().item()
         )
-    assert students[1] > students[0] + 0.05
+    assert students[1] > students[0]

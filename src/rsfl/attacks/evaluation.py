@@ -152,7 +152,7 @@ def _drawn(
 ) -> tuple[Tensor, Tensor]:
     """The attacker's own draws for one input: noise, and the direction of a step without a
     gradient."""
-    draws = generator(seed, index, device=x.device)
+    draws = generator(seed, "attack", index, device=x.device)
     noise = attack.draw(smoother, x, draws)
     return noise, torch.randn(noise.shape[1:], generator=draws, device=x.device, dtype=x.dtype)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rsfl._draws import subseed
+from rsfl._draws import seed_global
 from rsfl._fingerprint import described, identity
 from rsfl.train.batches import GLOBAL, Batches, DatasetBatches, Source
 from rsfl.train.losses import Loss
@@ -122,5 +122,5 @@ def _data(batches: Source, seed: int) -> Any:
 
 def _first(batches: Source, seed: int) -> list[Any]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(subseed(seed, 1, GLOBAL))
+        seed_global(seed, 1, GLOBAL)
         return list(next(iter(batches(1)), ()))
