@@ -19,7 +19,7 @@ def described(value: Any) -> str:
     containers of them do.
 
     Modules and functions count by their names, other objects by their types: they are not looked
-        into.
+    into.
     """
     if isinstance(value, Tensor):
         content = (
