@@ -8,6 +8,7 @@ name the files that come first. What is added to a room is on its page without a
 import importlib
 import inspect
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -96,6 +97,10 @@ def page(room_name: str, first: list[str]) -> str:
 
 
 def expand(app: Sphinx, docname: str, source: list[str]) -> None:
+    for found in ROOM.finditer(source[0]):  # whose page is made again when it changes
+        room = importlib.import_module(found[1])
+        for file in [Path(__file__), *Path(inspect.getfile(room)).parent.glob("*.py")]:
+            app.env.note_dependency(str(file), docname=docname)
     source[0] = ROOM.sub(lambda found: page(found[1], found[2].split()), source[0])
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rsfl._version import __version__
 
 if TYPE_CHECKING:
-    from rsfl import assumptions, attacks, bounds, deform, fed, noise, runs, smooth, train
+    from rsfl import assumptions, attacks, bounds, deform, fed, noise, runs, smooth, train, verify
 else:
 
     def __getattr__(name: str) -> Any:
@@ -28,6 +28,7 @@ __all__ = [
     "runs",
     "smooth",
     "train",
+    "verify",
 ]
 
 

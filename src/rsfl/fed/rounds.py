@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsfl import _draws
 from rsfl._checks import Float64, count
 from rsfl._fingerprint import described
 from rsfl._models import affine_layer
 from rsfl.bounds import records
-from rsfl.fed import draws
 from rsfl.fed.aggregate import Aggregate, Mean
 from rsfl.fed.checkpoint import Directory, State
 from rsfl.fed.client import SGD, Client, Member, Remote, Task, at_round
@@ -291,7 +291,7 @@ class Rounds:
         excluded."""
         server = self.server
         many = max(1, round(server.fraction * len(server.clients)))
-        draw = draws.rng(server.seed, index, "participants").choice(
+        draw = _draws.rng(server.seed, index, "participants").choice(
             len(server.clients), many, replace=False
         )
         chosen = [
@@ -366,7 +366,7 @@ class Rounds:
             if sent_one[i]:
                 key = (self.server.seed, index, participants[i].id, "attack")
                 sends = update(
-                    rows[i].double() - sent, known, draws.generator(*key, device=rows.device)
+                    rows[i].double() - sent, known, _draws.generator(*key, device=rows.device)
                 )
                 rows[i] = (sent + sends).to(rows.dtype)
 
@@ -385,7 +385,7 @@ class Rounds:
         """The server's noise after a round, one value per trained parameter."""
         if not sigma:
             return torch.zeros(1, dtype=torch.float64)
-        normal = draws.rng(self.server.seed, index, "noise").standard_normal(self.layout.trained)
+        normal = _draws.rng(self.server.seed, index, "noise").standard_normal(self.layout.trained)
         return torch.from_numpy(sigma * normal).to(next(self.server.model.parameters()).device)
 
     def _client_settings(self, one: Member, index: int) -> dict[str, Any]:
