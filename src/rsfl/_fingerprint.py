@@ -30,7 +30,7 @@ def described(value: Any) -> str:
     containers of them do.
 
     Modules and functions count by their names, other objects by their types: they are not looked
-        into.
+    into.
     """
     return _Description(deep=False)(value)
 

@@ -65,10 +65,9 @@ def fit(
     """Train a model in place.
 
     Every draw is keyed by seed and epoch: the order of the data, the loss's draws, and what modules
-        such as dropout
-    take from the global state, which is given back as it was found. So a run that was killed and is
-    called again with the same arguments and ``checkpoint`` ends, on a CPU, in the same weights bit
-    for bit.
+    such as dropout take from the global state, which is given back as it was found. So a run that
+    was killed and is called again with the same arguments and ``checkpoint`` ends, on a CPU, in the
+    same weights bit for bit.
 
     Every module trains in the mode that it is in, so that a batch normalisation set to evaluation
     mode stays frozen. A model that is in evaluation mode itself is trained with a warning.
