@@ -103,3 +103,7 @@ def value(rounds, threat):
         if error.condition != "honest-updates-intact":
             raise
         return np.inf
+
+
+def threat(level, **settings):
+    return Threat(level, **settings)
