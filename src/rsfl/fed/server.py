@@ -7,10 +7,10 @@ from functools import cached_property
 from math import inf
 
 from torch import nn
-from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import choice, count, number
+from rsfl._progress import progress as shown_progress
 from rsfl.fed.aggregate import Mean, Rule
 from rsfl.fed.client import Member, Schedule, at_round
 from rsfl.fed.layout import Layout
@@ -163,8 +163,10 @@ class Server:
             evaluate=evaluate,
             checkpoint=checkpoint,
         )
-        bar = tqdm(total=run.total, initial=run.state.round, disable=not progress, desc="federated")
-        with _heap.kept(), bar:
+        told = shown_progress(
+            run.total, shown=progress, what="federated", unit="round", initial=run.state.round
+        )
+        with _heap.kept(), told as bar:
             while run.left:
                 participants, starts, tasks = run.invite()
                 replies = train(
@@ -175,6 +177,5 @@ class Server:
                     stacked=self.stacked,
                     timeout=self.timeout,
                 )
-                bar.set_postfix(run.conclude(participants, replies).metrics)
-                bar.update()
+                bar.update(1, **run.conclude(participants, replies).metrics)
         return run.result()

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl._draws import generator, subseed
 from rsfl._models import evaluating
+from rsfl._progress import Progress
+from rsfl._progress import progress as shown_progress
 from rsfl.train.batches import GLOBAL, LOSS, Source
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.losses import Adversarial, Loss
@@ -123,7 +124,8 @@ def fit(
         )
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     total, begun = epochs * len(batches), len(history) * len(batches)
-    with _heap.kept(), tqdm(total=total, initial=begun, disable=not progress) as bar:
+    bars = shown_progress(total, shown=progress, what="training", unit="batch", initial=begun)
+    with _heap.kept(), bars as bar:
         for epoch in range(len(history) + 1, epochs + 1):
             now = loss.warmed_up(epoch, warmup) if isinstance(loss, Adversarial) else loss
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -146,7 +148,7 @@ def fit(
             if scheduler is not None:
                 scheduler.step()
             history.append(Epoch(epoch, mean, seconds, measured))
-            bar.set_postfix({"epoch": epoch, "loss": mean, **measured})
+            bar.update(0, **{"epoch": epoch, "loss": mean, **measured})
             if path is not None:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 write(path, {"run": run, "history": [asdict(e) for e in history], **states})
@@ -160,7 +162,7 @@ def _epoch(
     optimizer: Optimizer,
     epoch: int,
     draws: torch.Generator,
-    bar: "tqdm[Any]",
+    bar: Progress,
 ) -> float:
     total = 0.0
     for number, (x, y) in enumerate(batches(epoch), start=1):
@@ -173,7 +175,7 @@ def _epoch(
         torch.autograd.backward(value)
         optimizer.step()
         total += current
-        bar.update()
+        bar.update(1)
     return total / len(batches)
 
 
