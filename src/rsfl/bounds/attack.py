@@ -108,7 +108,7 @@ class Submitted:
         if self.observed:
             apart = np.minimum(apart, update + short)
         # Shortening is non-expansive, so that the error from the same weights is still one.
-        drift = np.where(distance > 0, self.stretch * frame.slope[rows, None] * distance, 0.0)
+        drift = self.stretch * frame.drift(distance)[rows]
         rejectable = self.own > frame.record.reject_norm
         apart = np.where(rejectable, apart, np.minimum(apart, drift + error)) * up(8)
         kappa = np.broadcast_to(self.kappa[:, None], error.shape)
@@ -244,7 +244,7 @@ def left_out(frame: Frame, lanes: Lanes, named: Bools) -> Effect:
     touched = np.where(named, False, touched[:, 0])
     return Effect(
         kappa=(abs(1 - step) + step * mean) * up(weight.size),
-        base=step * base * up(2 * weight.size),
+        base=step * base * up(int(named.sum()) + weight.size * bool(touched.any())),
         added=np.where(named[:, None], 0.0, step * changes),
         touched=touched,
         clipped=False,

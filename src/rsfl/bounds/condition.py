@@ -71,8 +71,8 @@ TRUSTED = {
 AT_EVERY_LEVEL = ("coupled-runs", "fixed-settings", "clean-input-bound", "exact-training")
 _WAY_OUT = {
     "plain-averaging": "use fed.Mean, or groups: fed.train_groups takes any rule",
-    "linear-model": "train a linear layer on frozen features, or use groups: fed.train_groups takes "
-    "any model",
+    "linear-model": "train a linear layer on frozen features, or use groups: fed.train_groups "
+    "takes any model",
     "update-clip": "give the server an update_clip, such as fed.pilot proposes",
     "recorded-samples": "give the server keep=['samples'], or state per_batch or share",
     "server-weights": "give the server sizes",

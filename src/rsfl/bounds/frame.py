@@ -185,12 +185,18 @@ class Frame:
         longer."""
         return min(self.record.update_clip, self.record.reject_norm)
 
+    def drift(self, distance: Float64) -> Float64:
+        """(P, lanes) how far two honest updates can be apart whose weights are; inf where nothing
+        is known."""
+        slope = np.where(self.ruly, self.slope, 0.0)[:, None]
+        return np.where(self.ruly[:, None], slope * distance * up(4), inf)
+
     def followed(self, sent_norm: Float64, distance: Float64) -> tuple[Float64, Float64, Bools]:
         """Eq. (4), what those who keep to the protocol do to the distance: factors kappa, terms e,
         and whose updates a limit may touch, each (P, lanes).
 
-        Each takes || w - w' || to at most kappa || w - w' || + e, before weights and server step. An
-        update that passes the server's limits in both runs contracts: (kappa_i, 0). One that a
+        Each takes || w - w' || to at most kappa || w - w' || + e, before weights and server step.
+        An update that passes the server's limits in both runs contracts: (kappa_i, 0). One that a
         limit may touch in either run leaves the weights as they are and moves by what two such
         updates can be apart. So it is with the updates of clients that are not ``ruly``.
         """
@@ -199,9 +205,7 @@ class Frame:
         if self.room == inf and self.ruly.all() and not self.rejected.any():
             return kappa, error, np.zeros(shape, bool)
         update, honest = self.update[:, None], self.honest(sent_norm)
-        with np.errstate(invalid="ignore"):  # inf * 0, for those of whom nothing is known
-            drift = np.where(distance > 0, self.slope[:, None] * distance, 0.0) * up(4)
-        drift = np.where(self.ruly[:, None], drift, inf)
+        drift = self.drift(distance)
         short = np.minimum(honest, self.room)
         # Of an update that was shortened the length before is not in the ledger.
         longest = np.where(

@@ -22,8 +22,8 @@ from rsfl.bounds._safe import up
 from rsfl.bounds.attack import Lanes
 from rsfl.bounds.condition import examined, trusted
 from rsfl.bounds.frame import Frame, largest_sums
-from rsfl.bounds.records import Participant, Round
-from rsfl.bounds.threat import ClientThreat, FeatureThreat, RemovalThreat, Threat
+from rsfl.bounds.records import Round
+from rsfl.bounds.threat import FeatureThreat, Threat
 
 __all__ = ["Deviation", "Path", "deviation", "framed", "propagate"]
 

@@ -6,7 +6,7 @@ apart from another is a method of its class.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
 from typing import Any, ClassVar, Literal, NoReturn, cast
 
@@ -61,9 +61,7 @@ class Threat(ABC):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        stored(
-            self, clients=_ids("clients", self.clients), at_most=count("at_most", self.at_most)
-        )
+        stored(self, clients=_ids("clients", self.clients), at_most=count("at_most", self.at_most))
         if not self.clients and not self.at_most:
             raise ValueError(
                 f"clients or at_most must name somebody: a threat by nobody certifies everything, "
@@ -73,9 +71,9 @@ class Threat(ABC):
     def __repr__(self) -> str:
         """What is not as it is by default."""
         given = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in fields(self)
-            if getattr(self, field.name) != _default(field.default)
+            f"{one.name}={getattr(self, one.name)!r}"
+            for one in fields(self)
+            if getattr(self, one.name) != _default(one.default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"
 
@@ -119,7 +117,7 @@ class Threat(ABC):
         """
         kind = _CLASSES[choice("level", settings.get("level"), tuple(_CLASSES))]
         given = {name: value for name, value in settings.items() if name != "level"}
-        if unknown := sorted(set(given) - {field.name for field in fields(kind)}):
+        if unknown := sorted(set(given) - {one.name for one in fields(kind)}):
             raise ValueError(f"a {kind.__name__} has no {unknown!r}")
         if isinstance(given.get("samples"), list):
             given["samples"] = dict(given["samples"])
@@ -138,7 +136,7 @@ class Threat(ABC):
 class _Timed(Threat):
     """A threat in some of the rounds."""
 
-    rounds: Sequence[int] | None = None  # type: ignore[assignment]
+    rounds: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -351,7 +349,7 @@ class SampleThreat(_OfData):
         SampleThreat(at_most=1, input_norm=1.5)
     """
 
-    input_norm: float
+    input_norm: float = field()  # required here, unlike where it is declared first
 
     level: ClassVar[str] = "sample"
 
@@ -418,8 +416,8 @@ class RemovalThreat(Threat):
     """Whatever the clients did; compared with the coupled run in which they had never taken part.
 
     The coupled run draws the same participants, mini-batches and server noise for everybody else.
-    An ordinary retraining draws anew, and differs by its draws besides; with full batches, everybody
-    in every round and no noise there is nothing to draw, and the two are the same.
+    An ordinary retraining draws anew, and differs by its draws besides; with full batches,
+    everybody in every round and no noise there is nothing to draw, and the two are the same.
 
     Args:
         clients: Ids of the clients.
