@@ -8,13 +8,11 @@ from rsfl.bounds import ConditionError, Participant, Round, Threat, deviation
 PLAIN = {
     "aggregator": "mean",
     "model": "linear",
-    "loss": "softmax cross-entropy",
-    "optimizer": "sgd",
-    "momentum": 0.0,
     "dtype": "float64",
     "weights_from": "server",
     "seed": 0,
 }
+PLAIN_SGD = {"loss": "softmax cross-entropy", "optimizer": "sgd", "momentum": 0.0}
 
 
 def participant(**changes):
@@ -25,6 +23,7 @@ def participant(**changes):
         "decay": (0.1, 0.1),
         "input_norm": 1.5,
         "batch_sizes": [4, 4, 1],
+        **PLAIN_SGD,
         "samples": [0, 1, 2, 3, 4, 5, 6, 7, 8],
         "update_norm": 0.3,
         "gap": 0.05,

@@ -3,6 +3,7 @@ whole or not there."""
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,14 +52,19 @@ def appended(descriptor: int, data: bytes, path: Path) -> None:
 
 def replaced(path: Path, data: bytes) -> None:
     """Write a file beside its place, then put it there: after a kill at any point the old one or
-    the new one is there, whole."""
-    draft = path.with_name(path.name + ".draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    the new one is there, whole. Of several writers the last one wins: each has a draft of its
+    own."""
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft")
     try:
-        appended(descriptor, data, draft)
-    finally:
-        os.close(descriptor)
-    os.replace(draft, path)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            appended(descriptor, data, draft)
+        finally:
+            os.close(descriptor)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the new name, too, has to reach the disk

@@ -8,26 +8,43 @@ after it, the rounding is a part of the classifier, and the certificate is for t
 given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _everywhere
 
-__all__ = ["affine_layer", "evaluating", "input_dtype", "widened"]
+__all__ = ["affine_layer", "evaluating", "hooked_everywhere", "input_dtype", "widened"]
+
+_lock = Lock()
+_evaluated: dict[int, tuple[nn.Module, bool, int]] = {}
+"""Of every module that is being evaluated, whichever threads do it: the mode that it was in, and
+how many blocks are open. By id, as a module may be equal to another."""
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients, each module's own mode restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Evaluation mode and no gradients. Each module's own mode is restored when the last block that
+    holds it ends, of whichever model and thread."""
+    modules = list(model.modules())
+    with _lock:
+        for module in modules:
+            _, mode, blocks = _evaluated.get(id(module), (module, module.training, 0))
+            _evaluated[id(module)] = module, mode, blocks + 1
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        with _lock:
+            for module in modules:
+                _, mode, blocks = _evaluated.pop(id(module))
+                if blocks > 1:
+                    _evaluated[id(module)] = module, mode, blocks - 1
+                else:
+                    module.training = mode
 
 
 def input_dtype(model: nn.Module, x: Tensor) -> torch.dtype:
@@ -42,13 +59,33 @@ def widened(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+_OURS: dict[type[nn.Module], tuple[frozenset[str], Callable[..., object]]] = {
+    kind: (frozenset(vars(plain)), kind.forward)
+    for kind, plain in (
+        (nn.Linear, nn.Linear(1, 1, device="meta")),  # which draws nothing
+        (nn.Flatten, nn.Flatten()),
+        (nn.Identity, nn.Identity()),
+        (nn.Sequential, nn.Sequential()),
+    )
+}
+"""The classes that are known to the last field: what their objects hold, and what they compute."""
+
+_CALL = nn.Module.__call__, nn.Module._call_impl, nn.functional.linear
+
+
 def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
     """The name prefix and the layer of a model that is one affine map of the flattened input, else
     None.
 
     That is an ``nn.Linear``, alone or at the end of ``nn.Sequential`` containers whose other
-    modules only flatten, and none of which runs hooks or was given a ``forward`` of its own.
+    modules only flatten. Each is recognised by its exact class and by its fields, none of which
+    was added or replaced: no hook of its own or of all modules, no ``forward`` of the object or put
+    into the class, no parametrization, no parameter of another class.
     """
+    if hooked_everywhere() or (nn.Module.__call__, nn.Module._call_impl) != _CALL[:2]:
+        return None
+    if nn.functional.linear is not _CALL[2]:
+        return None
     modules = list(
         model.named_modules(remove_duplicate=False)
     )  # one that stands twice computes twice
@@ -65,13 +102,29 @@ def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
     return (f"{name}." if name else "", last) if flat else None
 
 
+def hooked_everywhere() -> bool:
+    """Whether torch runs hooks around every module of the process."""
+    return any(
+        getattr(_everywhere, f"_global_{kind}_hooks", None)
+        for kind in ("forward", "forward_pre", "backward", "backward_pre")
+    )
+
+
 def _changed(module: nn.Module) -> bool:
-    """Whether this object computes, or passes back, something else than its class does."""
+    """Whether this object may compute, or pass back, something else than its class did when it was
+    imported."""
+    if type(module) not in _OURS:
+        return True
+    held, forward = _OURS[type(module)]
+    if not (vars(module).keys() <= held) or type(module).forward is not forward:
+        return True
     hooked = (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
     )
-    of_gradients = any(parameter._backward_hooks for parameter in module.parameters(recurse=False))
-    return bool(hooked) or of_gradients or "forward" in vars(module)
+    if hooked or module._buffers or (type(module) is not nn.Linear and module._parameters):
+        return True
+    parameters = [p for p in module._parameters.values() if p is not None]
+    return any(type(p) is not nn.Parameter or p._backward_hooks for p in parameters)

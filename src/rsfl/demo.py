@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from rsfl import bounds, fed, noise, runs, train
+from rsfl._progress import progress
 from rsfl.fed import poison
 from rsfl.smooth import Certificate, GaussianSmoother
 
@@ -112,10 +112,11 @@ def federation(features: Tensor, labels: Tensor, *, clients: int = 40) -> fed.Se
 
 def certified(smoother: GaussianSmoother, x: Tensor, *, n: int) -> Certificate:
     """Certificates of all inputs, a few at a time so that the bar moves."""
-    parts = [
-        smoother.certify(x[chunk], n=n, index=chunk)
-        for chunk in tqdm(torch.split(torch.arange(len(x)), 20), desc="certifying", leave=False)
-    ]
+    parts = []
+    with progress(len(x), shown=True, what="certifying", unit="input") as bar:
+        for chunk in torch.split(torch.arange(len(x)), 20):
+            parts.append(smoother.certify(x[chunk], n=n, index=chunk))
+            bar.update(len(chunk))
     return Certificate.cat(parts)
 
 

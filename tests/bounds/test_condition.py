@@ -17,9 +17,9 @@ BROKEN = [
     ("consecutive-rounds", log()[::2], "[1, 3]"),
     ("plain-averaging", log(aggregator="geometric median"), "aggregator='geometric median'"),
     ("linear-model", log(model="linear+batchnorm"), "model='linear+batchnorm'"),
-    ("plain-loss", log(loss="hinge"), "loss='hinge'"),
-    ("plain-sgd", log(momentum=0.9), "momentum=0.9"),
-    ("plain-sgd", log(optimizer="adam"), "optimizer='adam'"),
+    ("plain-loss", log(participants=[participant(weight=1, loss="hinge")]), "loss='hinge'"),
+    ("plain-sgd", log(participants=[participant(weight=1, momentum=0.9)]), "momentum=0.9"),
+    ("plain-sgd", log(participants=[participant(weight=1, optimizer="adam")]), "optimizer='adam'"),
     ("one-decay", log(participants=[participant(weight=1, decay=(0.0, 0.1))]), "decay=(0.0, 0.1)"),
     (
         "known-inputs",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import PLAIN, THREATS, ledgers, log, participant, record, value
+from ledgers import PLAIN, PLAIN_SGD, THREATS, ledgers, log, participant, record, value
 from mpmath import mp
 
 from rsfl.bounds import ConditionError, Participant, Round, Threat, deviation
@@ -117,6 +117,7 @@ def ledger(s, log, r):
             participants=[
                 Participant(
                     client=i,
+                    **PLAIN_SGD,
                     weight=s.weight[r, t, i],
                     lr=s.rate[r, i],
                     decay=(s.decay[r, i], s.decay[r, i]),

@@ -57,7 +57,9 @@ def test_clients_train_with_every_loss_and_repeat_bit_for_bit(name):
     assert {one.outcome for entry in result.ledger.entries for one in entry.round.participants} == {
         "used"
     }
-    assert result.ledger.rounds[0].loss == "custom"  # which the poisoning certificates refuse
+    assert (
+        result.ledger.rounds[0].participants[0].loss == "custom"
+    )  # which the poisoning certificates refuse
 
 
 def test_one_client_with_all_the_data_is_central_smoothadv_training():

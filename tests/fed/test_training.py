@@ -308,8 +308,8 @@ def test_any_callable_trains():
     result = fed.Server(build(), members).run(4, progress=False)
     assert fed.accuracy(result.model, x, y) > fed.accuracy(build(), x, y)
     assert seen[:3] == [(40, 0, 1), (40, 1, 1), (40, 2, 1)]
-    assert result.ledger.rounds[0].optimizer == "custom"
-    assert result.ledger.rounds[0].loss == "custom"
+    assert result.ledger.rounds[0].participants[0].optimizer == "custom"
+    assert result.ledger.rounds[0].participants[0].loss == "custom"
 
 
 # The mixture of Alfarra et al., Eq. 5.

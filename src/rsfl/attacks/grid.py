@@ -46,12 +46,11 @@ def grid_attack(
     flips.
 
     Rays leave zero in several directions: both of one parameter, evenly spaced ones of two, random
-        ones of more. All
-    rays are tried at growing distances. At the first with a flip, the ray on which the other class
-    leads most is bisected, between this distance and the one before, for the point where the
-    prediction changes. What is found is an upper bound on the distance to the nearest flip, and
-    only as good as ``probabilities``: with few votes the estimate itself flips within a certified
-    radius.
+    ones of more. All rays are tried at growing distances. At the first with a flip, the ray on
+    which the other class leads most is bisected, between this distance and the one before, for the
+    point where the prediction changes. What is found is an upper bound on the distance to the
+    nearest flip, and only as good as ``probabilities``: with few votes the estimate itself flips
+    within a certified radius.
 
     Args:
         deformation: Gives the norm and the number of parameters.

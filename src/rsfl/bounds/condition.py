@@ -95,9 +95,6 @@ def _of_round(record: Round) -> list[tuple[str, bool, str]]:
     return [
         ("plain-averaging", record.aggregator == "mean", f"aggregator={record.aggregator!r}"),
         ("linear-model", record.model == "linear", f"model={record.model!r}"),
-        ("plain-loss", record.loss == "softmax cross-entropy", f"loss={record.loss!r}"),
-        ("plain-sgd", record.optimizer == "sgd", f"optimizer={record.optimizer!r}"),
-        ("plain-sgd", record.momentum == 0.0, f"momentum={record.momentum!r}"),
         (
             "server-weights",
             record.weights_from != "clients",
@@ -121,6 +118,9 @@ def _of_participant(one: Participant) -> list[tuple[str, bool, str]]:
     low, high = one.decay
     limit = 2.0 / (high + smoothness(one))
     return [
+        ("plain-loss", one.loss == "softmax cross-entropy", f"loss={one.loss!r}"),
+        ("plain-sgd", one.optimizer == "sgd", f"optimizer={one.optimizer!r}"),
+        ("plain-sgd", one.momentum == 0.0, f"momentum={one.momentum!r}"),
         ("one-decay", low == high, f"decay={one.decay!r}"),
         ("known-inputs", one.input_norm < inf, f"input_norm={one.input_norm!r}"),
         # The slack is rounding: contraction factors are not capped at 1, so that it costs nothing
@@ -151,10 +151,10 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
     Example:
         >>> one = Participant(
         ...     client=0, weight=1.0, lr=0.1, decay=(0.1, 0.1), input_norm=1.4, batch_sizes=[10],
+        ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0,
         ...     update_norm=0.2, gap=0.0)
         >>> record = Round(
         ...     index=1, participants=[one], broadcast_norm=0.0, aggregator="mean", model="linear",
-        ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0,
         ...     dtype="float64", weights_from="server",
         ...     seed=0)
         >>> conditions([record], Threat("client", clients=[0]))[:3]

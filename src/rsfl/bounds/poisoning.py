@@ -130,9 +130,8 @@ def _injected(
     weights.
 
     One step apart: the honest step from both iterates, which contracts, and the change of the
-        gradient at the poisoned
-    iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || || x - x' || + || a - a' ||
-    || x ||.
+    gradient at the poisoned iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || ||
+    x - x' || + || a - a' || || x ||.
     """
     clean, rate = one.input_norm, one.lr
     poisoned = np.full_like(norm, inf if threat.input_norm is None else threat.input_norm)
@@ -383,12 +382,12 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
         >>> client = Participant(
         ...     client=0, weight=0.5, lr=0.1, decay=(0.1, 0.1), input_norm=1.4,
         ...     batch_sizes=[10, 10],
+        ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0,
         ...     update_norm=0.2, gap=0.01)
         >>> other = dataclasses.replace(client, client=1)
         >>> record = Round(
         ...     index=1, participants=[client, other], broadcast_norm=0.0,
         ...     aggregator="mean", model="linear",
-        ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0,
         ...     dtype="float64", weights_from="server",
         ...     seed=0)
         >>> deviation([record], Threat("removal", clients=[0])).value

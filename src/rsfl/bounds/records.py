@@ -24,8 +24,7 @@ class Participant:
     """One client in one round: how it was told to train, and what became of its update.
 
     A client whose update was thrown away or never came stays listed: its update counts as zero and
-        its weight is kept.
-    The training settings are then the ones it was told to use.
+    its weight is kept. The training settings are then the ones it was told to use.
 
     Args:
         client: Identity of the client, a whole number.
@@ -37,6 +36,10 @@ class Participant:
         input_norm: Bound on the l2 norm of (x, 1) over its clean inputs, positive; inf where none
             is known.
         batch_sizes: True size of each mini-batch, one per local step, in order.
+        loss: ``"softmax cross-entropy"`` when each local step follows the plain mini-batch gradient
+            of it (and of the decay), any other name for anything else.
+        optimizer: ``"sgd"``, or the name of any other local optimizer.
+        momentum: Momentum of the local optimizer.
         samples: The samples drawn, batch after batch, ``sum(batch_sizes)`` of them, by their
             numbers in the data set that the client was given; None where they were not kept.
         update_norm: l2 norm of the update as it was averaged (after any clip; 0 if none was used).
@@ -52,6 +55,9 @@ class Participant:
     decay: tuple[float, float]
     input_norm: float
     batch_sizes: tuple[int, ...]
+    loss: str
+    optimizer: str
+    momentum: float
     samples: tuple[int, ...] | None = None
     update_norm: float
     gap: float
@@ -77,6 +83,9 @@ class Participant:
                 f"{samples.shape}"
             )
         choice("outcome", self.outcome, OUTCOMES)
+        for name in ("loss", "optimizer"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a name, got {getattr(self, name)!r}")
         _set(
             self,
             client=count("client", self.client),
@@ -85,6 +94,7 @@ class Participant:
             decay=tuple(decay.tolist()),
             input_norm=number("input_norm", self.input_norm, 0.0, open_low=True),
             batch_sizes=tuple(sizes.tolist()),
+            momentum=number("momentum", self.momentum, 0.0, inf, open_high=True),
             samples=None if samples is None else tuple(samples.tolist()),
             update_norm=number("update_norm", self.update_norm, 0.0, inf, open_high=True),
             gap=number("gap", self.gap, 0.0, inf, open_high=True),
@@ -123,12 +133,11 @@ class Round:
         reject_norm: Norm above which an update is thrown away, inf if none.
         aggregator: ``"mean"`` for the weighted average, any other name for any other rule.
         model: ``"linear"`` for one affine layer without buffers, any other name for anything else.
-        loss: ``"softmax cross-entropy"`` when each local step follows the plain mini-batch gradient
-            of it (and of the decay), any other name for anything else.
-        optimizer: ``"sgd"``, or the name of any other local optimizer.
-        momentum: Momentum of the local optimizer.
         dtype: Floating-point type of local training and averaging.
         seed: Seed from which the run draws participants, batches and noise.
+        sent_hash: Hash of the weights that were sent, a hex text; ``""`` where it is not known.
+        model_hash: Hash of the weights after the clip, before noise: the model of this round.
+        passed_hash: Hash of the weights after the noise, which the next round sends.
     """
 
     index: int
@@ -145,11 +154,11 @@ class Round:
     reject_norm: float = inf
     aggregator: str
     model: str
-    loss: str
-    optimizer: str
-    momentum: float
     dtype: str
     seed: int
+    sent_hash: str = ""
+    model_hash: str = ""
+    passed_hash: str = ""
 
     def __post_init__(self) -> None:
         _set(
@@ -167,13 +176,17 @@ class Round:
         ids = [one.client for one in self.participants]
         if len(set(ids)) < len(ids):
             raise ValueError(f"participants must be different clients, got {ids!r}")
-        for name in ("broadcast_norm", "noise_norm", "noise_std", "server_step", "momentum"):
+        for name in ("broadcast_norm", "noise_norm", "noise_std", "server_step"):
             _set(self, **{name: number(name, getattr(self, name), 0.0, inf, open_high=True)})
         for name in ("clip", "update_clip", "reject_norm"):
             _set(self, **{name: number(name, getattr(self, name), 0.0, open_low=True)})
-        for name in ("aggregator", "model", "loss", "optimizer", "dtype"):
+        for name in ("aggregator", "model", "dtype"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a name, got {getattr(self, name)!r}")
+        for name in ("sent_hash", "model_hash", "passed_hash"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or set(value) - set("0123456789abcdef"):
+                raise TypeError(f"{name} must be a hex text, got {value!r}")
         choice("weights_from", self.weights_from, ("server", "registration", "clients"))
         choice("reject", self.reject, ("zero", "renormalise"))
         if not isinstance(self.clip_fixed, bool):

@@ -250,9 +250,8 @@ def largest_backdoors(
     """The same predictions, with the largest backdoor norm that each withstands as its radius.
 
     All else in the threat, of the feature level, stays as it is: who attacks, when, how many
-        samples and with which
-    scale. So a sound certificate can be drawn beside a published one, whose radius is a backdoor
-    norm already.
+    samples and with which scale. So a sound certificate can be drawn beside a published one, whose
+    radius is a backdoor norm already.
 
     Args:
         certificate: What :func:`certify` gave for a feature-level threat.
@@ -392,16 +391,14 @@ def _published(
         raise bounds.ConditionError(
             "plain-averaging", f"round {record.index}", f"aggregator={record.aggregator!r}"
         )
-    for name, holds, value in (
-        (
-            "plain-sgd",
-            record.optimizer == "sgd" and not record.momentum,
-            f"{record.optimizer!r}, {record.momentum!r}",
-        ),
-        ("server-step", record.server_step <= 1, f"server_step={record.server_step!r}"),
-    ):
-        if not holds:
-            raise bounds.ConditionError(name, f"round {record.index}", value)
+    if record.server_step > 1:
+        raise bounds.ConditionError(
+            "server-step", f"round {record.index}", f"server_step={record.server_step!r}"
+        )
+    for one in record.participants:
+        if one.optimizer != "sgd" or one.momentum:
+            where = f"round {record.index}, client {one.client}"
+            raise bounds.ConditionError("plain-sgd", where, f"{one.optimizer!r}, {one.momentum!r}")
     shares = final_shares.get(record.index, {})
     if record.reject == "renormalise" and not shares:
         raise bounds.ConditionError(

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsfl import _draws
 from rsfl._checks import Float64, count
 from rsfl._fingerprint import described
 from rsfl._models import affine_layer
 from rsfl.bounds import records
-from rsfl.fed import draws
 from rsfl.fed.aggregate import Aggregate, Mean
 from rsfl.fed.checkpoint import Directory, State
 from rsfl.fed.client import SGD, Client, Member, Remote, Task, at_round
@@ -281,7 +281,7 @@ class Rounds:
             reject=server.reject,
             reject_norm=server.reject_norm,
             aggregator=_rule(server.aggregate),
-            **self._common_settings(participants),
+            model=self._model_name,
             dtype=str(self.layout.dtype).removeprefix("torch."),
             seed=server.seed,
         )
@@ -291,7 +291,7 @@ class Rounds:
         excluded."""
         server = self.server
         many = max(1, round(server.fraction * len(server.clients)))
-        draw = draws.rng(server.seed, index, "participants").choice(
+        draw = _draws.rng(server.seed, index, "participants").choice(
             len(server.clients), many, replace=False
         )
         chosen = [
@@ -366,7 +366,7 @@ class Rounds:
             if sent_one[i]:
                 key = (self.server.seed, index, participants[i].id, "attack")
                 sends = update(
-                    rows[i].double() - sent, known, draws.generator(*key, device=rows.device)
+                    rows[i].double() - sent, known, _draws.generator(*key, device=rows.device)
                 )
                 rows[i] = (sent + sends).to(rows.dtype)
 
@@ -385,7 +385,7 @@ class Rounds:
         """The server's noise after a round, one value per trained parameter."""
         if not sigma:
             return torch.zeros(1, dtype=torch.float64)
-        normal = draws.rng(self.server.seed, index, "noise").standard_normal(self.layout.trained)
+        normal = _draws.rng(self.server.seed, index, "noise").standard_normal(self.layout.trained)
         return torch.from_numpy(sigma * normal).to(next(self.server.model.parameters()).device)
 
     def _client_settings(self, one: Member, index: int) -> dict[str, Any]:
@@ -395,13 +395,27 @@ class Rounds:
             one.trainer,
             one.size if isinstance(one, (Client, Remote)) else self.server.registry[one.id],
         )
+        # A subclass of either may do anything.
+        ours = type(one) in (Client, Remote) and type(trainer) is SGD
         if not isinstance(trainer, SGD):
-            return {"lr": 1.0, "decay": (0.0, 0.0), "input_norm": inf, "batch_sizes": (size,)}
+            return {
+                "lr": 1.0,
+                "decay": (0.0, 0.0),
+                "input_norm": inf,
+                "batch_sizes": (size,),
+                "loss": "custom",
+                "optimizer": "custom",
+                "momentum": 0.0,
+            }
         decays, samples = trainer.decays(self.layout), None
         if "samples" in self.server.keep:
             drawn = np.concatenate(trainer.batches(size, Task(index, one.id, self.server.seed)))
             samples = tuple((one.where[drawn] if isinstance(one, Client) else drawn).tolist())
+        plain = ours and trainer.mixture is None and trainer.loss == CrossEntropy()
         return {
+            "loss": "softmax cross-entropy" if plain else "custom",
+            "optimizer": "sgd" if ours else "custom",
+            "momentum": float(trainer.momentum) if ours else 0.0,
             "lr": at_round("lr", trainer.lr, index),
             "decay": (min(decays), max(decays)),
             "input_norm": self._input_norm(one),
@@ -409,24 +423,11 @@ class Rounds:
             "samples": samples,
         }
 
-    def _common_settings(self, participants: Sequence[Member]) -> dict[str, Any]:
-        """What was trained and by which rule, in the words of the record; ``"custom"`` unless all
-        agree."""
-        # A subclass of either may do anything.
-        sgd = [
-            one.trainer
-            for one in participants
-            if type(one) in (Client, Remote) and type(one.trainer) is SGD
-        ]
-        ours = len(sgd) == len(participants)
-        plain = ours and all(t.mixture is None and t.loss == CrossEntropy() for t in sgd)
+    @property
+    def _model_name(self) -> str:
+        """``linear`` for the model that certificates know, the class of any other."""
         name = type(self.server.model).__name__
-        return {
-            "model": "linear" if self._linear else f"custom {name}" if name == "linear" else name,
-            "loss": "softmax cross-entropy" if plain else "custom",
-            "optimizer": "sgd" if ours else "custom",
-            "momentum": max((float(t.momentum) for t in sgd), default=0.0),
-        }
+        return "linear" if self._linear else f"custom {name}" if name == "linear" else name
 
     def _input_norm(self, one: Member) -> float:
         """Bound on ||(x, 1)|| over a client's clean samples, for the models whose certificates read

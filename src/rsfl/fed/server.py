@@ -7,10 +7,10 @@ from functools import cached_property
 from math import inf
 
 from torch import nn
-from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import choice, count, number
+from rsfl._progress import progress as shown_progress
 from rsfl.fed.aggregate import Mean, Rule
 from rsfl.fed.client import Member, Schedule, at_round
 from rsfl.fed.layout import Layout
@@ -29,10 +29,9 @@ class Server:
     between.
 
     One round is: broadcast, local training, screening, clip of the updates, aggregation, clip of
-        the model, record,
-    noise. Every draw is keyed by (seed, round, client, purpose): runs that differ in one client or
-    one attack share all the other draws. Nothing is mutated, neither the model nor the clients:
-    ``run`` twice, and get the same twice.
+    the model, record, noise. Every draw is keyed by (seed, round, client, purpose): runs that
+    differ in one client or one attack share all the other draws. Nothing is mutated, neither the
+    model nor the clients: ``run`` twice, and get the same twice.
 
     Args:
         model: Architecture and initial weights.
@@ -55,9 +54,8 @@ class Server:
             client says of itself at registration if None, and nothing that it says later.
         timeout: Seconds that a client may take in a round. Each then trains in a thread, which
             cannot be killed: a late one goes on in the background, on a copy of its own, and is not
-                listened to. What it draws from the global
-            random state it shares with the others: dropout, say, does not repeat after a late
-                client.
+            listened to. What it draws from the global random state it shares with the others:
+            dropout, say, does not repeat after a late client.
         stacked: Whether clients are trained together where they can be.
         keep: What else the ledger keeps: ``"samples"`` (of every mini-batch, by their numbers in
             the data set that the client was given), ``"updates"``.
@@ -163,8 +161,10 @@ class Server:
             evaluate=evaluate,
             checkpoint=checkpoint,
         )
-        bar = tqdm(total=run.total, initial=run.state.round, disable=not progress, desc="federated")
-        with _heap.kept(), bar:
+        told = shown_progress(
+            run.total, shown=progress, what="federated", unit="round", initial=run.state.round
+        )
+        with _heap.kept(), told as bar:
             while run.left:
                 participants, starts, tasks = run.invite()
                 replies = train(
@@ -175,6 +175,5 @@ class Server:
                     stacked=self.stacked,
                     timeout=self.timeout,
                 )
-                bar.set_postfix(run.conclude(participants, replies).metrics)
-                bar.update()
+                bar.update(1, **run.conclude(participants, replies).metrics)
         return run.result()

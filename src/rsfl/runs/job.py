@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from rsfl._checks import Int64, count
 from rsfl._models import input_dtype
+from rsfl._progress import progress as shown_progress
 from rsfl.runs.inputs import example, peeked
 from rsfl.runs.log import Record, certified, data_of, read_log, recording, records, true_labels
 from rsfl.runs.schedule import groups, owner, remaining
@@ -120,9 +119,9 @@ def certify(
     Called again with the same arguments it resumes, however it was stopped, and the votes are those
     of an undisturbed run, bit for bit (on hardware and software that repeat themselves). Several
     processes may share the work: each passes its ``rank``. What a lost one has left is done by
-        calling again with any number of them; another number than
-    before shares it evenly. Some of the inputs that are done are read again: data that have changed
-    are another run. So is a model whose weights, buffers or plain attributes have.
+    calling again with any number of them; another number than before shares it evenly. Some of the
+    inputs that are done are read again: data that have changed are another run. So is a model whose
+    weights, buffers or plain attributes have.
 
     Noise is added to the inputs as they are in the data set; what the model gets is converted to
     the dtype of its first parameter, which is a part of the classifier that is certified.
@@ -194,15 +193,9 @@ def certify(
         _same(((index, data_of(*example(dataset[index], smoother.model))) for index in again), done)
 
         total = remaining(settings, done, rank, world_size)
-        bar = tqdm(
-            total=total,
-            unit="input",
-            desc=f"rank {rank}" if world_size > 1 else None,
-            mininterval=0.5 if sys.stderr.isatty() else 60,
-            disable=not progress or total == 0,
-        )
+        what = "certifying" + (f", rank {rank}" if world_size > 1 else "")
         seen = right = 0
-        with bar:
+        with shown_progress(total, shown=progress and total != 0, what=what, unit="input") as bar:
             for number, group in enumerate(groups(dataset, settings)):
                 if owner(number, world_size) != rank or all(index in done for index, _ in group):
                     if not indexable(dataset):  # they had to be read to get past them
@@ -229,8 +222,7 @@ def certify(
                     (certificate.label.cpu() == torch.tensor([label for _, label in inputs])).sum()
                 )
                 seen += len(group)
-                bar.set_postfix({"certified accuracy": floored(right / seen, 3)}, refresh=False)
-                bar.update(len(new))
+                bar.update(len(new), certified_accuracy=floored(right / seen, 3))
                 if came := stopped():
                     raise Interrupted(
                         f"{signal.Signals(came).name}: stopped, all votes are safe in {out}", came

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import platform
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from rsfl._checks import count, number, stored
 from rsfl._files import locked, replaced
-from rsfl._fingerprint import described
+from rsfl._fingerprint import described, model_fingerprint
 from rsfl._version import __version__
 from rsfl.noise import Law
 from rsfl.smooth.laws import from_document, to_document
@@ -164,27 +163,15 @@ class Settings:
         return {"format": FORMAT, "rule": self.rule, **self._fields(), "versions": versions}
 
 
-_OWN = frozenset(
-    vars(nn.Module())
-)  # mode, hooks, and the parameters and buffers, which are hashed by their names
-
-
 def fingerprint(of: nn.Module | tuple[Tensor, int]) -> str:
     """A hash of a model or of one input and its label.
 
-    Of a model it is how it prints, its weights, its buffers, and the tensors, numbers and texts
-    that its modules hold as plain attributes. What it computes in code is not seen; what it stores
-    there while it runs is, and makes it another model.
+    Of a model it is all of :class:`rsfl._fingerprint.Fingerprint`. What a model stores while it
+    runs makes it another model.
     """
-    if not isinstance(of, nn.Module):
-        return _hashed(*map(described, of))
-    told = [re.sub(r" at 0x[0-9a-f]+", "", repr(of))]  # addresses differ between processes
-    for kind in (of.named_parameters(), of.named_buffers()):
-        told += [f"{name} {described(tensor)}" for name, tensor in sorted(kind)]
-    for path, module in of.named_modules():
-        plain = {name: value for name, value in vars(module).items() if name not in _OWN}
-        told.append(f"{path} {described(plain)}")
-    return _hashed(*told)
+    if isinstance(of, nn.Module):
+        return model_fingerprint(of).whole
+    return _hashed(*map(described, of))
 
 
 def _hashed(*texts: str) -> str:

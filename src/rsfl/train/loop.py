@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from rsfl import _heap
 from rsfl._checks import count
-from rsfl._draws import generator, subseed
+from rsfl._draws import generator, seed_global
 from rsfl._models import evaluating
+from rsfl._progress import Progress
+from rsfl._progress import progress as shown_progress
 from rsfl.train.batches import GLOBAL, LOSS, Source
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.losses import Adversarial, Loss
@@ -62,10 +63,9 @@ def fit(
     """Train a model in place.
 
     Every draw is keyed by seed and epoch: the order of the data, the loss's draws, and what modules
-        such as dropout
-    take from the global state, which is given back as it was found. So a run that was killed and is
-    called again with the same arguments and ``checkpoint`` ends, on a CPU, in the same weights bit
-    for bit.
+    such as dropout take from the global state, which is given back as it was found. So a run that
+    was killed and is called again with the same arguments and ``checkpoint`` ends, on a CPU, in the
+    same weights bit for bit.
 
     Every module trains in the mode that it is in, so that a batch normalisation set to evaluation
     mode stays frozen. A model that is in evaluation mode itself is trained with a warning.
@@ -123,11 +123,12 @@ def fit(
         )
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     total, begun = epochs * len(batches), len(history) * len(batches)
-    with _heap.kept(), tqdm(total=total, initial=begun, disable=not progress) as bar:
+    bars = shown_progress(total, shown=progress, what="training", unit="batch", initial=begun)
+    with _heap.kept(), bars as bar:
         for epoch in range(len(history) + 1, epochs + 1):
             now = loss.warmed_up(epoch, warmup) if isinstance(loss, Adversarial) else loss
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(subseed(seed, epoch, GLOBAL))
+                seed_global(seed, epoch, GLOBAL)
                 begin = perf_counter()
                 mean = _epoch(
                     model,
@@ -146,7 +147,7 @@ def fit(
             if scheduler is not None:
                 scheduler.step()
             history.append(Epoch(epoch, mean, seconds, measured))
-            bar.set_postfix({"epoch": epoch, "loss": mean, **measured})
+            bar.update(0, **{"epoch": epoch, "loss": mean, **measured})
             if path is not None:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 write(path, {"run": run, "history": [asdict(e) for e in history], **states})
@@ -160,7 +161,7 @@ def _epoch(
     optimizer: Optimizer,
     epoch: int,
     draws: torch.Generator,
-    bar: "tqdm[Any]",
+    bar: Progress,
 ) -> float:
     total = 0.0
     for number, (x, y) in enumerate(batches(epoch), start=1):
@@ -173,7 +174,7 @@ def _epoch(
         torch.autograd.backward(value)
         optimizer.step()
         total += current
-        bar.update()
+        bar.update(1)
     return total / len(batches)
 
 

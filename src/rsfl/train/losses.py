@@ -144,7 +144,7 @@ def pseudo_labels(model: nn.Module, x: Tensor, *, batch_size: int = 1024) -> Ten
 
     Train a model on the labelled data, let it label the rest, train the robust model on both. To
     give the second kind a weight of its own, add the losses of two batches: ``loss(model, x, y) +
-        weight * loss(model, u, labels)``.
+    weight * loss(model, u, labels)``.
 
     Args:
         model: Maps a batch of inputs to logits.
