@@ -67,7 +67,7 @@ def test_no_public_name_hides_a_module(folder):
         )
 
 
-HEAVY = ["matplotlib", "statsmodels", "sklearn", "flwr", "ray", "pandas"]
+HEAVY = ["matplotlib", "statsmodels", "sklearn", "flwr", "ray", "pandas", "flint"]
 
 
 def test_import_is_clean():
