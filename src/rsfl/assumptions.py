@@ -102,6 +102,29 @@ ORIGINAL_INPUT = Assumption(
     "the caller; deform.composition_gap measures the difference",
 )
 
+SPLIT_ALPHA = Assumption(
+    "split-alpha",
+    "All tests of an input share its failure probability; which tests are made depends on votes "
+    "that none of them counts.",
+    "configured",
+    "each test has its share of alpha, and draws keyed by the input and its centre",
+)
+ORBIT_COVER = Assumption(
+    "orbit-cover",
+    "No picture of the family is farther from the centre that answers for it than was bounded: by "
+    "calculation over whole cells of parameters, not on a grid; rounding is in the bound.",
+    "checked",
+    "orbit.Mesh",
+)
+ONE_RESAMPLING = Assumption(
+    "one-resampling",
+    "The picture handed in is one bilinear interpolation of the original by this warp, centre and "
+    "padding, or within the allowance of one. A second resampling, another interpolation, JPEG, or "
+    "cropping by somebody else makes pictures of another family.",
+    "trusted",
+    "the caller; deform.composition_gap measures a second resampling",
+)
+
 SHARED_MODELS = Assumption(
     "shared-models",
     "All inputs are voted on by the same noisy models: alpha holds for each input, and errors of "
