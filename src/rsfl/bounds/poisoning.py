@@ -38,7 +38,6 @@ def framed(rounds: Sequence[Round], threat: Threat) -> list[Frame]:
 class Path:
     """What the recursion gave, for L lanes and T rounds.
 
-<<<<<<< HEAD
     Attributes:
         trace: (T, L) D after each round.
         contraction: (T,) Lipschitz constant of each round's comparison map, in the first lane.
@@ -46,84 +45,6 @@ class Path:
             training nothing is known, in the first lane.
         clipped: For each attacked round whether the attackers' honest updates may be clipped in the
             comparison run, in the first lane.
-=======
-    record: Round
-    ids: tuple[int, ...]
-    weight: Float64
-    update: Float64
-    gap: Float64
-    kappa: Float64
-    pull: Float64
-    push: Float64
-    absent: NDArray[np.bool_]
-    intact: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, record: Round, threat: Threat) -> "Frame":
-        """The arrays of a round, as far as a threat reads them."""
-        everyone = record.participants
-        removed = threat.clients or () if threat.level == "removal" else ()
-        # Of the training of a removed client nothing is known, and nothing is used.
-        training = [
-            (0.0, 0.0, 0.0) if one.client in removed else _training(one) for one in everyone
-        ]
-        kappa, pull, push = np.array(training).T
-        return cls(
-            record=record,
-            ids=tuple(one.client for one in everyone),
-            weight=np.array([one.weight for one in everyone]),
-            update=np.array([one.update_norm for one in everyone]),
-            gap=np.array([one.gap for one in everyone]),
-            kappa=kappa,
-            pull=pull,
-            push=push,
-            absent=np.array([one.outcome == "absent" for one in everyone]),
-            intact=np.array([one.outcome in ("used", "absent") for one in everyone]),
-        )
-
-    @property
-    def room(self) -> float:
-        """Norm up to which the server averages an update as it comes."""
-        return min(self.record.update_clip, self.record.reject_norm)
-
-    def honest(self, sent_norm: Float64) -> Float64:
-        """Bounds (participants, lanes) on the honest updates from weights of norm at most
-        ``sent_norm`` (lanes,)."""
-        bounds: Float64 = (self.pull[:, None] * sent_norm + self.push[:, None]) * up(4)
-        return bounds
-
-
-def _shares(one: Participant, threat: Threat, where: str) -> tuple[Float64, int]:
-    """Poisoned share of each batch: a matrix (rows, steps) of which the worst so many rows may be
-    poisoned."""
-    sizes = np.array(one.batch_sizes, float)
-    if threat.share is not None:
-        return np.full((1, sizes.size), threat.share), 1
-    if threat.per_batch is not None:
-        return np.minimum(threat.per_batch, sizes)[None] / sizes, 1
-    if threat.samples is None:
-        return np.ones((1, sizes.size)), 1
-    if one.samples is None:
-        raise ConditionError("recorded-samples", where, "samples=None")
-    drawn, row = np.unique(one.samples, return_inverse=True)
-    step = np.repeat(np.arange(sizes.size), one.batch_sizes)
-    shares = np.zeros((drawn.size, sizes.size))
-    np.add.at(shares, (row, step), 1 / sizes[step])
-    if isinstance(threat.samples, int):
-        return shares, threat.samples
-    return shares[np.isin(drawn, threat.samples[one.client])].sum(axis=0, keepdims=True), 1
-
-
-def _injected(
-    one: Participant, threat: Threat, norm: Float64, sent_norm: Float64, where: str
-) -> Float64:
-    """Bounds (lanes,) on || poisoned update - honest update ||, both unscaled and from the same
-    weights.
-
-    One step apart: the honest step from both iterates, which contracts, and the change of the
-    gradient at the poisoned iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || ||
-    x - x' || + || a - a' || || x ||.
->>>>>>> main
     """
 
     trace: Float64
