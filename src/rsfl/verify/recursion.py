@@ -109,6 +109,11 @@ def _beyond(value: arb, limit: float) -> bool:
     return limit < inf and not value <= limit
 
 
+def _scaled(factor: float, value: arb) -> arb:
+    """A factor times a bound that may be infinite: nothing times anything is nothing."""
+    return factor * value if factor else arb(0)
+
+
 def _largest_sum(values: Sequence[arb], most: int) -> arb:
     """The sum of the largest few, enclosed: the largest lower ends against the largest upper
     ones."""
@@ -209,7 +214,7 @@ class _Run:
         if threat["level"] == "forensic":  # the run that was observed is the attacked one
             apart = _smaller(apart, one.update + short)
         if not _beyond(own, self.reject_norm) and one.plain:
-            apart = _smaller(apart, stretch * one.drift(self.distance) + error)
+            apart = _smaller(apart, _scaled(stretch, one.drift(self.distance)) + error)
         untouched = self.room == inf or not _beyond(own, self.room)
         if untouched and error.is_finite():
             contracting = kappa * self.distance + error
@@ -237,19 +242,13 @@ def _poisoned_update(
     moved, fails = _injected(run, one, threat, norm)
     honest, kappa = one.honest(run.sent), one.kappa
     low, high = map(_real, threat["scale"])
-    longest = high * (honest + moved)
-    stretch = 1.0
+    longest, stretch = _scaled(high, honest + moved), 1.0
     if threat["comparator"] == "scaled":
-        own, error, stretch = high * honest, high * moved, high
+        own, error, stretch = _scaled(high, honest), _scaled(high, moved), high
         kappa = _larger(*(abs(scale - 1) + scale * kappa for scale in (low, high)))
     else:
-        own = honest
-        error = _larger(
-            *(
-                scale * moved + (abs(scale - 1) * honest if scale != 1 else 0)
-                for scale in (low, high)
-            )
-        )
+        own, ends = honest, (low, high)
+        error = _larger(*(_scaled(by, moved) + _scaled(abs(by - 1), honest) for by in ends))
     if fails or not threat["valid"] or _beyond(longest, run.reject_norm):
         error = error.max(own)  # the update is zero after all
     return error, own, kappa, stretch
