@@ -27,7 +27,7 @@ from rsfl.assumptions import (
 from rsfl.bounds.records import Participant, Round
 from rsfl.fed.ledger import Ledger
 from rsfl.smooth import ABSTAIN, Certificate, ParameterSmoother
-from rsfl.smooth.certificate import CONFIDENCE
+from rsfl.smooth.reading import CONFIDENCE
 from rsfl.smooth.voter import checked_batch, checked_index
 
 __all__ = ["PoisoningCertificate", "certify", "largest_backdoors"]

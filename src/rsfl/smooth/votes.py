@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rsfl import _heap
-from rsfl._checks import count
+from rsfl._checks import count, stored
 from rsfl._models import evaluating, input_dtype, widened
 from rsfl.noise import Law
 
@@ -34,11 +34,24 @@ SELECTION, ESTIMATION = 0, 1
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes counted so far: ``counts`` (B, K) and ``invalid`` (B,), int64; an invalid vote had
-    non-finite logits."""
+    """Votes counted so far.
+
+    Attributes:
+        counts: (B, K) int64, for each class.
+        invalid: (B,) int64, those that went to no class, for non-finite logits; none by default.
+    """
 
     counts: Tensor
-    invalid: Tensor
+    invalid: Tensor = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.invalid is None:
+            stored(self, invalid=self.counts.new_zeros(len(self.counts)))
+
+    @property
+    def n(self) -> Tensor:
+        """(B,) int64, all votes that were cast."""
+        return self.counts.sum(dim=1) + self.invalid
 
     def __add__(self, other: "Votes") -> "Votes":
         return Votes(self.counts + other.counts, self.invalid + other.invalid)
