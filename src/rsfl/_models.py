@@ -19,7 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _everywhere
 
-__all__ = ["affine_layer", "evaluating", "held_elsewhere", "hooked_everywhere", "input_dtype", "widened"]
+__all__ = [
+    "affine_layer",
+    "as_given",
+    "evaluating",
+    "held_elsewhere",
+    "hooked_everywhere",
+    "input_dtype",
+    "widened",
+]
 
 _lock = Lock()
 _evaluated: dict[int, tuple[nn.Module, bool, int]] = {}
@@ -54,6 +62,12 @@ def input_dtype(model: nn.Module, x: Tensor) -> torch.dtype:
     """The dtype of a model's inputs: that of its first floating point parameter, or that of x if it
     has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+
+
+def as_given(model: nn.Module, x: Tensor) -> Tensor:
+    """``x`` in the dtype of the model's inputs. Whole numbers stay what they are: names of
+    things."""
+    return x.to(input_dtype(model, x)) if x.is_floating_point() else x
 
 
 def widened(x: Tensor) -> Tensor:

@@ -24,8 +24,7 @@ class Participant:
     """One client in one round: how it was told to train, and what became of its update.
 
     A client whose update was thrown away or never came stays listed: its update counts as zero and
-        its weight is kept.
-    The training settings are then the ones it was told to use.
+    its weight is kept. The training settings are then the ones it was told to use.
 
     Args:
         client: Identity of the client, a whole number.

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from rsfl import _draws
 from rsfl._checks import Int64, count, counts, number
-from rsfl.fed import draws
 from rsfl.fed.layout import Layout
 from rsfl.train import CrossEntropy, Loss
 
@@ -77,11 +77,11 @@ class Task:
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A NumPy generator for (seed, round, client, purpose) alone."""
-        return draws.rng(self.seed, self.round, self.client, purpose)
+        return _draws.rng(self.seed, self.round, self.client, purpose)
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A torch generator for (seed, round, client, purpose) alone."""
-        return draws.generator(self.seed, self.round, self.client, purpose, device=device)
+        return _draws.generator(self.seed, self.round, self.client, purpose, device=device)
 
 
 Trainer: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Task], None]

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields
-from hashlib import sha256
 from logging import getLogger
 from math import inf
 from pathlib import Path
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsfl import _draws
 from rsfl._checks import Float64, count
-from rsfl._fingerprint import described
+from rsfl._fingerprint import described, identity
 from rsfl._models import affine_layer
 from rsfl.bounds import records
-from rsfl.fed import draws
 from rsfl.fed.aggregate import Aggregate, Mean
 from rsfl.fed.checkpoint import Directory, State
 from rsfl.fed.client import SGD, Client, Member, Remote, Task, at_round
@@ -291,7 +290,7 @@ class Rounds:
         excluded."""
         server = self.server
         many = max(1, round(server.fraction * len(server.clients)))
-        draw = draws.rng(server.seed, index, "participants").choice(
+        draw = _draws.rng(server.seed, index, "participants").choice(
             len(server.clients), many, replace=False
         )
         chosen = [
@@ -366,7 +365,7 @@ class Rounds:
             if sent_one[i]:
                 key = (self.server.seed, index, participants[i].id, "attack")
                 sends = update(
-                    rows[i].double() - sent, known, draws.generator(*key, device=rows.device)
+                    rows[i].double() - sent, known, _draws.generator(*key, device=rows.device)
                 )
                 rows[i] = (sent + sends).to(rows.dtype)
 
@@ -385,7 +384,7 @@ class Rounds:
         """The server's noise after a round, one value per trained parameter."""
         if not sigma:
             return torch.zeros(1, dtype=torch.float64)
-        normal = draws.rng(self.server.seed, index, "noise").standard_normal(self.layout.trained)
+        normal = _draws.rng(self.server.seed, index, "noise").standard_normal(self.layout.trained)
         return torch.from_numpy(sigma * normal).to(next(self.server.model.parameters()).device)
 
     def _client_settings(self, one: Member, index: int) -> dict[str, Any]:
@@ -440,7 +439,7 @@ class Rounds:
 
     @property
     def _identity(self) -> dict[str, str]:
-        """What tells this run from others, each part as a hash; functions count by their names."""
+        """What tells this run from others, part by part; functions count by their names."""
         server, model = self.server, self.server.model
         own = [one for one in server.clients if isinstance(one, Client)]
         data = {
@@ -461,7 +460,7 @@ class Rounds:
             # The last round is the one without noise: a longer run is another run.
             "rounds": self.total if server.noise_std is not None else None,
         }
-        return {name: sha256(described(part).encode()).hexdigest() for name, part in parts.items()}
+        return identity(parts)
 
     def _metrics(self, vector: Tensor) -> dict[str, float]:
         if self.evaluate is None:

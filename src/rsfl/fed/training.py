@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from rsfl import _draws
 from rsfl._checks import Int64
-from rsfl.fed import draws
 from rsfl.fed.client import SGD, Client, Member, Stackable, Task, at_round
 from rsfl.fed.layout import Layout
 from rsfl.train import CrossEntropy
@@ -106,7 +106,7 @@ def fit_alone(
         devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
         with torch.random.fork_rng(devices=list(devices)):
             # Dropout and trainers that know no generator draw from the global state.
-            torch.manual_seed(draws.subseed(task.seed, task.round, task.client, "global"))
+            _draws.seed_global(task.seed, task.round, task.client, "global")
             try:
                 reply = participant.fit(model, task)
                 outcome[0] = (

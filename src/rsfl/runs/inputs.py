@@ -53,7 +53,7 @@ def example(item: Any, model: nn.Module | None) -> tuple[Tensor, int]:
             f"dataset must yield one input and its label at a time, got {len(y)} labels; "
             f"of a DataLoader, give its dataset"
         )
-    if not isinstance(x, Tensor) and _kind(x) != type(x).__name__:
+    if isinstance(x, Mapping) or type(x).__module__.partition(".")[0] == "PIL":
         raise TypeError(f"x must be a tensor, got {_kind(x)}")
     x = torch.as_tensor(x)
     own = () if model is None else model.parameters()
@@ -64,9 +64,7 @@ def example(item: Any, model: nn.Module | None) -> tuple[Tensor, int]:
 def labelled(y: int, num_classes: int) -> None:
     """Raise ValueError where a label is none of the classes."""
     if y >= num_classes:
-        raise ValueError(
-            f"y must be a class in [0, {num_classes}), got {y}: labels count from 0"
-        )
+        raise ValueError(f"y must be a class in [0, {num_classes}), got {y}: labels count from 0")
 
 
 def _kind(item: Any) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -30,7 +30,6 @@ from rsfl.train.batches import indexable
 
 __all__ = ["Interrupted", "certify"]
 
-T = TypeVar("T")
 OnBad: TypeAlias = Literal["raise", "record"]
 Item: TypeAlias = tuple[int, Callable[[], Any]]
 """The number of an input, and what loads it."""
@@ -91,13 +90,14 @@ class _Work:
         good: list[tuple[int, Tensor, int]] = []
         bad: list[Record] = []
         for index, load in group:
-            x, label = _named(index, lambda load=load: example(load(), self.smoother.model))
+            with _naming(index):
+                x, label = example(load(), self.smoother.model)
             try:
-                _named(index, lambda x=x, label=label: self._check(x, label))
+                self._check(x, label)
                 good.append((index, x, label))
             except (TypeError, ValueError) as error:
                 if self.on_bad == "raise":
-                    raise
+                    raise type(error)(f"input {index}: {error}") from error
                 bad.append(refused(self.settings, index, label, str(error)))
         if good:
             began = time.perf_counter()
@@ -115,14 +115,13 @@ class _Work:
         self.smoother.checked(x[None])
 
     def _ballot(self, x: Tensor, index: list[int]) -> Ballot:
-        rule, shared = self.settings.rule, {"n0": self.settings.n0, "seed": self.settings.seed}
-        shared |= {"index": index, "batch_size": self.batch_size}  # type: ignore[dict-item]
+        rule = self.settings.rule
+        shared: dict[str, Any] = {"n0": self.settings.n0, "seed": self.settings.seed}
+        shared |= {"index": index, "batch_size": self.batch_size}
         if rule is None:
             ByCount().enough(self.settings.n, self.settings.alpha)
             return self.smoother.ballot(x, n=self.settings.n, **shared)
-        return self.smoother.ballot_at(
-            x, rule.radius, alpha=rule.alpha, n_max=rule.n_max, **shared
-        )
+        return self.smoother.ballot_at(x, rule.radius, alpha=rule.alpha, n_max=rule.n_max, **shared)
 
     def same(self, group: Iterable[Item], done: Mapping[int, Record]) -> None:
         """Read inputs again, to see that they are those that were certified before."""
@@ -132,10 +131,11 @@ class _Work:
                 _compare(index, (f"{input_hash(x):016x}", label), done[index])
 
 
-def _named(index: int, function: Callable[[], T]) -> T:
-    """The result, or an error that says of which input it is."""
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Errors in the block say of which input they are."""
     try:
-        return function()
+        yield
     except (TypeError, ValueError) as error:
         raise type(error)(f"input {index}: {error}") from error
 
@@ -177,10 +177,10 @@ def certify(
     Called again with the same arguments it resumes, however it was stopped, and the votes are those
     of an undisturbed run, bit for bit (on hardware and software that repeat themselves). Several
     processes may share the work: each passes its ``rank``. What a lost one has left is done by
-        calling again with any number of them; another number than
-    before shares it evenly. Some of the inputs that are done are read again: data that have changed
-    are another run. So is a model whose weights, attributes, hooks or code have changed, or its
-    answers about the first input, or the machine; the error names which.
+    calling again with any number of them; another number than before shares it evenly. Some of the
+    inputs that are done are read again: data that have changed are another run. So is a model whose
+    weights, attributes, hooks or code have changed, or its answers about the first input, or the
+    machine; the error names which.
 
     Noise is added to the inputs as they are in the data set; what the model gets is converted to
     the dtype of its first parameter, which is a part of the classifier that is certified.

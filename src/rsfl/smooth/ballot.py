@@ -1,4 +1,4 @@
-"""Evidence: votes that were counted, and what they were cast under. Its readings are certificates."""
+"""Evidence: votes that were counted, and what they were cast under. Read, it is a certificate."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from torch import Tensor
 from rsfl import _document
 from rsfl._batches import checked_index
 from rsfl._checks import count, level, stored
-from rsfl.assumptions import ONE_FUNCTION, PER_INPUT, Assumption, spot_checked
 from rsfl.noise import Law
 from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.documents import evidence_from, evidence_to, merged, versions
@@ -24,6 +23,7 @@ from rsfl.smooth.reading import (
     Reading,
     RunnerUp,
     Sequential,
+    assumed,
 )
 from rsfl.smooth.votes import Votes
 
@@ -94,12 +94,6 @@ class Ballot:
 
     def __len__(self) -> int:
         return len(self.votes.counts)
-
-    @property
-    def assumptions(self) -> tuple[Assumption, ...]:
-        """What the votes rest on, however they are read."""
-        function = spot_checked(ONE_FUNCTION) if self.spot_checked else ONE_FUNCTION
-        return (PER_INPUT, function, *self.law.assumptions)
 
     def certificate(
         self,
@@ -195,7 +189,8 @@ class Ballot:
             )
         selection = self._selection()
         counted = Counted(
-            *(votes.counts.cpu().numpy() for votes in (selection, self.votes)),
+            selection.counts.cpu().numpy(),
+            self.votes.counts.cpu().numpy(),
             self.votes.n.cpu().numpy(),
         )
         return Certificate.read_from(
@@ -205,7 +200,7 @@ class Ballot:
             self.law,
             alpha=alpha,
             reading=reading,
-            assumptions=(*reading.statistics, *self.assumptions),
+            assumptions=assumed(reading, self.law, spot_checked=self.spot_checked),
             **self._conditions(),
         )
 

@@ -17,7 +17,17 @@ from rsfl._text import floored, raised
 from rsfl.assumptions import Assumption
 from rsfl.noise import Law
 from rsfl.smooth.documents import evidence_from, evidence_to, reals_from, reals_to, versions
-from rsfl.smooth.reading import ABSTAIN, Counted, MostVoted, Numbers, Reading, Sequential, reading_from
+from rsfl.smooth.reading import (
+    ABSTAIN,
+    Counted,
+    MostVoted,
+    Numbers,
+    Reading,
+    Sequential,
+    assumed,
+    reading_from,
+    reading_to,
+)
 from rsfl.smooth.votes import Votes
 
 __all__ = ["Certificate", "Measure"]
@@ -127,10 +137,10 @@ class Certificate:
         return len(self.label)
 
     def _columns(self) -> Iterator[tuple[str, Tensor]]:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if isinstance(value, Tensor):
-                yield field.name, value
+                yield one.name, value
 
     def _mapped(self, **columns: Tensor) -> Self:
         return replace(self, **columns)  # type: ignore[arg-type]
@@ -155,15 +165,15 @@ class Certificate:
 
         Noise is a function of seed and ``index``. Batches that were certified without ``index`` all
         count from 0 and share their noise: each certificate holds as it stands, but their errors
-            are not independent, and
-        :mod:`rsfl.runs` refuses them in statements about all inputs at once.
+        are not independent, and :mod:`rsfl.runs` refuses them in statements about all inputs at
+        once.
         """
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         first = parts[0]
         for part in parts[1:]:
             for name in (
-                field.name for field in fields(first) if field.name not in dict(first._columns())
+                one.name for one in fields(first) if one.name not in dict(first._columns())
             ):
                 if getattr(part, name) != getattr(first, name):
                     raise ValueError(
@@ -213,8 +223,8 @@ class Certificate:
         """
         if type(self) is not Certificate:
             raise TypeError(f"only a smooth.Certificate can be saved, got a {type(self).__name__}")
-        if self.reading is None or not isinstance(self.law, Law):
-            raise TypeError(f"law must be a noise.Law with votes to read, got {self.law!r}")
+        if self.reading is None:
+            raise TypeError("only a certificate that was read from votes can be saved")
         selected = self.n0 - self.selection_counts.sum(dim=1)
         kept = evidence_to(
             law=self.law,
@@ -225,7 +235,7 @@ class Certificate:
         )
         kept |= {
             "alpha": self.alpha,
-            "reading": {"name": self.reading.name} | vars(self.reading),
+            "reading": reading_to(self.reading),
             "label": self.label.tolist(),
             **{name: reals_to(getattr(self, name)) for name in _REALS},
             "assumptions": [asdict(assumption) for assumption in self.assumptions],
@@ -244,8 +254,8 @@ class Certificate:
             path: A file that :meth:`save` wrote.
 
         Returns:
-            The certificate. It names at least the assumptions that it named, and those that its law
-            names here.
+            The certificate. It names at least the assumptions that it named, and those that its
+            reading and its law name here.
 
         Raises:
             ValueError: The file is not as it was written, its numbers do not follow from its
@@ -259,15 +269,21 @@ class Certificate:
             reading, alpha = reading_from(found["reading"]), float(found["alpha"])
             counted = Counted(selection.counts.numpy(), votes.counts.numpy(), votes.n.numpy())
             numbers = reading.numbers(counted, law, evidence["dim"], alpha)
-            label = torch.tensor(found["label"], dtype=torch.int64)
-            claims = Numbers(label, *(reals_from(found[name]) for name in _REALS))
+            claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
             _follow(numbers, claims, evidence["index"])
-            named = (*(Assumption(**one) for one in found["assumptions"]), *law.assumptions)
-            assumptions = tuple({assumption.id: assumption for assumption in named}.values())
+            said = (Assumption(**one) for one in found["assumptions"])
+            follow = assumed(reading, law, spot_checked=evidence["spot_checked"])
+            assumptions = tuple({one.id: one for one in (*said, *follow)}.values())
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a certificate: {error}") from error
         return cls.read_from(
-            numbers, selection, votes, law, alpha=alpha, reading=reading, assumptions=assumptions,
+            numbers,
+            selection,
+            votes,
+            law,
+            alpha=alpha,
+            reading=reading,
+            assumptions=assumptions,
             **evidence,
         )
 
@@ -339,12 +355,12 @@ class Certificate:
 _CONDITIONS = ("index", "inputs", "dim", "seed", "model", "spot_checked", "condition")
 
 
-def _follow(derived: Numbers, claims: Numbers, index: Tensor) -> None:
+def _follow(derived: Numbers, claims: Sequence[Sequence[float]], index: Tensor) -> None:
     """Raise ValueError where a claim is not what follows from the votes."""
     for name, ours, theirs in zip(Numbers._fields, derived, claims, strict=True):
         if len(theirs) != len(ours):
             raise ValueError(f"{name} must hold {len(ours)} numbers, got {len(theirs)}")
-        for place, (value, claimed) in enumerate(zip(ours.tolist(), theirs.tolist(), strict=True)):
+        for place, (value, claimed) in enumerate(zip(ours.tolist(), theirs, strict=True)):
             same = value == claimed or (
                 name != "label" and abs(value - claimed) <= _ROUNDING * abs(value) < float("inf")
             )

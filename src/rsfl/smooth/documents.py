@@ -1,5 +1,5 @@
-"""Votes and numbers as JSON takes them, and back: what ballots, certificates and the lines of a vote
-log have in common. ``docs/format.md`` says it in words."""
+"""Votes and numbers as JSON takes them, and back: what ballots, certificates and the lines of a
+vote log have in common. ``docs/format.md`` says it in words."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def evidence_from(content: Mapping[str, Any]) -> dict[str, Any]:
         "selection": selection,
         "votes": votes,
         "index": torch.tensor(content["index"], dtype=torch.int64),
-        "inputs": torch.tensor([int(text or "0", 16) for text in content["input"]]),
+        "inputs": torch.tensor([int(text or "0", 16) for text in content["input"]]).long(),
         **{name: content[name] for name in ("dim", "seed", "model", "spot_checked", "condition")},
     }
 
@@ -124,9 +124,9 @@ def reals_to(column: Tensor) -> list[str]:
     return [repr(value) for value in column.tolist()]
 
 
-def reals_from(texts: Sequence[str]) -> Tensor:
+def reals_from(texts: Sequence[str]) -> list[float]:
     """The numbers that :func:`reals_to` wrote."""
-    return torch.tensor([float(text) for text in texts], dtype=torch.float64)
+    return [float(text) for text in texts]
 
 
 def versions() -> dict[str, str]:

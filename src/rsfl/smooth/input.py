@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rsfl._checks import count
-from rsfl._models import evaluating, input_dtype, widened
+from rsfl._models import as_given, evaluating, input_dtype, widened
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
 from rsfl.smooth.spot import asked_twice, probes
@@ -29,7 +29,7 @@ class Smoother(Voter):
     Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is
     added to them in float32, or in their own dtype if it has more digits, and the sum is given to
     the model in the dtype of its first parameter: of a bfloat16 model, the rounding is a part of
-        what is certified, and inputs stay in float32.
+    what is certified, and inputs stay in float32.
 
     Args:
         model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any
@@ -106,7 +106,7 @@ class Smoother(Voter):
     @override
     def spot(self, x: Tensor) -> None:
         if self.spot_check:
-            rows = probes(widened(x[:1])).to(input_dtype(self.model, x))
+            rows = as_given(self.model, probes(widened(x[:1])))
             asked_twice(self.model, rows, self.num_classes)
 
     @override

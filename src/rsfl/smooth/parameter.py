@@ -11,11 +11,12 @@ from typing_extensions import override
 
 from rsfl import _heap
 from rsfl._checks import count
-from rsfl._models import affine_layer, evaluating, held_elsewhere, input_dtype, widened
+from rsfl._draws import rekey
+from rsfl._models import affine_layer, as_given, evaluating, held_elsewhere, widened
 from rsfl.noise import ParameterGaussian
 from rsfl.smooth.spot import asked_twice, probes, unanswered
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, tally
+from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, tally
 
 __all__ = ["ParameterSmoother"]
 
@@ -98,7 +99,7 @@ class ParameterSmoother(Voter):
         generator = torch.Generator(device)
         noise = torch.empty((last - first, sum(sizes)), device=device, dtype=torch.float32)
         for row, copy in enumerate(range(first, last)):
-            generator.manual_seed(block_key(seed, _MODELS, stage, copy))
+            rekey(generator, seed, _MODELS, stage, copy)
             noise[row].normal_(0.0, self.law.sigma, generator=generator)
         parts = torch.split(noise, sizes, dim=1)
         return {
@@ -123,7 +124,7 @@ class ParameterSmoother(Voter):
 
     @override
     def spot(self, x: Tensor) -> None:
-        rows = probes(self._inputs(x[:1]))
+        rows = probes(as_given(self.model, x[:1]))
         if self.spot_check:
             asked_twice(self.model, rows, self.num_classes)
         if silent := unanswered(self.model, rows, self.parameters, self.law.sigma):
@@ -132,10 +133,6 @@ class ParameterSmoother(Voter):
                 f"do not: unused, or used through a copy that noise does not reach. Without them, "
                 f"parameters={[name for name in self.parameters if name not in silent]}"
             )
-
-    def _inputs(self, x: Tensor) -> Tensor:
-        """Inputs as the model gets them: whole numbers stay what they are."""
-        return x.to(input_dtype(self.model, x)) if x.is_floating_point() else x
 
     @override
     def count(
@@ -149,7 +146,7 @@ class ParameterSmoother(Voter):
         stage: int = ESTIMATION,
         batch_size: int | None = None,
     ) -> Votes:
-        x = self._inputs(x)
+        x = as_given(self.model, x)
         way = self._way(x)
         size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
         counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)

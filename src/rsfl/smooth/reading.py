@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from rsfl import bounds
 from rsfl._checks import Float64, Int64, choice, count, level, number, stored
-from rsfl.assumptions import FIXED_NUMBER, FRESH_VOTES, OPTIONAL_STOPPING, Assumption
+from rsfl.assumptions import (
+    FIXED_NUMBER,
+    FRESH_VOTES,
+    ONE_FUNCTION,
+    OPTIONAL_STOPPING,
+    PER_INPUT,
+    Assumption,
+)
+from rsfl.assumptions import (
+    spot_checked as found_on_a_spot,
+)
 from rsfl.noise import Law
 
 __all__ = [
@@ -25,6 +35,7 @@ __all__ = [
     "Reading",
     "RunnerUp",
     "Sequential",
+    "assumed",
     "reading_from",
     "reading_to",
 ]
@@ -179,7 +190,7 @@ class AtRadius:
     def decided(votes: Counted, p0: float, alpha: float) -> NDArray[np.bool_]:
         """(B,) where the test decides that the label is more probable than p0."""
         decision = bounds.sequential_decision(votes.successes, votes.trials, p0, alpha)
-        return np.asarray(decision) == 1
+        return np.equal(decision, 1)
 
 
 @dataclass(frozen=True)
@@ -209,12 +220,19 @@ class MostVoted:
 
 
 Reading: TypeAlias = ByCount | AtRadius | MostVoted
+_SPOTTED = found_on_a_spot(ONE_FUNCTION)
 _READINGS: dict[str, type[Reading]] = {kind.name: kind for kind in (ByCount, AtRadius, MostVoted)}
 
 
-def reading_to(reading: Reading | Sequential | None) -> dict[str, Any] | None:
-    """A reading, or what stopped votes, as JSON takes it."""
-    return None if reading is None else {"name": getattr(reading, "name", "sequential")} | vars(reading)
+def assumed(reading: Reading, law: Law, *, spot_checked: bool) -> tuple[Assumption, ...]:
+    """What a reading of votes under this law rests on."""
+    function = _SPOTTED if spot_checked else ONE_FUNCTION
+    return (*reading.statistics, PER_INPUT, function, *law.assumptions)
+
+
+def reading_to(reading: Reading) -> dict[str, Any]:
+    """A reading as JSON takes it."""
+    return {"name": reading.name} | vars(reading)
 
 
 def reading_from(document: Mapping[str, Any]) -> Reading:

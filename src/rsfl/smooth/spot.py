@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rsfl._models import evaluating
-from rsfl.smooth.votes import checked_logits
+from rsfl.smooth.votes import checked_logits, explain
 
 __all__ = ["asked_twice", "probes", "unanswered"]
 
@@ -23,7 +23,9 @@ def probes(x: Tensor) -> Tensor:
     rolled = x.flatten(1).roll(x[0].numel() // 2, dims=1).view_as(x)
     spread = torch.linspace(-1, 1, x[0].numel(), dtype=x.dtype, device=x.device).view_as(x)
     extreme = 1 + x.abs().amax()
-    return torch.cat([x, -x, turned, rolled, x + spread * extreme, extreme + 0 * x, -extreme - 0 * x])
+    return torch.cat(
+        [x, -x, turned, rolled, x + spread * extreme, extreme + 0 * x, -extreme - 0 * x]
+    )
 
 
 def asked_twice(model: nn.Module, x: Tensor, num_classes: int) -> None:
@@ -41,19 +43,20 @@ def asked_twice(model: nn.Module, x: Tensor, num_classes: int) -> None:
 
     def ask(*parts: Tensor) -> Tensor:
         rows = torch.cat(parts)
-        return checked_logits(model(rows), len(rows), num_classes)
+        try:
+            return checked_logits(model(rows), len(rows), num_classes)
+        except Exception as error:
+            explain(error, x, len(rows))
+            raise
 
     devices = [x.device] if x.is_cuda else []
     one = x[:1]
     with evaluating(model), torch.random.fork_rng(devices):
         first = ask(one)
         _compare(first, ask(one), "asked twice about one input")
-        for place, other in enumerate(x.split(1)):
-            company = other.expand(_COMPANY, *x.shape[1:])
-            if place % 2:
-                answer = ask(company, one)[-1:]
-            else:
-                answer = ask(one, company)[:1]
+        for place, other in enumerate(x):
+            company = other.expand(_COMPANY, *other.shape)
+            answer = ask(company, one)[-1:] if place % 2 else ask(one, company)[:1]
             _compare(first, answer, "asked about one input alone and in a batch of others")
 
 

@@ -13,7 +13,7 @@ from rsfl import bounds
 from rsfl._batches import checked_batch, checked_index
 from rsfl._checks import Float64, count, level
 from rsfl._fingerprint import Fingerprint, backend_fingerprint, input_hash, model_fingerprint
-from rsfl._models import evaluating
+from rsfl._models import as_given, evaluating
 from rsfl.noise import Law
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
@@ -128,8 +128,9 @@ class Voter(ABC):
         if self.model is None:
             told = self.count(x, torch.zeros(1, dtype=torch.int64), 0, BLOCK, seed=0)
             return backend_fingerprint(self, [told.counts, told.invalid])
+        rows = as_given(self.model, probes(x))
         with evaluating(self.model), torch.random.fork_rng([x.device] if x.is_cuda else []):
-            answers = self.model(probes(x).clone())
+            answers = self.model(rows.clone())
         return model_fingerprint(self.model, [answers])
 
     def ballot(
@@ -164,6 +165,7 @@ class Voter(ABC):
         """
         n0, n = count("n0", n0), count("n", self.default_n if n is None else n, 1)
         x, index, seed = self._ready(x, index, seed)
+        self._ask(x)
         selection = None
         if n0:
             selection = self.count(
@@ -217,6 +219,7 @@ class Voter(ABC):
                 f"n_max must be at least {least} to certify radius={rule.radius!r} at "
                 f"alpha={rule.alpha!r}, got {rule.n_max}"
             )
+        self._ask(x)
         selection = self.count(x, index, 0, n0, seed=seed, stage=SELECTION, batch_size=batch_size)
         votes = count_until(
             lambda *part: self.count(*part, seed=seed, batch_size=batch_size),
@@ -362,13 +365,15 @@ class Voter(ABC):
     def _ready(
         self, x: Tensor, index: Tensor | Sequence[int] | None, seed: int
     ) -> tuple[Tensor, Tensor, int]:
-        """Inputs, indices and seed, checked; and the model, before its first votes."""
+        """Inputs, indices and seed, checked."""
         seed, x = count("seed", seed), self.checked(x)
-        index = checked_index(index, len(x))
+        return x, checked_index(index, len(x)), seed
+
+    def _ask(self, x: Tensor) -> None:
+        """Before the first votes, see what the model is."""
         if not self._spotted:
             self.spot(x)
             self._spotted = True
-        return x, index, seed
 
     def _cast(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rsfl import _heap
 from rsfl._checks import count, stored
+from rsfl._draws import rekey
 from rsfl._models import evaluating, input_dtype, widened
 from rsfl.noise import Law
 
@@ -17,7 +18,6 @@ __all__ = [
     "ESTIMATION",
     "SELECTION",
     "Votes",
-    "block_key",
     "checked_logits",
     "count_votes",
     "draw_noise",
@@ -57,29 +57,6 @@ class Votes:
         return Votes(self.counts + other.counts, self.invalid + other.invalid)
 
 
-def _mixed(value: int) -> int:
-    """A bijection of 64-bit integers that spreads neighbours apart (the finaliser of
-    splitmix64)."""
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
-    return value ^ (value >> 31)
-
-
-def block_key(seed: int, index: int, stage: int, block: int) -> int:
-    """The 64-bit key of one block of draws.
-
-    PyTorch's CPU generator reads the low 32 bits of a seed only. There the key is a bijection of a
-    counter that starts at a hash of (seed, index), so blocks of one input never collide, of
-    whichever stage; the high bits, which other devices read too, keep inputs apart.
-    """
-    start = _mixed(_mixed(seed % 2**64) ^ (index * 0x9E3779B97F4A7C15 % 2**64))
-    low = (start + 2 * block + stage) % 2**32
-    low = (low ^ (low >> 16)) * 0x7FEB352D % 2**32
-    low = (low ^ (low >> 15)) * 0x846CA68B % 2**32
-    low ^= low >> 16
-    return (start >> 32 << 32) | low
-
-
 class _Blocks:
     """Blocks of noise by key. The last block is kept: small batches walk through it piece by
     piece."""
@@ -87,12 +64,13 @@ class _Blocks:
     def __init__(self, law: Law, shape: torch.Size, device: torch.device) -> None:
         self.law, self.shape = law, (BLOCK, *law.noise_shape(shape))
         self.generator = torch.Generator(device)
-        self.key, self.noise = -1, torch.empty(0)
+        self.key: tuple[int, ...] = ()
+        self.noise = torch.empty(0)
 
     def __call__(self, seed: int, index: int, stage: int, block: int) -> Tensor:
-        key = block_key(seed, index, stage, block)
+        key = (seed, index, stage, block)
         if key != self.key:
-            self.generator.manual_seed(key)
+            rekey(self.generator, *key)
             self.noise = self.law.sample(
                 self.shape, generator=self.generator, device=self.generator.device
             )
@@ -152,6 +130,15 @@ def out_of_memory(error: Exception) -> bool:
         isinstance(error, RuntimeError)
         and ("allocate memory" in str(error) or "out of memory" in str(error))
     )
+
+
+def explain(error: Exception, x: Tensor, rows: int) -> None:
+    """Add to an error of the model what it was called with."""
+    if sys.version_info >= (3, 11):  # which shows notes below the message
+        error.add_note(
+            f"The model was called with {rows} inputs of shape {tuple(x.shape[1:])}; one input "
+            f"alone is given as x[None]."
+        )
 
 
 def count_votes(
@@ -218,12 +205,7 @@ def count_votes(
                 tally(logits, bins, counts)
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
-                    if sys.version_info >= (3, 11):  # which shows notes below the message
-                        error.add_note(
-                            f"The model was called with {size} noisy inputs of shape "
-                            f"{tuple(x.shape[1:])}; one input "
-                            "alone is given as x[None]."
-                        )
+                    explain(error, x, size)
                     raise
                 batch, noisy = max(1, size // 2), torch.empty(0)  # what was counted stays counted
                 continue
