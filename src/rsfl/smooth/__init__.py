@@ -4,6 +4,7 @@ from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.exact import exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
     GaussianSmoother,
@@ -32,6 +33,8 @@ __all__ = [
     "Voter",
     "Votes",
     "evaluating",
+    "exact_votes",
     "floored",
+    "margins",
     "raised",
 ]

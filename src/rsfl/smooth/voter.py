@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsfl import bounds
-from rsfl._batches import checked_batch, checked_index
+from rsfl._batches import checked_index
 from rsfl._checks import Float64, count, level
 from rsfl._fingerprint import Fingerprint, backend_fingerprint, input_hash, model_fingerprint
 from rsfl._models import as_given, evaluating
@@ -21,7 +21,7 @@ from rsfl.smooth.reading import ByCount, Confidence, MostVoted, RunnerUp, Sequen
 from rsfl.smooth.spot import probes
 from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
 
-__all__ = ["Voter", "checked_batch", "checked_index", "count_until", "looks"]
+__all__ = ["Voter", "count_until", "looks"]
 
 
 class Voter(ABC):
