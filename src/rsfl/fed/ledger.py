@@ -81,11 +81,18 @@ class Ledger:
             alone.
         excluded: Clients that were left out of the run.
         entries: One a round, in order.
+        unusable: What was wrong with the samples of clients when they registered, by id, in words.
     """
 
     sizes: Mapping[int, int]
     excluded: tuple[int, ...] = ()
     entries: tuple[Entry, ...] = ()
+    unusable: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """Index of the first round that the ledger holds: 1, unless it was cut."""
+        return self.entries[0].round.index if self.entries else 1
 
     @property
     def rounds(self) -> tuple[Round, ...]:
