@@ -16,10 +16,11 @@ version = release = __version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "mathml",
     "public_names",
+    "rooms",
 ]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
@@ -27,15 +28,19 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_merge_streams = True  # what is printed is one block
 nb_render_markdown_format = "myst"  # the default knows no tables
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["flwr"]  # an extra that the documentation is built without
 autodoc_typehints = "none"  # they are in the signature
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # attributes are a list, as arguments are
 napoleon_use_rtype = False
 nitpicky = False
+default_role = "py:obj"
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"rsfl {__version__}"
 html_static_path = ["_static"]

@@ -45,8 +45,7 @@ class Deformation(Law):
     ``base`` law.
 
     Coordinates are computed in float64 and the result has the dtype of the input: in float32,
-        rounded coordinates
-    alone would change an image of 224 pixels by 3e-5.
+    rounded coordinates alone would change an image of 224 pixels by 3e-5.
 
     Outside of the image the ``padding`` is read: ``zeros``, its nearest pixel (``border``) or its
     ``reflection``.

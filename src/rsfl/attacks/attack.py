@@ -254,10 +254,9 @@ class SmoothAdvDDN(_Sampled):
     if it finds one.
 
     A step turns the offset, then sets its norm: (1 - gamma) times the last where that fooled the
-        mean softmax,
-    (1 + gamma) times, up to epsilon, where it did not. The answer is the smallest offset seen that
-    fooled it, else the last one. Steps shrink along a cosine from ``step_size``, by default
-    epsilon, to a hundredth of it. For the other arguments see :class:`Attack`.
+    mean softmax, (1 + gamma) times, up to epsilon, where it did not. The answer is the smallest
+    offset seen that fooled it, else the last one. Steps shrink along a cosine from ``step_size``,
+    by default epsilon, to a hundredth of it. For the other arguments see :class:`Attack`.
 
     Args:
         samples: Draws of noise that stand for the law, m.
@@ -310,8 +309,7 @@ class OnePoint(_Sampled):
 
     The gradient of :math:`G_y` comes from :func:`one_point_gradient`, for laws whose density has a
     gradient: Gaussian and Laplace. Steps have length 2 epsilon / steps unless ``step_size`` says
-        otherwise; for the other arguments see
-    :class:`Attack`.
+    otherwise; for the other arguments see :class:`Attack`.
 
     Args:
         samples: Draws of noise, m.

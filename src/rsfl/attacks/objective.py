@@ -57,8 +57,7 @@ def smoothed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     for each input.
 
     The logarithm of the mean, not the mean of the logarithm: the latter would look for an input
-        that misleads the
-    model in spite of the noise, this one for an input at which the vote is low.
+    that misleads the model in spite of the noise, this one for an input at which the vote is low.
 
     Args:
         logits: (m, B, K).

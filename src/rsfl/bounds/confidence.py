@@ -84,7 +84,7 @@ def clopper_pearson_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
     Assumes:
         The trials are independent with one probability of success, and ``trials`` was fixed before
         they were seen: recomputing the bound while votes come in and stopping at a success voids it
-            (see :func:`log_wealth`).
+        (see :func:`log_wealth`).
 
     Args:
         successes: Number of successes k, whole, in [0, trials].

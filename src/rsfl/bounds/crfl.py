@@ -78,7 +78,7 @@ def kl_budget(p_a: ArrayLike, p_b: ArrayLike | None = None) -> Floats:
 
     Returns:
         A budget never above the exact one: 0 where p_a <= p_b, inf only for p_a exactly 1 and p_b
-            exactly 0.
+        exactly 0.
 
     Raises:
         ValueError: A probability is outside [0, 1].

@@ -31,8 +31,7 @@ def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
 
     Returns:
         A norm for each radius, at most 2**400: :func:`deviation` at this norm and at every smaller
-            one is below the
-        radius. 0 promises nothing.
+        one is below the radius. 0 promises nothing.
 
     Raises:
         ConditionError, ValueError: As for :func:`deviation`; also if the threat is of another

@@ -135,7 +135,7 @@ def linear_vote_bounds(
 
     :func:`linear_votes` widened by its error, and closed forms in the tails, where the quadrature
     has no digits left: with :math:`m_c` the margin of the best class A over c and
-        :math:`s = \sigma \|(x, 1)\|`,
+    :math:`s = \sigma \|(x, 1)\|`,
 
     .. math::
         p_c \le \Phi\Bigl(\frac{-m_c}{\sqrt2 s}\Bigr), \qquad
@@ -187,7 +187,7 @@ def margin_radius(logits: ArrayLike, input_norms: ArrayLike) -> Floats:
     .. math:: \min_{B \ne A} \frac{\mu_A - \mu_B}{\sqrt2 \, \|(x, 1)\|}
 
     It is exact: the closest parameters with another label are that far away. No sampling, no
-        failure probability.
+    failure probability.
 
     Assumes:
         The classifier is affine, its label is the class of the largest logit, and the logits are

@@ -130,9 +130,8 @@ def _injected(
     weights.
 
     One step apart: the honest step from both iterates, which contracts, and the change of the
-        gradient at the poisoned
-    iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || || x - x' || + || a - a' ||
-    || x ||.
+    gradient at the poisoned iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || ||
+    x - x' || + || a - a' || || x ||.
     """
     clean, rate = one.input_norm, one.lr
     poisoned = np.full_like(norm, inf if threat.input_norm is None else threat.input_norm)

@@ -29,10 +29,9 @@ def _quantile_gap(a: Float64, b: Float64) -> Float64:
     """ppf(a) - ppf(b) for a > b, never above the exact gap.
 
     Where the quantiles are close their difference cancels, so the gap is integrated instead: it is
-        the integral of
-    1 / pdf(ppf(p)) over [b, a]. Every even derivative of that integrand is positive, so
-    Gauss-Legendre errs downward. Beyond 1/2 the integral is taken over 1 - p, which keeps the
-    digits of the tail.
+    the integral of 1 / pdf(ppf(p)) over [b, a]. Every even derivative of that integrand is
+    positive, so Gauss-Legendre errs downward. Beyond 1/2 the integral is taken over 1 - p, which
+    keeps the digits of the tail.
     """
     wide = quantile_below(a) - quantile_above(b)
     upper = b >= 0.5
@@ -66,7 +65,7 @@ def cohen_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: ArrayLi
 
     Returns:
         A radius never above the exact one: 0 where p_a <= p_b, inf only where p_a is exactly 1 or
-            p_b exactly 0.
+        p_b exactly 0.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -146,7 +145,7 @@ def laplace_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, scale: Array
 
     Returns:
         A radius never above the exact one: 0 where p_a <= p_b, inf only where p_b is exactly 0 and
-            p_a is not.
+        p_a is not.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -291,7 +290,7 @@ def li_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: ArrayLike)
 
     Returns:
         A radius never above the supremum: 0 where p_a <= p_b, inf only where p_a is exactly 1 and
-            p_b exactly 0.
+        p_b exactly 0.
 
     Raises:
         ValueError: An argument is out of its range.

@@ -26,8 +26,7 @@ class Participant:
     """One client in one round: how it was told to train, and what became of its update.
 
     A client whose update was thrown away or never came stays listed: its update counts as zero and
-        its weight is kept.
-    The training settings are then the ones it was told to use.
+    its weight is kept. The training settings are then the ones it was told to use.
 
     Args:
         client: Identity of the client, a whole number.
@@ -300,7 +299,8 @@ class Round:
         infinities as texts."""
         fields = _numbers(record, "clip", "update_clip", "reject_norm")
         participants = (
-            Participant(**_numbers(one, "input_norm")) for one in fields.get("participants", ())
+            one if isinstance(one, Participant) else Participant(**_numbers(one, "input_norm"))
+            for one in fields.get("participants", ())
         )
         return cls(**{**fields, "participants": tuple(participants)})
 

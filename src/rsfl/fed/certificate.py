@@ -250,9 +250,8 @@ def largest_backdoors(
     """The same predictions, with the largest backdoor norm that each withstands as its radius.
 
     All else in the threat, of the feature level, stays as it is: who attacks, when, how many
-        samples and with which
-    scale. So a sound certificate can be drawn beside a published one, whose radius is a backdoor
-    norm already.
+    samples and with which scale. So a sound certificate can be drawn beside a published one, whose
+    radius is a backdoor norm already.
 
     Args:
         certificate: What :func:`certify` gave for a feature-level threat.

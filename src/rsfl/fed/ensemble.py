@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from rsfl import _draws
 from rsfl._checks import Int64, count
 from rsfl._models import evaluating
 from rsfl.bounds.voting import group_votes
-from rsfl.fed import draws
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import RoundError
 from rsfl.fed.server import Server
@@ -32,7 +32,7 @@ def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tu
         raise ValueError(f"ids must be different, got {ordered!r}")
     if not 1 <= count("groups", groups) <= len(ordered):
         raise ValueError(f"groups must be from 1 to the {len(ordered)} clients, got {groups!r}")
-    order = draws.rng(seed, "groups").permutation(len(ordered))
+    order = _draws.rng(seed, "groups").permutation(len(ordered))
     return tuple(tuple(sorted(ordered[i] for i in order[g::groups])) for g in range(groups))
 
 
@@ -129,7 +129,7 @@ def train_groups(
             server,
             clients=[one for one in server.clients if one.id in members],
             sizes=None if server.sizes is None else {id_: server.sizes[id_] for id_ in members},
-            seed=draws.subseed(server.seed, "group", number) >> 11,
+            seed=_draws.subseed(server.seed, "group", number) >> 11,
         )
         inside = {id_: attack for id_, attack in (attacks or {}).items() if id_ in members}
         try:

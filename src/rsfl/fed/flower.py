@@ -126,9 +126,8 @@ def register(
     """Ask the nodes who they are, until there are enough different clients.
 
     Number of samples and bound on the inputs are what each node says of itself, once, before
-        training: nobody checks
-    them. Give `Server` its own ``sizes``, or make the `Remote` clients by hand, where that is not
-    good enough.
+    training: nobody checks them. Give `Server` its own ``sizes``, or make the `Remote` clients by
+    hand, where that is not good enough.
 
     Args:
         grid: What Flower gives to a ServerApp.
@@ -184,7 +183,7 @@ class Strategy(Base):  # type: ignore[misc]
             on.
         nodes: Number of the Flower node of each client, by client id. If None the nodes are asked,
             and trusted: then one may pass itself off as a client that is not connected. Flower's
-                node authentication fixes the numbers.
+            node authentication fixes the numbers.
         reply_timeout: Seconds to wait for a node to say who it is.
 
     Raises:

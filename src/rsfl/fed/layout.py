@@ -19,7 +19,7 @@ class Layout:
     vector.
 
     Frozen parameters and integer buffers stay where they are: they are the same in every copy of
-        the model.
+    the model.
 
     Args:
         shapes: Shape of each exchanged tensor, in order.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rsfl._checks import Int64, count, counts, number
-from rsfl.fed.draws import rng
+from rsfl._draws import rng
 
 __all__ = ["by_column", "dirichlet", "equal", "major_class", "split"]
 

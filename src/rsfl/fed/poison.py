@@ -162,7 +162,7 @@ class InnerProduct:
 
     References:
         Xie, Koyejo and Gupta, Fall of empires: breaking Byzantine-tolerant SGD by inner product
-            manipulation, UAI 2019.
+        manipulation, UAI 2019.
     """
 
     factor: float = 1.0
@@ -217,7 +217,7 @@ def distribute(pattern: Tensor, attackers: int) -> list[Tensor]:
 
     References:
         Xie, Huang, Chen and Li, DBA: distributed backdoor attacks against federated learning, ICLR
-            2020.
+        2020.
     """
     attackers = count("attackers", attackers, 1)
     places = torch.nonzero(pattern.reshape(-1))[:, 0]

@@ -58,7 +58,9 @@ class Names:
         """The names that held at both moments."""
         model = self.model if self.model == later.model else f"custom {self.model}"
         pairs = zip(self.of_clients, later.of_clients, strict=True)
-        return Names(model, tuple(one if one == two else ("custom", "custom") for one, two in pairs))
+        return Names(
+            model, tuple(one if one == two else ("custom", "custom") for one, two in pairs)
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ def recorded(
             "steps": [len(sizes) for sizes in steps],
             "batch_sizes": np.concatenate([np.array(sizes) for sizes in steps]),
             "sampled": np.array([one is not None for one in drawn]),
-            "samples": np.concatenate([np.zeros(0, int), *(one for one in drawn if one is not None)]),
+            "samples": np.concatenate(
+                [np.zeros(0, int), *(one for one in drawn if one is not None)]
+            ),
             "loss": [loss for loss, _ in names.of_clients],
             "optimizer": [optimizer for _, optimizer in names.of_clients],
             "update_norm": outcome.update_norm,
@@ -125,9 +129,7 @@ def recorded(
     )
 
 
-def _told(
-    one: Member, task: Task, known: Survey, layout: Layout, samples: bool
-) -> dict[str, Any]:
+def _told(one: Member, task: Task, known: Survey, layout: Layout, samples: bool) -> dict[str, Any]:
     """How a client was told to train; a trainer that is not `SGD` is one opaque step."""
     trainer = one.trainer
     if not isinstance(trainer, SGD) or not is_ours(trainer, SGD):

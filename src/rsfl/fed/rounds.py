@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from hashlib import sha256
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from rsfl import _draws
 from rsfl._checks import Float64, count
-from rsfl._fingerprint import described
+from rsfl._fingerprint import described, identity
 from rsfl.bounds import records
 from rsfl.fed.aggregate import Aggregate
 from rsfl.fed.checkpoint import CheckpointError, Directory, State
@@ -207,9 +206,7 @@ class Rounds:
             starts.append(self.state.locals.get(one.id, sent) if _mixes(one) else sent)
         labels = classes(settings.model)
         # Read anew: data that grew since the last round would make a false bound.
-        surveys = (
-            {} if labels is None else survey(participants, labels, settings.max_input_norm)
-        )
+        surveys = {} if labels is None else survey(participants, labels, settings.max_input_norm)
         self.apart = frozenset(id_ for id_, one in surveys.items() if one.unusable)
         names = Names.now(settings.model, participants)
         self._invitation = _Invitation(participants, tasks, names, surveys)
@@ -414,7 +411,7 @@ class Rounds:
 
     @property
     def _identity(self) -> dict[str, str]:
-        """What tells this run from others, each part as a hash; functions count by their names."""
+        """What tells this run from others, part by part; functions count by their names."""
         settings, model = self.settings, self.settings.model
         everyone = [one.member if type(one) is Registered else one for one in settings.clients]
         own = [one for one in everyone if isinstance(one, Client)]
@@ -435,7 +432,7 @@ class Rounds:
             # The last round is the one without noise: a longer run is another run.
             "rounds": self.total if settings.noise_std is not None else None,
         }
-        return {name: sha256(described(part).encode()).hexdigest() for name, part in parts.items()}
+        return identity(parts)
 
     def _metrics(self, vector: Tensor) -> dict[str, float]:
         if self.evaluate is None:

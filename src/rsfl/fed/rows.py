@@ -24,7 +24,9 @@ class Rows:
         self.default = default
         self._bytes = default.numel() * default.element_size()
         self._file: IO[bytes] | None = (
-            TemporaryFile(prefix="rsfl-") if many * self._bytes > _MEMORY else None
+            TemporaryFile(prefix="rsfl-")  # noqa: SIM115 - it lives as long as the vectors do
+            if many * self._bytes > _MEMORY
+            else None
         )
         self._kept: list[Tensor | bool] = [False] * many
 

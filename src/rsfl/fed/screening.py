@@ -112,7 +112,9 @@ def tamper(
     if not updates:
         return
     honest = [
-        i for i, one in enumerate(participants) if one.id not in attacks and verdicts[i][0] == "used"
+        i
+        for i, one in enumerate(participants)
+        if one.id not in attacks and verdicts[i][0] == "used"
     ]
     known = rows.matrix(honest).double() - sent
     known = known[torch.isfinite(known).all(dim=1)]

@@ -23,9 +23,9 @@ class Server(Settings):
     between.
 
     One round is: broadcast, local training, screening, clip of the updates, aggregation, clip of
-    the model, record, noise. Every draw is keyed by (seed, round, client, purpose): runs that differ in one client or
-    one attack share all the other draws. Nothing is mutated, neither the model nor the clients:
-    ``run`` twice, and get the same twice.
+    the model, record, noise. Every draw is keyed by (seed, round, client, purpose): runs that
+    differ in one client or one attack share all the other draws. Nothing is mutated, neither the
+    model nor the clients: ``run`` twice, and get the same twice.
 
     Args:
         model: Architecture and initial weights.
@@ -52,7 +52,7 @@ class Server(Settings):
             spoil the bound of all.
         timeout: Seconds that a client may take in a round. Each then trains in a thread, which
             cannot be killed: a late one goes on in the background, on a copy of its own, and is not
-                listened to. What it draws from the global random state it shares with the others:
+            listened to. What it draws from the global random state it shares with the others:
             dropout, say, does not repeat after a late client.
         stacked: Whether clients are trained together where they can be.
         keep: What else the ledger keeps: ``"samples"`` (of every mini-batch, by their numbers in

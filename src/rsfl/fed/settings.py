@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -126,8 +126,10 @@ class Settings:
         """
         first = self._schedules.first
         # The last round has no noise, and is not asked for any.
-        noise = first("noise_std", self.noise_std, rounds - 1) if self.noise_std else (0.0,) * (
-            rounds - 1
+        noise = (
+            first("noise_std", self.noise_std, rounds - 1)
+            if self.noise_std
+            else (0.0,) * (rounds - 1)
         )
         rates: dict[int, tuple[float, ...]] = {}
         for one in self.clients:

@@ -123,7 +123,7 @@ def fit_alone(
         devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
         with torch.random.fork_rng(devices=list(devices)):
             # Dropout and trainers that know no generator draw from the global state.
-            torch.manual_seed(draws.subseed(task.seed, task.round, task.client, "global"))
+            _draws.seed_global(task.seed, task.round, task.client, "global")
             try:
                 reply = participant.fit(model, task)
                 outcome[0] = (

@@ -203,8 +203,7 @@ def high_probability_accuracy(
 
     Assumes:
         The draws of different inputs are independent: not those of parameter smoothing, nor those
-            of batches that were
-        certified under the same ``index``.
+        of batches that were certified under the same ``index``.
 
     Args:
         certificate: The certificates of a test set.

@@ -119,9 +119,9 @@ def certify(
     Called again with the same arguments it resumes, however it was stopped, and the votes are those
     of an undisturbed run, bit for bit (on hardware and software that repeat themselves). Several
     processes may share the work: each passes its ``rank``. What a lost one has left is done by
-        calling again with any number of them; another number than
-    before shares it evenly. Some of the inputs that are done are read again: data that have changed
-    are another run. So is a model whose weights, buffers or plain attributes have.
+    calling again with any number of them; another number than before shares it evenly. Some of the
+    inputs that are done are read again: data that have changed are another run. So is a model whose
+    weights, buffers or plain attributes have.
 
     Noise is added to the inputs as they are in the data set; what the model gets is converted to
     the dtype of its first parameter, which is a part of the classifier that is certified.

@@ -34,7 +34,7 @@ def plot_certified_accuracy(
     Args:
         curves: Name of a curve -> (certificates, true labels), or a list of such pairs, one for
             each client: then the curve is their mean, in a band from the worst client to the best.
-                All must share norm and unit.
+            All must share norm and unit.
         ax: Axes to draw on; new ones by default.
         radius: Right end of the axis; by default a little beyond the largest finite radius.
         title: Heading of the plot.

@@ -164,8 +164,8 @@ class Certificate:
 
         Noise is a function of seed and ``index``. Batches that were certified without ``index`` all
         count from 0 and share their noise: each certificate holds as it stands, but their errors
-            are not independent, and
-        :mod:`rsfl.runs` refuses them in statements about all inputs at once.
+        are not independent, and :mod:`rsfl.runs` refuses them in statements about all inputs at
+        once.
         """
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")

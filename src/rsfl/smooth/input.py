@@ -29,7 +29,7 @@ class Smoother(Voter):
     Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is
     added to them in float32, or in their own dtype if it has more digits, and the sum is given to
     the model in the dtype of its first parameter: of a bfloat16 model, the rounding is a part of
-        what is certified, and inputs stay in float32.
+    what is certified, and inputs stay in float32.
 
     Args:
         model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any

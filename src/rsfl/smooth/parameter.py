@@ -11,10 +11,11 @@ from typing_extensions import override
 
 from rsfl import _heap
 from rsfl._checks import count
+from rsfl._draws import rekey
 from rsfl._models import affine_layer, evaluating, input_dtype, widened
 from rsfl.noise import ParameterGaussian
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import ESTIMATION, Votes, block_key, checked_logits, tally
+from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, tally
 
 __all__ = ["ParameterSmoother"]
 
@@ -91,7 +92,7 @@ class ParameterSmoother(Voter):
         generator = torch.Generator(device)
         noise = torch.empty((last - first, sum(sizes)), device=device, dtype=torch.float32)
         for row, copy in enumerate(range(first, last)):
-            generator.manual_seed(block_key(seed, _MODELS, stage, copy))
+            rekey(generator, seed, _MODELS, stage, copy)
             noise[row].normal_(0.0, self.law.sigma, generator=generator)
         parts = torch.split(noise, sizes, dim=1)
         return {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rsfl import _heap
 from rsfl._checks import count
+from rsfl._draws import rekey
 from rsfl._models import evaluating, input_dtype, widened
 from rsfl.noise import Law
 
@@ -17,7 +18,6 @@ __all__ = [
     "ESTIMATION",
     "SELECTION",
     "Votes",
-    "block_key",
     "checked_logits",
     "count_votes",
     "draw_noise",
@@ -44,29 +44,6 @@ class Votes:
         return Votes(self.counts + other.counts, self.invalid + other.invalid)
 
 
-def _mixed(value: int) -> int:
-    """A bijection of 64-bit integers that spreads neighbours apart (the finaliser of
-    splitmix64)."""
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
-    return value ^ (value >> 31)
-
-
-def block_key(seed: int, index: int, stage: int, block: int) -> int:
-    """The 64-bit key of one block of draws.
-
-    PyTorch's CPU generator reads the low 32 bits of a seed only. There the key is a bijection of a
-    counter that starts at a hash of (seed, index), so blocks of one input never collide, of
-    whichever stage; the high bits, which other devices read too, keep inputs apart.
-    """
-    start = _mixed(_mixed(seed % 2**64) ^ (index * 0x9E3779B97F4A7C15 % 2**64))
-    low = (start + 2 * block + stage) % 2**32
-    low = (low ^ (low >> 16)) * 0x7FEB352D % 2**32
-    low = (low ^ (low >> 15)) * 0x846CA68B % 2**32
-    low ^= low >> 16
-    return (start >> 32 << 32) | low
-
-
 class _Blocks:
     """Blocks of noise by key. The last block is kept: small batches walk through it piece by
     piece."""
@@ -74,12 +51,13 @@ class _Blocks:
     def __init__(self, law: Law, shape: torch.Size, device: torch.device) -> None:
         self.law, self.shape = law, (BLOCK, *law.noise_shape(shape))
         self.generator = torch.Generator(device)
-        self.key, self.noise = -1, torch.empty(0)
+        self.key: tuple[int, ...] = ()
+        self.noise = torch.empty(0)
 
     def __call__(self, seed: int, index: int, stage: int, block: int) -> Tensor:
-        key = block_key(seed, index, stage, block)
+        key = (seed, index, stage, block)
         if key != self.key:
-            self.generator.manual_seed(key)
+            rekey(self.generator, *key)
             self.noise = self.law.sample(
                 self.shape, generator=self.generator, device=self.generator.device
             )
