@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _globals
 
-__all__ = ["Fingerprint", "described", "input_hash", "model_fingerprint", "weights_hash"]
+__all__ = [
+    "Fingerprint",
+    "described",
+    "differences",
+    "identity",
+    "input_hash",
+    "model_fingerprint",
+    "weights_hash",
+]
 
 
 def described(value: Any) -> str:
@@ -238,3 +246,30 @@ def weights_hash(of: nn.Module | Mapping[str, Tensor]) -> str:
 
 def _hashed(*texts: str) -> str:
     return sha256("\n".join(texts).encode()).hexdigest()
+
+
+_QUOTED = 60
+"""Up to so many characters a part is kept as it is; beyond, as a hash of 64."""
+
+
+def identity(parts: Mapping[str, Any]) -> dict[str, str]:
+    """What tells a run from others, by name: two are the same run if all of it agrees.
+
+    Each part as :func:`described`, short ones in words and long ones as a hash.
+    """
+    told = {name: described(part) for name, part in parts.items()}
+    return {
+        name: text if len(text) <= _QUOTED else sha256(text.encode()).hexdigest()
+        for name, text in told.items()
+    }
+
+
+def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """In which parts two runs differ, in words; empty if they are the same."""
+    told = []
+    for name in dict.fromkeys((*here, *there)):
+        ours, theirs = here.get(name), there.get(name)
+        if ours != theirs:
+            quoted = all(text is not None and len(text) <= _QUOTED for text in (ours, theirs))
+            told.append(f"{name} is {theirs} there, {ours} here" if quoted else f"{name} differs")
+    return "; ".join(told)
