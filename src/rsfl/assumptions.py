@@ -154,6 +154,19 @@ WHOLE_LEDGER = Assumption(
     "trusted",
     "the caller",
 )
+KNOWN_MODEL = Assumption(
+    "known-model",
+    "The ledger is that of the run which ended with this model, from its first round on.",
+    "checked",
+    "hashes of the weights that each round sent, made and passed on, and of the model",
+)
+RETRAINING = Assumption(
+    "any-retraining",
+    "The other run is what any training from the same start gives: everybody takes part in every "
+    "round with full batches and there is no noise, so that nothing is drawn.",
+    "checked",
+    "the ledger",
+)
 PUBLISHED_FORM = Assumption(
     "published-form",
     "CRFL's statement as published: about the distributions over training runs, against a clean "
