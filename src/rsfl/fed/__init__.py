@@ -11,8 +11,9 @@ from rsfl.fed.aggregate import (
     Rule,
     TrimmedMean,
 )
-from rsfl.fed.certificate import PoisoningCertificate, certify, largest_backdoors
+from rsfl.fed.certificate import PoisoningCertificate, certify, withstood
 from rsfl.fed.client import Client, Member, Remote, clients
+from rsfl.fed.crfl import largest_backdoors, published
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
@@ -50,5 +51,7 @@ __all__ = [
     "per_client",
     "personalise",
     "poison",
+    "published",
     "train_groups",
+    "withstood",
 ]
