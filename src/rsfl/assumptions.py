@@ -74,7 +74,8 @@ RAW_INPUT = Assumption(
 )
 IDEAL_NOISE = Assumption(
     "ideal-noise",
-    "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers.",
+    "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers. "
+    "How often a coordinate of it passes a threshold differs by at most 3e-8.",
     "trusted",
     "the caller; noise.RoundedGaussian does without it",
 )
@@ -99,6 +100,29 @@ ORIGINAL_INPUT = Assumption(
     "before is not covered.",
     "trusted",
     "the caller; deform.composition_gap measures the difference",
+)
+
+SPLIT_ALPHA = Assumption(
+    "split-alpha",
+    "All tests of an input share its failure probability; which tests are made depends on votes "
+    "that none of them counts.",
+    "configured",
+    "each test has its share of alpha, and draws keyed by the input and its centre",
+)
+ORBIT_COVER = Assumption(
+    "orbit-cover",
+    "No picture of the family is farther from the centre that answers for it than was bounded: by "
+    "calculation over whole cells of parameters, not on a grid; rounding is in the bound.",
+    "checked",
+    "orbit.Mesh",
+)
+ONE_RESAMPLING = Assumption(
+    "one-resampling",
+    "The picture handed in is one bilinear interpolation of the original by this warp, centre and "
+    "padding, or within the allowance of one. A second resampling, another interpolation, JPEG, or "
+    "cropping by somebody else makes pictures of another family.",
+    "trusted",
+    "the caller; deform.composition_gap measures a second resampling",
 )
 
 SHARED_MODELS = Assumption(
@@ -129,6 +153,19 @@ WHOLE_LEDGER = Assumption(
     "The ledger is that of the run which ended with this model.",
     "trusted",
     "the caller",
+)
+KNOWN_MODEL = Assumption(
+    "known-model",
+    "The ledger is that of the run which ended with this model, from its first round on.",
+    "checked",
+    "hashes of the weights that each round sent, made and passed on, and of the model",
+)
+RETRAINING = Assumption(
+    "any-retraining",
+    "The other run is what any training from the same start gives: everybody takes part in every "
+    "round with full batches and there is no noise, so that nothing is drawn.",
+    "checked",
+    "the ledger",
 )
 PUBLISHED_FORM = Assumption(
     "published-form",

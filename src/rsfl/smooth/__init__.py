@@ -3,6 +3,7 @@
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.exact import exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
     GaussianSmoother,
@@ -24,6 +25,8 @@ __all__ = [
     "UniformSmoother",
     "Voter",
     "evaluating",
+    "exact_votes",
     "floored",
+    "margins",
     "raised",
 ]
