@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from rsfl._fingerprint import described, input_hash, model_fingerprint, weights_hash
+from rsfl._fingerprint import (
+    described,
+    differences,
+    identity,
+    input_hash,
+    model_fingerprint,
+    weights_hash,
+)
 from rsfl.fed.layout import Layout
 
 
@@ -215,3 +222,12 @@ def test_inputs_are_told_apart():
     assert len({input_hash(other) for other in others}) == len(others)
     assert input_hash(x) == input_hash(x.clone().T)
     assert all(0 < input_hash(other) < 2**63 for other in others)
+
+
+def test_what_differs_between_two_runs_is_named_and_quoted_where_it_is_short():
+    run = identity({"seed": 0, "data": torch.zeros(3), "rate": [0.1]})
+    assert differences(run, identity({"rate": [0.1], "data": torch.zeros(3), "seed": 0})) == ""
+    other = identity({"seed": 1, "data": torch.ones(3), "rate": [0.1]})
+    assert differences(run, other) == "seed is 1 there, 0 here; data differs"
+    assert differences(run, {}) == "seed differs; data differs; rate differs"
+    assert differences({}, {"seed": "0"}) == "seed differs"

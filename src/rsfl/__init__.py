@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 from rsfl._version import __version__
 
 if TYPE_CHECKING:
-    from rsfl import assumptions, attacks, bounds, deform, fed, noise, runs, smooth, train, verify
+    from rsfl import (
+        assumptions,
+        attacks,
+        bounds,
+        deform,
+        fed,
+        noise,
+        orbit,
+        runs,
+        smooth,
+        train,
+        verify,
+    )
 else:
 
     def __getattr__(name: str) -> Any:
@@ -25,6 +37,7 @@ __all__ = [
     "deform",
     "fed",
     "noise",
+    "orbit",
     "runs",
     "smooth",
     "train",

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _globals
 
-__all__ = ["Fingerprint", "described", "input_hash", "model_fingerprint", "weights_hash"]
+__all__ = [
+    "Fingerprint",
+    "backend_fingerprint",
+    "described",
+    "differences",
+    "identity",
+    "input_hash",
+    "model_fingerprint",
+    "weights_hash",
+]
 
 
 def described(value: Any) -> str:
@@ -214,6 +223,18 @@ def model_fingerprint(model: nn.Module, answers: Iterable[Tensor] = ()) -> Finge
     return Fingerprint(**{name: _hashed(*lines) if lines else "" for name, lines in told.items()})
 
 
+def backend_fingerprint(backend: object, answers: Iterable[Tensor]) -> Fingerprint:
+    """The fingerprint of something that is no model of torch: its name, its code and its
+    answers."""
+    return Fingerprint(
+        structure=_hashed(_name(type(backend))),
+        weights="",
+        attributes="",
+        code=_hashed(code_of(type(backend))),
+        answers=_hashed(*map(_tensor, answers)),
+    )
+
+
 def _printed(model: nn.Module) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # addresses differ between processes
 
@@ -238,3 +259,30 @@ def weights_hash(of: nn.Module | Mapping[str, Tensor]) -> str:
 
 def _hashed(*texts: str) -> str:
     return sha256("\n".join(texts).encode()).hexdigest()
+
+
+_QUOTED = 60
+"""Up to so many characters a part is kept as it is; beyond, as a hash of 64."""
+
+
+def identity(parts: Mapping[str, Any]) -> dict[str, str]:
+    """What tells a run from others, by name: two are the same run if all of it agrees.
+
+    Each part as :func:`described`, short ones in words and long ones as a hash.
+    """
+    told = {name: described(part) for name, part in parts.items()}
+    return {
+        name: text if len(text) <= _QUOTED else sha256(text.encode()).hexdigest()
+        for name, text in told.items()
+    }
+
+
+def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """In which parts two runs differ, in words; empty if they are the same."""
+    told = []
+    for name in dict.fromkeys((*here, *there)):
+        ours, theirs = here.get(name), there.get(name)
+        if ours != theirs:
+            quoted = all(text is not None and len(text) <= _QUOTED for text in (ours, theirs))
+            told.append(f"{name} is {theirs} there, {ours} here" if quoted else f"{name} differs")
+    return "; ".join(told)

@@ -4,12 +4,12 @@ Each :class:`Assumption` says on what it stands: ``checked`` at run time, implie
 ``configured``, or ``trusted`` because the caller said so and the code cannot know.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rsfl.bounds.condition import CONDITIONS, TRUSTED
 
-__all__ = ["Assumption", "register"]
+__all__ = ["Assumption", "register", "spot_checked"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Assumption:
     Args:
         id: Short name, as certificates print it.
         statement: What has to hold.
-        basis: ``checked`` at run time, implied by the run as ``configured``, or ``trusted``.
+        basis: ``checked`` at run time, ``spot-checked`` there on a few examples, implied by the run
+            as ``configured``, or ``trusted``.
         where: What answers for it: the check, the setting, or the caller.
     """
 
     id: str
     statement: str
-    basis: Literal["checked", "configured", "trusted"]
+    basis: Literal["checked", "spot-checked", "configured", "trusted"]
     where: str
 
     def __str__(self) -> str:
@@ -65,6 +66,15 @@ ONE_FUNCTION = Assumption(
     "trusted",
     "the caller; evaluation mode is set while votes are counted",
 )
+
+
+def spot_checked(assumption: Assumption) -> Assumption:
+    """The same condition, looked for on a few examples before the votes: what breaks it always is
+    found."""
+    where = "asked twice, alone and in a batch, before the first votes; beyond that the caller"
+    return replace(assumption, basis="spot-checked", where=where)
+
+
 RAW_INPUT = Assumption(
     "raw-input",
     "The perturbation acts on the tensor that the smoother was given; any normalisation is part "
@@ -74,7 +84,8 @@ RAW_INPUT = Assumption(
 )
 IDEAL_NOISE = Assumption(
     "ideal-noise",
-    "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers.",
+    "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers. "
+    "How often a coordinate of it passes a threshold differs by at most 3e-8.",
     "trusted",
     "the caller; noise.RoundedGaussian does without it",
 )
@@ -99,6 +110,29 @@ ORIGINAL_INPUT = Assumption(
     "before is not covered.",
     "trusted",
     "the caller; deform.composition_gap measures the difference",
+)
+
+SPLIT_ALPHA = Assumption(
+    "split-alpha",
+    "All tests of an input share its failure probability; which tests are made depends on votes "
+    "that none of them counts.",
+    "configured",
+    "each test has its share of alpha, and draws keyed by the input and its centre",
+)
+ORBIT_COVER = Assumption(
+    "orbit-cover",
+    "No picture of the family is farther from the centre that answers for it than was bounded: by "
+    "calculation over whole cells of parameters, not on a grid; rounding is in the bound.",
+    "checked",
+    "orbit.Mesh",
+)
+ONE_RESAMPLING = Assumption(
+    "one-resampling",
+    "The picture handed in is one bilinear interpolation of the original by this warp, centre and "
+    "padding, or within the allowance of one. A second resampling, another interpolation, JPEG, or "
+    "cropping by somebody else makes pictures of another family.",
+    "trusted",
+    "the caller; deform.composition_gap measures a second resampling",
 )
 
 SHARED_MODELS = Assumption(
@@ -129,6 +163,19 @@ WHOLE_LEDGER = Assumption(
     "The ledger is that of the run which ended with this model.",
     "trusted",
     "the caller",
+)
+KNOWN_MODEL = Assumption(
+    "known-model",
+    "The ledger is that of the run which ended with this model, from its first round on.",
+    "checked",
+    "hashes of the weights that each round sent, made and passed on, and of the model",
+)
+RETRAINING = Assumption(
+    "any-retraining",
+    "The other run is what any training from the same start gives: everybody takes part in every "
+    "round with full batches and there is no noise, so that nothing is drawn.",
+    "checked",
+    "the ledger",
 )
 PUBLISHED_FORM = Assumption(
     "published-form",

@@ -16,7 +16,8 @@ from scipy import special
 from torch import Tensor
 from typing_extensions import override
 
-from rsfl import bounds
+from rsfl import _samples, bounds
+from rsfl._batches import batch, checked_batch
 from rsfl._checks import Float64, Floats, count, number, numbers, probabilities, stored, unwrapped
 from rsfl.assumptions import (
     GRID_INPUT,
@@ -64,7 +65,18 @@ class Law(ABC):
         return x + noise.to(x.dtype)
 
     def check(self, x: Tensor) -> None:  # noqa: B027
-        """Raise ValueError if the law does not apply to these inputs."""
+        """Raise ValueError if the law does not apply to these inputs, which are finite."""
+
+    def checked(self, x: Tensor) -> Tensor:
+        """``x``, detached, if it is a batch (B, ...) that this law can perturb.
+
+        Raises:
+            ValueError: It holds no number, or an infinity or NaN, or :meth:`check` refuses it.
+            TypeError: It is no dense tensor of floating point numbers.
+        """
+        x = checked_batch(x)
+        self.check(x)
+        return x
 
     @abstractmethod
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -109,9 +121,7 @@ class Gaussian(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        return torch.empty(shape, device=device, dtype=torch.float32).normal_(
-            0.0, self.sigma, generator=generator
-        )
+        return _samples.normal(shape, generator=generator, device=device).mul_(self.sigma)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -130,6 +140,11 @@ class ParameterGaussian(Gaussian):
     partial: bool = False
     space = "parameters"
     unit = "parameter units"
+
+    @override
+    def checked(self, x: Tensor) -> Tensor:
+        """``x``, detached, if it is a batch: no noise touches it, so it may hold any numbers."""
+        return batch(x)
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:  # type: ignore[override]  # depends on what carries noise
@@ -161,8 +176,7 @@ class Uniform(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        noise = torch.empty(shape, device=device, dtype=torch.float32)
-        return noise.uniform_(-self.half_width, self.half_width, generator=generator)
+        return _samples.uniform(shape, generator=generator, device=device).mul_(self.half_width)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -187,14 +201,7 @@ class Laplace(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        def exponential() -> Tensor:
-            return torch.empty(shape, device=device, dtype=torch.float32).exponential_(
-                1.0, generator=generator
-            )
-
-        return (
-            exponential().sub_(exponential()).mul_(self.scale)
-        )  # two exponentials differ by a Laplace variable
+        return _samples.laplace(shape, generator=generator, device=device).mul_(self.scale)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:

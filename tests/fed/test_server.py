@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 from rsfl import fed
-from rsfl.bounds import Threat, deviation
+from rsfl.bounds import FeatureThreat, RemovalThreat, deviation
 from rsfl.fed.poison import Scale, SignFlip
 
 DOUBLE = torch.float64
@@ -231,9 +231,9 @@ def test_the_ledger_is_what_certificates_read():
     )
     assert found == ("linear", "softmax cross-entropy", "sgd", 0.0, "float64", "mean")
     assert (record.seed, record.weights_from, record.reject) == (4, "registration", "zero")
-    threat = Threat("feature", clients=[1], rounds=[2], norm=0.1, per_batch=2)
+    threat = FeatureThreat(clients=[1], rounds=[2], norm=0.1, per_batch=2)
     assert 0 < deviation(ledger.rounds, threat).value < math.inf
-    assert deviation(ledger.rounds, Threat("removal", at_most=1)).value > 0
+    assert deviation(ledger.rounds, RemovalThreat(at_most=1)).value > 0
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from rsfl._draws import generator
-from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.attacks.attack import Attack
-from rsfl.attacks.region import size
+from rsfl.attacks.verified import attacked
 from rsfl.deform import Deformation
-from rsfl.smooth.certificate import ABSTAIN, Certificate, predicted
-from rsfl.smooth.input import DeformationSmoother, Smoother
-from rsfl.smooth.votes import Votes, draw_noise
+from rsfl.smooth import ABSTAIN, Ballot, Certificate, DeformationSmoother, Smoother, Votes
+from rsfl.smooth.votes import draw_noise
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -92,7 +90,8 @@ def evaluate(
 
     An attack with more ``samples`` sees more of the smoothed classifier: 128 are plenty, and so
     many copies of a batch go through the model at once. Its draws are keyed by seed and input,
-    apart from those of the votes.
+    apart from those of the votes. Where it arrived is measured here, whatever it says itself; it
+    may take gradients, gets copies of the inputs, and comes after the certificates.
 
     Args:
         smoother: What is attacked.
@@ -107,12 +106,13 @@ def evaluate(
         Labels, certificates and predictions for all inputs.
 
     Raises:
-        ValueError: There are no batches, or an argument is one that certify, predict or the attack
+        ValueError: There are no batches, the attack left its budget or its box, the law's norm is
+            none that can be attacked, or an argument is one that certify, predict or the attack
             refuse.
         TypeError: loader yields something else than pairs (x, y).
     """
-    labels, certificates, attacked, distances = [], [], [], []
-    start = 0
+    labels, certificates, points, distances = [], [], [], []
+    epsilon, start = attack.epsilon, 0
     one = isinstance(loader, tuple) and any(isinstance(part, Tensor) for part in loader)
     batches: Iterable[Any] = [loader] if one else loader
     for batch in batches:
@@ -121,29 +121,28 @@ def evaluate(
         x, y = batch
         index = torch.arange(start, start + len(x))
         start += len(x)
-        with evaluating(smoother.model):
-            drawn = [
-                _drawn(smoother, attack, one[None], seed, i)
-                for i, one in zip(index.tolist(), x, strict=True)
-            ]
-            noise, fallback = (
-                torch.cat([n for n, _ in drawn], dim=1),
-                torch.cat([f for _, f in drawn]),
-            )
-            point = attack(smoother, x, y, noise, fallback=fallback).point
-        moved = point.double() - (0.0 if isinstance(smoother.law, Deformation) else x.double())
-        labels.append(y)
+        # Certified first: what the attack does to the model cannot reach the certificate.
         certificates.append(smoother.certify(x, n0=n0, n=n, alpha=alpha, seed=seed, index=index))
-        attacked.append(_predicted(smoother, x, point, n=n, alpha=alpha, seed=seed, index=index))
-        distances.append(size(moved, smoother.law.norm))
+        drawn = [
+            _drawn(smoother, attack, one[None], seed, i)
+            for i, one in zip(index.tolist(), x, strict=True)
+        ]
+        noise = torch.cat([one for one, _ in drawn], dim=1)
+        fallback = torch.cat([one for _, one in drawn])
+        found, distance = attacked(attack, smoother, x, y, noise, fallback=fallback)
+        labels.append(y.clone())
+        points.append(
+            _predicted(smoother, x, found.point, n=n, alpha=alpha, seed=seed, index=index)
+        )
+        distances.append(distance)
     if not labels:
         raise ValueError("loader must yield at least one batch, got none")
     return Evaluation(
         torch.cat(labels),
         Certificate.cat(certificates),
-        torch.cat(attacked),
+        torch.cat(points),
         torch.cat(distances),
-        attack.epsilon,
+        epsilon,
     )
 
 
@@ -152,7 +151,7 @@ def _drawn(
 ) -> tuple[Tensor, Tensor]:
     """The attacker's own draws for one input: noise, and the direction of a step without a
     gradient."""
-    draws = generator(seed, index, device=x.device)
+    draws = generator(seed, "attack", index, device=x.device)
     noise = attack.draw(smoother, x, draws)
     return noise, torch.randn(noise.shape[1:], generator=draws, device=x.device, dtype=x.dtype)
 
@@ -173,6 +172,4 @@ def _predicted(
         x, torch.stack(draws, dim=1)
     )
     counts = shifted(point)
-    return predicted(
-        law, Votes(counts, n - counts.sum(dim=1)), alpha=alpha, index=index, seed=seed
-    ).label
+    return Ballot(law, None, Votes(counts, n - counts.sum(dim=1))).prediction(alpha).label

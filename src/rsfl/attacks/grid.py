@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rsfl._checks import count
+from rsfl.attacks.region import order
 from rsfl.deform import Deformation
 
 __all__ = ["Flips", "grid_attack"]
@@ -75,9 +76,8 @@ def grid_attack(
     reach = torch.as_tensor(radius, dtype=torch.float64, device=x.device).expand(len(x))
     if not bool(((reach > 0) & reach.isfinite()).all()):
         raise ValueError(f"radius must be positive and finite, got {radius!r}")
-    order = float(deformation.norm[1:])
     rays = _directions(dim, count("directions", directions, 1), generator, x.device)
-    rays = rays / torch.linalg.vector_norm(rays, order, dim=1, keepdim=True)
+    rays = rays / torch.linalg.vector_norm(rays, order(deformation.norm), dim=1, keepdim=True)
 
     label = probabilities(torch.zeros(len(x), dim, dtype=torch.float64, device=x.device)).argmax(
         dim=1

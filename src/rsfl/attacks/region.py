@@ -5,12 +5,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Region", "rows", "size"]
+from rsfl._checks import choice
+
+__all__ = ["NORMS", "Region", "order", "rows", "size"]
+
+NORMS = ("l1", "l2")
+"""The norms whose balls can be attacked: steps and projections are written for each."""
+
+
+def order(norm: str) -> float:
+    """The exponent of a norm that can be attacked.
+
+    Raises:
+        ValueError: It is another one; nothing is attacked in the ball of a norm that is not meant.
+    """
+    return float(choice("norm of the law", norm, NORMS)[1:])
 
 
 def size(delta: Tensor, norm: str) -> Tensor:
     """The norms (B,) of the rows of (B, ...)."""
-    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), float(norm[1:]), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), order(norm), dim=1)
     return norms
 
 
@@ -36,6 +50,9 @@ class Region:
     epsilon: float
     box: tuple[float, float] | None
     levels: int | None
+
+    def __post_init__(self) -> None:
+        order(self.norm)
 
     def direction(self, gradient: Tensor, delta: Tensor, fallback: Tensor) -> Tensor:
         """The steepest unit step from ``delta``; ``fallback`` replaces gradients that are zero or

@@ -11,8 +11,9 @@ from rsfl.fed.aggregate import (
     Rule,
     TrimmedMean,
 )
-from rsfl.fed.certificate import PoisoningCertificate, certify, largest_backdoors
+from rsfl.fed.certificate import PoisoningCertificate, certify, withstood
 from rsfl.fed.client import SGD, Client, Member, Remote, Task, clients
+from rsfl.fed.crfl import largest_backdoors, published
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
@@ -49,5 +50,7 @@ __all__ = [
     "per_client",
     "personalise",
     "poison",
+    "published",
     "train_groups",
+    "withstood",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rsfl._fingerprint import differences
 from rsfl.fed.ledger import Entry
 from rsfl.train.checkpoint import CheckpointError, read, write
 
@@ -99,8 +100,8 @@ class Directory:
 
     def _mine(self, path: Path) -> dict[str, Any]:
         content = read(path)
-        if others := [name for name in self.run if content["run"].get(name) != self.run[name]]:
-            raise CheckpointError(f"{path} belongs to another run: {', '.join(others)} differ")
+        if others := differences(self.run, content["run"]):
+            raise CheckpointError(f"{path} belongs to another run: {others}")
         return content
 
     def _entry(self, index: int) -> Path:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields
-from hashlib import sha256
 from logging import getLogger
 from math import inf
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from rsfl import _draws
 from rsfl._checks import Float64, count
-from rsfl._fingerprint import described
+from rsfl._fingerprint import described, identity
 from rsfl._models import affine_layer
 from rsfl.bounds import records
 from rsfl.fed.aggregate import Aggregate, Mean
@@ -440,7 +439,7 @@ class Rounds:
 
     @property
     def _identity(self) -> dict[str, str]:
-        """What tells this run from others, each part as a hash; functions count by their names."""
+        """What tells this run from others, part by part; functions count by their names."""
         server, model = self.server, self.server.model
         own = [one for one in server.clients if isinstance(one, Client)]
         data = {
@@ -461,7 +460,7 @@ class Rounds:
             # The last round is the one without noise: a longer run is another run.
             "rounds": self.total if server.noise_std is not None else None,
         }
-        return {name: sha256(described(part).encode()).hexdigest() for name, part in parts.items()}
+        return identity(parts)
 
     def _metrics(self, vector: Tensor) -> dict[str, float]:
         if self.evaluate is None:

@@ -2,7 +2,9 @@
 
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
-from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.ballot import Ballot
+from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.exact import exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
     GaussianSmoother,
@@ -11,19 +13,28 @@ from rsfl.smooth.input import (
     UniformSmoother,
 )
 from rsfl.smooth.parameter import ParameterSmoother
+from rsfl.smooth.reading import ABSTAIN, Confidence, RunnerUp, Sequential
 from rsfl.smooth.voter import Voter
+from rsfl.smooth.votes import Votes
 
 __all__ = [
     "ABSTAIN",
+    "Ballot",
     "Certificate",
+    "Confidence",
     "DeformationSmoother",
     "GaussianSmoother",
     "LaplaceSmoother",
     "ParameterSmoother",
+    "RunnerUp",
+    "Sequential",
     "Smoother",
     "UniformSmoother",
     "Voter",
+    "Votes",
     "evaluating",
+    "exact_votes",
     "floored",
+    "margins",
     "raised",
 ]

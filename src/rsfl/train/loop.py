@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,11 +19,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl._draws import generator, seed_global
+from rsfl._fingerprint import differences
 from rsfl._models import evaluating
 from rsfl._progress import Progress
 from rsfl._progress import progress as shown_progress
 from rsfl.train.batches import GLOBAL, LOSS, Source
 from rsfl.train.checkpoint import CheckpointError, read, write
+from rsfl.train.identity import run_identity
 from rsfl.train.losses import Adversarial, Loss
 
 __all__ = ["Epoch", "fit"]
@@ -84,7 +86,9 @@ def fit(
         scheduler: Stepped after each epoch.
         metrics: Measures the model after each epoch. Called with the model in evaluation mode and
             without gradients; it does not influence training.
-        checkpoint: File to write after each epoch, and to resume from if it is there.
+        checkpoint: File to write after each epoch, and to resume from if it is there and belongs to
+            this run: the same data, loss, settings of optimizer and scheduler, warmup, seed, and a
+            model that looks the same. What differs is named. Functions count by their names.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -110,9 +114,9 @@ def fit(
     epochs, warmup, _ = count("epochs", epochs, 1), count("warmup", warmup), count("seed", seed)
     if warmup and not isinstance(loss, Adversarial):
         raise TypeError(f"loss must be Adversarial for a warmup, got {loss!r}")
-    run = f"{_named(loss)}, {type(optimizer).__name__}, {len(batches)} batches, "
-    run += f"warmup {warmup}, seed {seed}"
-    path = None if checkpoint is None else Path(checkpoint)
+    path, run = None if checkpoint is None else Path(checkpoint), dict[str, str]()
+    if path is not None:
+        run = run_identity(model, batches, loss, optimizer, scheduler, warmup=warmup, seed=seed)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     if scheduler is not None:
         parts["scheduler"] = scheduler
@@ -178,13 +182,15 @@ def _epoch(
     return total / len(batches)
 
 
-def _resumed(path: Path, run: str, parts: Mapping[str, Any], epochs: int) -> list[Epoch]:
+def _resumed(
+    path: Path, run: Mapping[str, str], parts: Mapping[str, Any], epochs: int
+) -> list[Epoch]:
     """Load what a checkpoint holds; the epochs that it contains."""
     content = read(path)
-    if content.get("run") != run or set(parts) != set(content) - {"run", "history"}:
-        raise CheckpointError(
-            f"{path} belongs to another run: {content.get('run')!r}, this one is {run!r}"
-        )
+    if not isinstance(content.get("run"), dict):
+        raise CheckpointError(f"{path} does not say which run it belongs to")
+    if others := differences(run, content["run"]):
+        raise CheckpointError(f"{path} belongs to another run: {others}")
     if len(content["history"]) > epochs:
         raise CheckpointError(
             f"{path} already contains {len(content['history'])} epochs, more than epochs={epochs}"
@@ -208,13 +214,3 @@ def _takes(function: Any, *arguments: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _named(loss: Loss) -> str:
-    """A loss by its settings if it has any, else by its name: an address in memory would differ in
-    the next process."""
-    return (
-        repr(loss)
-        if is_dataclass(loss)
-        else str(getattr(loss, "__qualname__", type(loss).__qualname__))
-    )

@@ -12,6 +12,7 @@ from rsfl._checks import count
 from rsfl._models import evaluating
 from rsfl.attacks.attack import Attack
 from rsfl.attacks.objective import checked_labels, logits_at
+from rsfl.attacks.verified import attacked
 from rsfl.noise import Law
 from rsfl.smooth.input import Smoother
 
@@ -116,10 +117,9 @@ class Adversarial:
     ) -> Tensor:
         """The mean over the batch and over the draws that enter."""
         smoother = Smoother(model, self.law, self.num_classes)
-        with evaluating(model):
-            attacked = self.attack(smoother, x, y, generator=generator)
-        noise = attacked.noise if self.multi_noise else attacked.noise[:1]
-        logits = logits_at(smoother, x, attacked.point, noise)
+        found, _ = attacked(self.attack, smoother, x, y, generator=generator)
+        noise = found.noise if self.multi_noise else found.noise[:1]
+        logits = logits_at(smoother, x, found.point, noise)
         return functional.cross_entropy(logits.flatten(0, 1), y.repeat(len(noise)))
 
     def warmed_up(self, epoch: int, epochs: int) -> Self:

@@ -40,6 +40,7 @@ __all__ = [
     "lower_probability",
     "margin_radius",
     "normal_quantile",
+    "probability",
     "radius",
     "top_two_p_value",
     "total_variation",
@@ -117,15 +118,15 @@ def exact(value: Real) -> Number:
 # ------------------------------------------------------------------------------- counts of votes
 
 
-def _geometric_sum(k: int, n: int, odds: arb) -> arb:
-    """The sum of P[X = j] / P[X = k] over j >= k, for k above the mean.
+def _geometric_sum(k: int, n: int, odds: arb, bits: int) -> arb:
+    """The sum of P[X = j] / P[X = k] over j >= k, for k above the mean, to so many bits.
 
     That is 2F1(k - n, 1; k + 1; -odds), by Gauss's continued fraction (DLMF 15.7.5). All its ratios
     of contiguous functions are positive, as the functions are sums of positive terms; so one of odd
     order, which is 1 / (1 + something positive), lies in [0, 1]. The fraction is evaluated backward
     from that.
     """
-    rest, depth = n - k, 8
+    rest, depth = n - k, max(8, bits // 2)
     while True:
         depth = min(depth, rest)
         ratio = arb(1) if depth == rest else arb(0.5, 0.5)
@@ -135,23 +136,24 @@ def _geometric_sum(k: int, n: int, odds: arb) -> arb:
             )
             if m:
                 ratio = 1 / (1 + odds * (m * (n + m)) / ((k + 2 * m - 1) * (k + 2 * m)) * ratio)
-        if depth == rest or ratio.rel_accuracy_bits() >= ctx.prec // 2:
+        if depth == rest or ratio.rel_accuracy_bits() >= bits:
             return ratio
         depth *= 2
 
 
-def binomial_tail(k: int, n: int, p: arb) -> arb:
-    """P[Bin(n, p) >= k], enclosed, for an exact p in [0, 1]."""
+def binomial_tail(k: int, n: int, p: arb, bits: int | None = None) -> arb:
+    """P[Bin(n, p) >= k], enclosed to about so many bits (half the working precision), for p in
+    [0, 1]."""
     if k <= 0 or (p == 1 and k <= n):
         return arb(1)
     if k > n or p == 0:
         return arb(0)
     q = 1 - p
     if not k + q > n * p:  # below the mean: the other tail is the shorter
-        return 1 - binomial_tail(n - k + 1, n, q)
+        return 1 - binomial_tail(n - k + 1, n, q, bits)
     choose = arb(n + 1).lgamma() - arb(k + 1).lgamma() - arb(n - k + 1).lgamma()
     mass = (choose + k * p.log() + (n - k) * q.log()).exp()
-    return mass * _geometric_sum(k, n, p / q)
+    return mass * _geometric_sum(k, n, p / q, bits or ctx.prec // 2)
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,13 @@ class _LowerRoot(Number):
             return -1
         if p >= 1:
             return 1
-        return -Number(lambda: binomial_tail(self.k, self.n, p) - self.alpha.enclose()).compare(0.0)
+        # Few bits tell the bounds of two counts apart, a claim that was rounded needs more.
+        for bits in (16, 48, *(2**e for e in range(7, 13))):
+            with ctx.workprec(bits + 80):
+                room = self.alpha.enclose() - binomial_tail(self.k, self.n, p, bits)
+                if room > 0 or room < 0:
+                    return -1 if room > 0 else 1
+        return 0
 
 
 def _root(k: int, n: int, alpha: Number) -> Number:
@@ -380,6 +388,23 @@ def radius(law: Mapping[str, Any], p_a: Real, p_b: Real | None = None, *, dim: i
         return arb(0) if p <= q else formula(law[parameter], p, q).max(arb(0))
 
     return Number(enclose)
+
+
+def probability(law: Mapping[str, Any], reach: Real) -> Number:
+    """The probability at which :func:`radius`, with 1 - p_a for the others, is ``reach``.
+
+    Args:
+        law: Name and parameters of a law without a table.
+        reach: A radius, at least 0.
+    """
+    distance, family = exact(reach), _DRAWN.get(law["name"], law["name"])
+    if family == "Gaussian":
+        return Number(lambda: _normal(distance.enclose() / law["sigma"]))
+    if family == "Uniform":
+        return Number(lambda: ((1 + distance.enclose() / law["half_width"]) / 2).min(arb(1)))
+    if family == "Laplace":
+        return Number(lambda: 1 - (-distance.enclose() / law["scale"]).exp() / 2)
+    raise ValueError(f"law {law['name']!r} has a radius that is not inverted here")
 
 
 def linf_radius(l2_radius: Real, dim: int) -> Number:
