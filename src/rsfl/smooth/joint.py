@@ -68,7 +68,7 @@ class Judge(nn.Module, ABC):
         return pairs.masked_fill_(~stated[:, None], torch.nan)
 
 
-class _AtRung(nn.Module):
+class _Labels(nn.Module):
     """The labels of a judge, and no vote where they do not withstand a rung."""
 
     def __init__(self, judge: Judge, rung: int) -> None:
@@ -80,6 +80,23 @@ class _AtRung(nn.Module):
         withstood = (label >= 0) & (rung >= self.rung)
         labels = nn.functional.one_hot(label.clamp(min=0), self.judge.num_classes).float()
         return labels.masked_fill(~withstood[:, None], torch.nan)
+
+
+class _AtRung(Smoother):
+    """Votes of one rung: its ballots say what a vote had to meet to count."""
+
+    def __init__(self, judge: Judge, rung: int, law: Law, spot_check: bool) -> None:
+        super().__init__(_Labels(judge, rung), law, judge.num_classes, spot_check=spot_check)
+        self.condition = _withstood(judge.ladder[rung])
+
+    @override
+    def _cast(self, *votes: Any) -> Ballot:
+        return replace(super()._cast(*votes), condition=self.condition)
+
+
+def _withstood(threat: str) -> str:
+    """What a vote had to meet, in words."""
+    return f"certified against {threat}"
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,7 @@ class JointBallot:
             self.pairs,
             selection=None if selection is None else self._reached(selection, rung),
             votes=self._reached(self.pairs.votes, rung),
-            condition=self.ladder[rung],
+            condition=_withstood(self.ladder[rung]),
         )
 
     def _reached(self, votes: Votes, rung: int) -> Votes:
@@ -378,8 +395,9 @@ class JointSmoother:
 
     Args:
         judge: Says of one input which threats its label withstands, such as
-            ``fed.GroupVote.judge()`` or ``fed.LinearJudge``.
+            ``fed.GroupJudge`` or ``fed.LinearJudge``.
         law: How inputs are perturbed.
+        spot_check: Before the first votes ask the judge twice, alone and in a batch.
 
     Example:
         >>> from rsfl.noise import Gaussian
@@ -392,13 +410,14 @@ class JointSmoother:
         (1, True)
     """
 
-    def __init__(self, judge: Judge, law: Law) -> None:
+    def __init__(self, judge: Judge, law: Law, *, spot_check: bool = True) -> None:
         if not isinstance(judge, Judge):
             raise TypeError(
-                f"judge must be a smooth.Judge, such as fed.GroupVote.judge() gives, got {judge!r}"
+                f"judge must be a smooth.Judge, such as fed.GroupJudge(vote), got {judge!r}"
             )
         self.judge, self.law = judge, law
-        self.pairs = Smoother(judge, law, judge.num_classes * len(judge.ladder))
+        width = judge.num_classes * len(judge.ladder)
+        self.pairs = Smoother(judge, law, width, spot_check=spot_check)
 
     def __repr__(self) -> str:
         return f"JointSmoother({type(self.judge).__name__}, {self.law})"
@@ -410,9 +429,7 @@ class JointSmoother:
             x: Inputs (B, ...), finite.
             votes: ``n0``, ``n``, ``seed``, ``index``, ``batch_size``.
         """
-        return JointBallot(
-            self.pairs.ballot(x, **votes), self.judge.ladder, self.judge.assumptions
-        )
+        return JointBallot(self.pairs.ballot(x, **votes), self.judge.ladder, self.judge.assumptions)
 
     def certify(
         self,
@@ -441,4 +458,4 @@ class JointSmoother:
         """The smoother whose votes count at one rung only, for everything that smoothers do: its
         certificates hold whatever the threat of that rung did."""
         rung = _rung(rung, self.judge.ladder)
-        return Smoother(_AtRung(self.judge, rung), self.law, self.judge.num_classes)
+        return _AtRung(self.judge, rung, self.law, self.pairs.spot_check)
