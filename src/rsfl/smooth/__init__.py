@@ -10,6 +10,8 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
+from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
+from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
 from rsfl.smooth.parameter import ParameterSmoother
 from rsfl.smooth.voter import Voter
 
@@ -19,11 +21,16 @@ __all__ = [
     "DeformationSmoother",
     "GaussianSmoother",
     "LaplaceSmoother",
+    "OrbitBallot",
+    "OrbitCertificate",
+    "OrbitPlan",
+    "OrbitTests",
     "ParameterSmoother",
     "Smoother",
     "UniformSmoother",
     "Voter",
     "evaluating",
     "floored",
+    "orbit_ballot",
     "raised",
 ]
