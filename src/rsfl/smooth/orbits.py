@@ -124,12 +124,12 @@ class OrbitTests:
 
 
 def thresholds(law: Law, radius: Float64, dim: int) -> Float64:
-    """The least probabilities from which on a law certifies these radii, rounded up; NaN where none
-    does."""
+    """Probabilities from which on a law certifies these radii, at most 1e-9 above the least; NaN
+    where none does."""
     radius = np.asarray(radius) * (1 + 2.0**-51)
     low, high = np.full(radius.shape, 0.5), np.full(radius.shape, _TOP)
     out = ~(np.asarray(law.radius(high, dim=dim)) >= radius)
-    while (np.nextafter(low, 1) < high).any():
+    while (high - low > 1e-9).any():
         middle = (low + high) / 2
         enough = np.asarray(law.radius(middle, dim=dim)) >= radius
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
