@@ -3,7 +3,17 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from rsfl.bounds import ConditionError, Participant, Round, Threat, deviation
+from rsfl.bounds import (
+    ClientThreat,
+    ConditionError,
+    FeatureThreat,
+    ForensicThreat,
+    Participant,
+    RemovalThreat,
+    Round,
+    SampleThreat,
+    deviation,
+)
 
 PLAIN = {
     "aggregator": "mean",
@@ -13,6 +23,19 @@ PLAIN = {
     "seed": 0,
 }
 PLAIN_SGD = {"loss": "softmax cross-entropy", "optimizer": "sgd", "momentum": 0.0}
+
+KINDS = {
+    "feature": FeatureThreat,
+    "sample": SampleThreat,
+    "client": ClientThreat,
+    "forensic": ForensicThreat,
+    "removal": RemovalThreat,
+}
+
+
+def threat(level, **settings):
+    """The threat of a level by its name."""
+    return KINDS[level](**settings)
 
 
 def participant(**changes):
@@ -43,14 +66,14 @@ def log(rounds=3, **changes):
 
 
 THREATS = [
-    Threat("feature", clients=[0, 1], norm=0.1, flips=False),
-    Threat("feature", at_most=2, norm=0.1, samples=2, scale=2.0),
-    Threat("feature", clients=[0, 1], norm=0.1, scale=2.0, comparator="scaled"),
-    Threat("sample", clients=[0, 1], input_norm=2.0, per_batch=1),
-    Threat("client", at_most=2),
-    Threat("forensic", clients=[0, 1]),
-    Threat("removal", clients=[0, 1]),
-    Threat("removal", at_most=2),
+    FeatureThreat(clients=[0, 1], norm=0.1, flips=False),
+    FeatureThreat(at_most=2, norm=0.1, samples=2, scale=2.0),
+    FeatureThreat(clients=[0, 1], norm=0.1, scale=2.0, comparator="scaled"),
+    SampleThreat(clients=[0, 1], input_norm=2.0, per_batch=1),
+    ClientThreat(at_most=2),
+    ForensicThreat(clients=[0, 1]),
+    RemovalThreat(clients=[0, 1]),
+    RemovalThreat(at_most=2),
 ]
 
 

@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
+from ledgers import threat
 from torch import nn
 
 from rsfl import assumptions, deform, fed, noise
-from rsfl.bounds import Threat
-from rsfl.smooth import ParameterSmoother, Smoother
+from rsfl.bounds import FeatureThreat
+from rsfl.smooth import ParameterSmoother, Smoother, exact_votes, margins
 
 REGISTER = {one.id: one for one in assumptions.register()}
 IMAGES = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -64,9 +65,10 @@ LEVELS = {
     "removal": {},
 }
 WAYS = {
-    "margin": {},
-    "votes": {"sigma": 0.1},
-    "sampled votes": {"method": "votes", "sigma": 0.1, "n": 50},
+    "margin": margins,
+    "votes": lambda model, x: exact_votes(model, x, sigma=0.1),
+    "sampled votes": lambda model, x: ParameterSmoother(model, 0.1, 2).certify(x, n=50),
+    "one radius": lambda model, x: ParameterSmoother(model, 0.1, 2).certify_at(x, 0.01, n_max=100),
 }
 
 
@@ -99,8 +101,9 @@ def trained():
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_certificates_against_poisoning_assume_is_registered(trained, level, who, way):
     result, x = trained(fed.Mean())
-    threat = Threat(level, **WHO[who], **LEVELS[level])
-    check(fed.certify(result.model, x, result.ledger, threat, **{"method": way} | WAYS[way]))
+    stated = threat(level, **WHO[who], **LEVELS[level])
+    check(fed.withstood(WAYS[way](result.model, x), result.ledger, stated))
+    check(fed.withstood(WAYS[way](result.model, x), result.ledger, stated, result.model))
 
 
 @pytest.mark.parametrize(
@@ -108,9 +111,8 @@ def test_what_certificates_against_poisoning_assume_is_registered(trained, level
 )
 def test_what_the_published_certificate_assumes_is_registered(trained, rule):
     result, x = trained(rule)
-    threat = Threat("feature", clients=[0], rounds=[1], norm=0.01, per_batch=1)
-    certificate = fed.certify(
-        result.model, x, result.ledger, threat, method="published", sigma=0.1, n=50
-    )
+    stated = FeatureThreat(clients=[0], rounds=[1], norm=0.01, per_batch=1)
+    votes = ParameterSmoother(result.model, 0.1, 2).certify(x, n=50)
+    certificate = fed.published(votes, result.ledger, stated)
     check(certificate)
     check(fed.largest_backdoors(certificate, result.ledger))

@@ -37,6 +37,7 @@ from benchmarks.papers.recipe import idx, mnist, once, options, report
 from benchmarks.papers.xie2021_findings import draw, verdicts
 from rsfl import bounds, demo, fed, runs
 from rsfl.fed import poison
+from rsfl.smooth import ParameterSmoother
 
 PATTERN, SEED = 0.1, 0
 TRIGGER = (
@@ -288,10 +289,9 @@ class Experiment:
         attacks = {} if honest else dict.fromkeys(range(case.attackers), attack)
         return server.run(case.rounds, attacks=attacks, **settings)
 
-    def threat(self, case: Case, **settings: Any) -> bounds.Threat:
+    def threat(self, case: Case, **settings: Any) -> bounds.FeatureThreat:
         """The attack as certificates are told of it."""
-        return bounds.Threat(
-            "feature",
+        return bounds.FeatureThreat(
             clients=range(case.attackers),
             rounds=[case.attacked],
             norm=PATTERN,
@@ -306,18 +306,15 @@ class Experiment:
         """The certificates of a run, each with backdoor norms as radii."""
         if case.sigma:
             at = case.attacked if case.lipschitz_round is None else case.lipschitz_round
-            published = fed.certify(
-                result.model,
+            votes = ParameterSmoother(result.model, case.smoothing, self.classes).certify(
                 x,
-                result.ledger,
-                self.threat(case),
-                method="published",
-                confidence="hoeffding",
-                sigma=case.smoothing,
                 n=case.models,
                 alpha=case.alpha,
-                lipschitz=float(bounds.logistic_lipschitz(case.rho(at))),
+                runner_up="bounded",
+                confidence="hoeffding",
             )
+            lipschitz = float(bounds.logistic_lipschitz(case.rho(at)))
+            published = fed.published(votes, result.ledger, self.threat(case), lipschitz)
             yield "published", fed.largest_backdoors(published, result.ledger)
         if case.rule == "mean":  # the theorem needs fixed weights
             for name, settings in SOUND.items():

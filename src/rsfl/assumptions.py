@@ -74,7 +74,8 @@ RAW_INPUT = Assumption(
 )
 IDEAL_NOISE = Assumption(
     "ideal-noise",
-    "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers.",
+    "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers. "
+    "How often a coordinate of it passes a threshold differs by at most 3e-8.",
     "trusted",
     "the caller; noise.RoundedGaussian does without it",
 )
@@ -152,6 +153,19 @@ WHOLE_LEDGER = Assumption(
     "The ledger is that of the run which ended with this model.",
     "trusted",
     "the caller",
+)
+KNOWN_MODEL = Assumption(
+    "known-model",
+    "The ledger is that of the run which ended with this model, from its first round on.",
+    "checked",
+    "hashes of the weights that each round sent, made and passed on, and of the model",
+)
+RETRAINING = Assumption(
+    "any-retraining",
+    "The other run is what any training from the same start gives: everybody takes part in every "
+    "round with full batches and there is no noise, so that nothing is drawn.",
+    "checked",
+    "the ledger",
 )
 PUBLISHED_FORM = Assumption(
     "published-form",

@@ -13,7 +13,7 @@ from torch.nn import functional
 from rsfl import bounds, fed, noise, runs, train
 from rsfl._progress import progress
 from rsfl.fed import poison
-from rsfl.smooth import Certificate, GaussianSmoother
+from rsfl.smooth import Certificate, GaussianSmoother, ParameterSmoother
 
 __all__ = ["digits", "frozen_features", "main", "network", "trained"]
 
@@ -174,14 +174,14 @@ def poisoned_digits(
     ):
         print(f"   {name:44}{accuracy(result.model):>10.3f}{success(result.model):>16.3f}")
 
-    backdoor = bounds.Threat("feature", clients=[0], rounds=[attacked], norm=0.1, per_batch=5)
+    backdoor = bounds.FeatureThreat(clients=[0], rounds=[attacked], norm=0.1, per_batch=5)
     threats = {
         f"backdoor of norm 0.1, 5 a batch, round {attacked}": backdoor,
-        f"any samples of one client, round {attacked}": bounds.Threat(
-            "sample", clients=[0], rounds=[attacked], input_norm=1.5
+        f"any samples of one client, round {attacked}": bounds.SampleThreat(
+            clients=[0], rounds=[attacked], input_norm=1.5
         ),
-        "removal: no single client decided it": bounds.Threat("removal", at_most=1),
-        "removal: no two clients decided it": bounds.Threat("removal", at_most=2),
+        "removal: no single client decided it": bounds.RemovalThreat(at_most=1),
+        "removal: no two clients decided it": bounds.RemovalThreat(at_most=2),
     }
     print(f"\n   {'certified against':44}{'accuracy':>10}{'all labels':>12}")
 
@@ -192,7 +192,8 @@ def poisoned_digits(
         )
         print(f"   {name:44}{float(right):>10.3f}{float(made):>12.3f}")
 
-    published = fed.certify(run.model, inputs, run.ledger, backdoor, method="published", sigma=0.05)
+    votes = ParameterSmoother(run.model, sigma=0.05, num_classes=10).certify(inputs)
+    published = fed.published(votes, run.ledger, backdoor)
     row("  as published, same backdoor", published)
     sound = {
         name: fed.certify(run.model, inputs, run.ledger, threat) for name, threat in threats.items()

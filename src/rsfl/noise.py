@@ -16,7 +16,7 @@ from scipy import special
 from torch import Tensor
 from typing_extensions import override
 
-from rsfl import bounds
+from rsfl import _samples, bounds
 from rsfl._checks import Float64, Floats, count, number, numbers, probabilities, stored, unwrapped
 from rsfl.assumptions import (
     GRID_INPUT,
@@ -109,9 +109,7 @@ class Gaussian(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        return torch.empty(shape, device=device, dtype=torch.float32).normal_(
-            0.0, self.sigma, generator=generator
-        )
+        return _samples.normal(shape, generator=generator, device=device).mul_(self.sigma)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -161,8 +159,7 @@ class Uniform(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        noise = torch.empty(shape, device=device, dtype=torch.float32)
-        return noise.uniform_(-self.half_width, self.half_width, generator=generator)
+        return _samples.uniform(shape, generator=generator, device=device).mul_(self.half_width)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -187,14 +184,7 @@ class Laplace(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        def exponential() -> Tensor:
-            return torch.empty(shape, device=device, dtype=torch.float32).exponential_(
-                1.0, generator=generator
-            )
-
-        return (
-            exponential().sub_(exponential()).mul_(self.scale)
-        )  # two exponentials differ by a Laplace variable
+        return _samples.laplace(shape, generator=generator, device=device).mul_(self.scale)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:

@@ -8,13 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import THREATS, ledgers, log, value
 
-from rsfl.bounds import Threat, largest_norm, latest_round, most_attackers
+from rsfl.bounds import (
+    ClientThreat,
+    FeatureThreat,
+    RemovalThreat,
+    largest_norm,
+    latest_round,
+    most_attackers,
+)
 
 RADII = np.array([0.0, 1e-6, 1e-3, 0.02, 0.1, 0.5, 3.0, 1e3])
 
 
 @settings(max_examples=30)
-@given(ledgers(), st.sampled_from([one for one in THREATS if one.level == "feature"]))
+@given(ledgers(), st.sampled_from([one for one in THREATS if isinstance(one, FeatureThreat)]))
 def test_largest_norm_is_the_largest(rounds, threat):
     found = largest_norm(rounds, threat, RADII)
     assert (np.diff(found) >= 0).all()
@@ -39,7 +46,7 @@ def test_most_attackers_is_the_largest(rounds, threat):
     assert most_attackers(rounds, threat, 0.1) == found[4]
 
 
-@given(ledgers(), st.sampled_from([one for one in THREATS if one.level != "removal"]))
+@given(ledgers(), st.sampled_from([one for one in THREATS if not isinstance(one, RemovalThreat)]))
 def test_latest_round_is_the_latest(rounds, threat):
     found = latest_round(rounds, threat, RADII)
     single = np.array([value(rounds, replace(threat, rounds=[one.index])) for one in rounds])
@@ -48,11 +55,11 @@ def test_latest_round_is_the_latest(rounds, threat):
 
 
 def test_inverse_questions_refuse_threats_without_that_question():
-    with pytest.raises(ValueError, match="feature level, got 'client'"):
-        largest_norm(log(), Threat("client", at_most=1), 0.1)
+    with pytest.raises(ValueError, match="must be a FeatureThreat, got ClientThreat"):
+        largest_norm(log(), ClientThreat(at_most=1), 0.1)
     with pytest.raises(ValueError, match="unknown set"):
-        most_attackers(log(), Threat("client", clients=[1]), 0.1)
-    with pytest.raises(ValueError, match="removal"):
-        latest_round(log(), Threat("removal", at_most=1), 0.1)
+        most_attackers(log(), ClientThreat(clients=[1]), 0.1)
+    with pytest.raises(ValueError, match="got RemovalThreat"):
+        latest_round(log(), RemovalThreat(at_most=1), 0.1)
     with pytest.raises(ValueError, match=r"radius must lie in \[0, inf\], got -1"):
-        most_attackers(log(), Threat("removal", at_most=1), -1)
+        most_attackers(log(), RemovalThreat(at_most=1), -1)

@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import PLAIN, PLAIN_SGD, THREATS, ledgers, log, participant, record, value
+from ledgers import threat as threat_of
 from mpmath import mp
 
-from rsfl.bounds import ConditionError, Participant, Round, Threat, deviation
+from rsfl.bounds import (
+    ClientThreat,
+    ConditionError,
+    FeatureThreat,
+    Participant,
+    RemovalThreat,
+    Round,
+    SampleThreat,
+    deviation,
+)
 from rsfl.bounds.condition import CONDITIONS
 from rsfl.bounds.crfl import logistic_lipschitz
 
@@ -224,9 +234,11 @@ def choose(rng, s, rounds_too=True):
 
 def of(rng, who, when, r, unknown):
     everyone = {"at_most": int(who[r].sum())} if unknown else {"clients": np.flatnonzero(who[r])}
-    return everyone | {
-        "rounds": None if when is None or when[r].all() else 1 + np.flatnonzero(when[r])
-    }
+    if not who[r].any():
+        everyone = {"clients": [99]}  # who never took part
+    if when is None:
+        return everyone
+    return everyone | {"rounds": None if when[r].all() else 1 + np.flatnonzero(when[r])}
 
 
 def poison(rng, s, level, *, comparator="clean"):
@@ -264,8 +276,8 @@ def poison(rng, s, level, *, comparator="clean"):
         how_many = [
             {"samples": {int(i): np.flatnonzero(bad[r, i]) for i in np.flatnonzero(who[r])}},
             {"samples": int(most)},
-            {"share": min(1.0, share[r].max() * (1 + 1e-12))},
-            {"per_batch": round((drawn[r].sum(-1) * np.array(s.sizes)).max())},
+            {"share": min(1.0, share[r].max() * (1 + 1e-12) + 1e-12)},
+            {"per_batch": max(1, round((drawn[r].sum(-1) * np.array(s.sizes)).max()))},
         ][max(way, 1) if unknown else way]
         power = (
             {"norm": norm[r] * (1 + 1e-12), "flips": bool(flips[r])} if level == "feature" else {}
@@ -273,7 +285,7 @@ def poison(rng, s, level, *, comparator="clean"):
         power |= {"input_norm": bound[r] * (1 + 1e-12)} if level == "sample" else {}
         gamma = (scale[r] * 0.5, scale[r] * 1.5) if rng.random() < 0.2 else scale[r]
         threats.append(
-            Threat(
+            threat_of(
                 level,
                 **of(rng, who, when, r, unknown),
                 **power,
@@ -300,7 +312,9 @@ def send(rng, s, level):
     updates = rng.normal(size=(*s.weight.shape, *s.start.shape[1:]))
     updates = shorten(1e6 * updates, 10 ** rng.uniform(-2, 1, s.weight.shape))
     threats = [
-        Threat(level, **of(rng, who, when, r, unknown=level != "forensic" and rng.random() < 0.3))
+        threat_of(
+            level, **of(rng, who, when, r, unknown=level != "forensic" and rng.random() < 0.3)
+        )
         for r in range(runs)
     ]
     done = {"attacked": attacked, "updates": updates}
@@ -450,7 +464,7 @@ def strong_attack(rng, level, runs):
         }.get(level, {})
         for r in range(runs)
     ]
-    threats = [Threat(level, clients=[0], **one) for one in power]
+    threats = [threat_of(level, clients=[0], **one) for one in power]
     found = ratios(rng, s, Attack(threats, done, compared), level)
     assert not (found > 1).any(), np.nanmax(found)
     return found[:, -1]
@@ -469,7 +483,7 @@ def test_removal_of_any_two_unknown_clients():
     rng = np.random.default_rng(3)
     s = draw_study(rng, 40, clients=5, rounds=3)
     s.weight = (s.weight + 0.05) / (s.weight + 0.05).sum(-1, keepdims=True)
-    threat = Threat("removal", at_most=2)
+    threat = RemovalThreat(at_most=2)
     pairs = np.array([np.isin(range(5), pair) for pair in combinations(range(5), 2)])
 
     # Everyone is honest: any two may be left out.
@@ -545,7 +559,7 @@ def test_published_bound_fails_for_large_inputs():
     x, y = [[0.0, np.sqrt(size**2 - 1), 1.0]], [[1.0, 0.0]]
     s = one_client_study(x, y, start, rate=1 / (size**2 / 2))
     measured, bound = poisoned_by(
-        s, Threat("feature", clients=[0], norm=norm, flips=False), x + np.array([norm, 0, 0]), y
+        s, FeatureThreat(clients=[0], norm=norm, flips=False), x + np.array([norm, 0, 0]), y
     )
     assert measured > 1.5 * published(s, fraction=1.0, norm=norm, rho=rho)
     assert 0.3 * bound < measured <= bound
@@ -557,12 +571,10 @@ def test_published_bound_fails_for_flipped_labels(norm):
     x, y = [[0.6, np.sqrt(1 - 0.36 - 0.01), 0.1]], [[1.0, 0.0]]
     s = one_client_study(x, y, np.zeros((2, 3)), rate=1.0)
     x_bad = np.array(x) * (1 - norm)
-    measured, bound = poisoned_by(s, Threat("feature", clients=[0], norm=norm), x_bad, [[0.0, 1.0]])
+    measured, bound = poisoned_by(s, FeatureThreat(clients=[0], norm=norm), x_bad, [[0.0, 1.0]])
     assert measured > 1.5 * published(s, fraction=1.0, norm=norm, rho=0.0)
     assert measured <= bound
-    _, without_flips = poisoned_by(
-        s, Threat("feature", clients=[0], norm=norm, flips=False), x_bad, y
-    )
+    _, without_flips = poisoned_by(s, FeatureThreat(clients=[0], norm=norm, flips=False), x_bad, y)
     assert measured > without_flips  # the flip is what does it
 
 
@@ -580,7 +592,7 @@ def test_published_bound_fails_for_a_short_last_batch():
     )
     x_bad = x.copy()
     x_bad[-1, 0] += norm
-    threat = Threat("feature", clients=[0], norm=norm, flips=False, samples={0: [48]})
+    threat = FeatureThreat(clients=[0], norm=norm, flips=False, samples={0: [48]})
     measured, bound = poisoned_by(s, threat, x_bad, y)
     assert measured > 2 * published(s, fraction=1 / 48, norm=norm, rho=rho)
     assert 0.3 * bound < measured <= bound
@@ -610,7 +622,7 @@ def test_what_a_poisoned_step_leaves_can_outlive_the_decay():
         clients=1,
     )
     x_bad = x + np.array([[0.01, 0.0], [0, 0], [0, 0], [0, 0]])
-    threat = Threat("feature", clients=[0], norm=0.01, flips=False, samples={0: [0]})
+    threat = FeatureThreat(clients=[0], norm=0.01, flips=False, samples={0: [0]})
     measured, bound = poisoned_by(s, threat, x_bad, y)
     decayed_by_lam = 0.0  # the sum over steps with factors (1 - eta lam)^(tau - 1 - j)
     assert decayed_by_lam < 0.2 * bound < measured <= bound
@@ -625,7 +637,7 @@ def test_a_scaled_comparator_expands_when_several_rounds_are_attacked():
     s = one_client_study(
         [[size, 0.0]] * 2, np.eye(2), np.zeros((2, 2)), rate=1.5 / beta, clients=1, rounds=rounds
     )
-    threat = Threat("feature", clients=[0], norm=1e-6, flips=False, scale=4.0, comparator="scaled")
+    threat = FeatureThreat(clients=[0], norm=1e-6, flips=False, scale=4.0, comparator="scaled")
     attacked = np.ones(s.weight.shape, bool)
     x = s.x + np.array([[1e-6, 0.0], [0.0, 0.0]])
     clean, other = (
@@ -681,16 +693,20 @@ def test_recursion_against_fifty_digits():
                 mp.mpf(float(v)) for v in (eta, lam, size, weight, step, longest, norm, clip)
             )
             q = mp.mpf(1 - weight)
-            kappa = 1 - s * (1 - p * max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2))) ** tau - q)
+            kappa = max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2))) ** tau
             kept, distance, exact = 1 - e * l_, mp.mpf(0), []
             for t in range(3):
                 sent = max(w, min(w + distance, r)) if t else w
                 honest = (1 - kept**tau) * sent + e * mp.sqrt(2) * b * sum(
                     kept**j for j in range(tau)
                 )
-                distance = min(2 * r, kappa * distance + s * p * (c + honest))
+                # Eqs. (7) and (8): the logged update has norm 0.3.
+                apart = distance + min(honest, c, mp.mpf(0.3)) + c
+                if honest <= c:
+                    apart = min(apart, kappa * distance + c + honest)
+                distance = min(2 * r, (1 - s) * distance + s * (p * apart + q * distance))
                 exact.append(distance)
-            found = deviation(rounds, Threat("client", clients=[0])).trace
+            found = deviation(rounds, ClientThreat(clients=[0])).trace
             for value, bound in zip(exact, found, strict=True):
                 assert value <= mp.mpf(float(bound)) <= value * (1 + mp.mpf("1e-11"))
 
@@ -709,8 +725,7 @@ def test_poisoned_update_against_fifty_digits():
         )
         gamma = rng.uniform(0, 3)
         one = participant(weight=1.0, lr=eta, decay=(lam, lam), input_norm=size)
-        threat = Threat(
-            "feature",
+        threat = FeatureThreat(
             clients=[0],
             norm=delta,
             flips=flips,
@@ -738,16 +753,16 @@ def test_levels_cap_one_another():
     # A clip brings what is sent closer to any honest update: no data can do more than any update
     # whatever.
     rounds = log(update_clip=2.0)
-    client = value(rounds, Threat("client", clients=[0]))
-    assert value(rounds, Threat("sample", clients=[0], input_norm=50.0, scale=50.0)) == client
-    assert value(log(), Threat("sample", clients=[0], input_norm=50.0, scale=50.0)) > client
-    assert value(rounds, Threat("feature", clients=[0], norm=1e6)) <= client
+    client = value(rounds, ClientThreat(clients=[0]))
+    assert value(rounds, SampleThreat(clients=[0], input_norm=50.0, scale=50.0)) == client
+    assert value(log(), SampleThreat(clients=[0], input_norm=50.0, scale=50.0)) > client
+    assert value(rounds, FeatureThreat(clients=[0], norm=1e6)) <= client
 
 
 def test_an_update_that_is_rejected_counts_as_zero():
     # No norm limit: nothing happens. A limit that the poisoned update may pass: the whole honest
     # update may be lost.
-    threat = Threat("feature", clients=[0], norm=1e-3, flips=False)
+    threat = FeatureThreat(clients=[0], norm=1e-3, flips=False)
     free, far = value(log(1), threat), value(log(1, reject_norm=50.0), threat)
     close = value(log(1, reject_norm=1.307), threat)
     assert free == far < 0.01
@@ -765,17 +780,15 @@ def test_removal_of_one_client_in_one_round_is_its_share_of_the_mean():
             ]
         )
     ]
-    assert deviation(rounds, Threat("removal", clients=[1])).value == pytest.approx(
+    assert deviation(rounds, RemovalThreat(clients=[1])).value == pytest.approx(
         0.03 / 0.7, rel=1e-12
     )
-    assert deviation(rounds, Threat("removal", at_most=1)).value == pytest.approx(
-        0.05 / 0.5, rel=1e-12
-    )
-    assert deviation(rounds, Threat("removal", clients=[7])).value == 0
+    assert deviation(rounds, RemovalThreat(at_most=1)).value == pytest.approx(0.05 / 0.5, rel=1e-12)
+    assert deviation(rounds, RemovalThreat(clients=[7])).value == 0
 
 
 def test_trace_contracts_after_the_attack():
-    found = deviation(log(4), Threat("feature", clients=[0], norm=0.1, rounds=[2]))
+    found = deviation(log(4), FeatureThreat(clients=[0], norm=0.1, rounds=[2]))
     assert found.trace[0] == 0
     assert found.trace[1] > found.trace[2] > found.trace[3] > 0
     np.testing.assert_allclose(
@@ -786,7 +799,7 @@ def test_trace_contracts_after_the_attack():
 
 
 def test_cap_is_twice_the_clip_and_forgets_what_came_before():
-    far = Threat("sample", clients=[0], input_norm=100.0, scale=100.0)
+    far = SampleThreat(clients=[0], input_norm=100.0, scale=100.0)
     assert deviation(log(clip=0.3), far).value == 0.6
     early = deviation(log(clip=0.3), replace(far, rounds=[1]))
     assert early.value == pytest.approx(
@@ -803,9 +816,9 @@ def test_order_of_participants_does_not_matter(rounds, threat):
     assert value(turned, threat) == pytest.approx(value(rounds, threat), rel=1e-12, abs=0)
 
 
-@given(ledgers(), st.floats(0, 2), st.floats(1, 4), st.integers(0, 9))
+@given(ledgers(), st.floats(1e-3, 2), st.floats(1, 4), st.integers(1, 9))
 def test_a_stronger_threat_is_never_bounded_by_less(rounds, norm, more, samples):
-    base = Threat("feature", clients=[0], norm=norm, flips=False, samples=samples, rounds=[1])
+    base = FeatureThreat(clients=[0], norm=norm, flips=False, samples=samples, rounds=[1])
     least = value(rounds, base)
     for change in (
         {"norm": norm * more + 0.01},
@@ -816,27 +829,29 @@ def test_a_stronger_threat_is_never_bounded_by_less(rounds, norm, more, samples)
         {"scale": more},
         {"scale": (0.5, 1.0)},
         {"clients": [0, 1]},
-        {"clients": None, "at_most": 1},
+        {"clients": [], "at_most": 1},
+        {"at_most": 1},
+        {"valid": False},
         {"rounds": None},
     ):
         assert least <= value(rounds, replace(base, **change)) * NO_SMALLER, change
     for level in ("sample", "client"):
         given_ = {"input_norm": 3 + norm, "samples": samples} if level == "sample" else {}
-        assert least <= value(rounds, Threat(level, clients=[0], rounds=[1], **given_)) * NO_SMALLER
+        harder = threat_of(level, clients=[0], rounds=[1], **given_)
+        assert least <= value(rounds, harder) * NO_SMALLER
 
 
 @given(ledgers(), st.sampled_from([one for one in THREATS if one.at_most]))
 def test_a_larger_unknown_set_is_never_bounded_by_less_than_any_in_it(rounds, threat):
-    unknown = [value(rounds, replace(threat, at_most=m)) for m in (0, 1, 2)]
-    assert unknown[0] == 0
+    unknown = {m: value(rounds, replace(threat, at_most=m)) for m in (1, 2)}
     assert unknown[1] <= unknown[2] * NO_SMALLER
     for pair in combinations(range(len(rounds[0].participants)), 2):
-        assert value(rounds, replace(threat, at_most=None, clients=pair)) <= unknown[2] * NO_SMALLER
+        assert value(rounds, replace(threat, at_most=0, clients=pair)) <= unknown[2] * NO_SMALLER
 
 
 @given(ledgers(), st.sampled_from(THREATS))
 def test_more_honest_rounds_never_take_the_models_further_apart(rounds, threat):
-    if threat.level == "removal":
+    if isinstance(threat, RemovalThreat):
         calm = [replace(p, gap=0.0) for p in rounds[0].participants]
     else:
         threat, calm = replace(threat, rounds=[1]), rounds[0].participants
@@ -865,7 +880,7 @@ def test_a_harder_ledger_is_never_bounded_by_less(rounds, threat, name):
         # The weights' pull on honest updates goes with the decay, so only the contraction is
         # compared.
         harder, easier = (
-            deviation(one, Threat("removal", clients=[0])).contraction for one in (harder, easier)
+            deviation(one, RemovalThreat(clients=[0])).contraction for one in (harder, easier)
         )
         assert (harder * NO_SMALLER >= easier).all()
     else:

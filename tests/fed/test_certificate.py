@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ledgers import threat as threat_of
 from torch import nn
 
 from rsfl import bounds, fed
-from rsfl.bounds import ConditionError, Threat
+from rsfl.bounds import ClientThreat, ConditionError, FeatureThreat, RemovalThreat, SampleThreat
 from rsfl.fed.poison import Attack, Backdoor, Noise, Scale
-from rsfl.smooth import ABSTAIN
+from rsfl.smooth import ABSTAIN, GaussianSmoother, ParameterSmoother, exact_votes, margins
 
 DOUBLE = torch.float64
 TEST = torch.randn(400, 5, generator=torch.Generator().manual_seed(99), dtype=DOUBLE)
@@ -71,7 +72,7 @@ def test_backdoored_runs_never_differ_from_the_clean_run_where_it_is_certified()
                 result.model,
                 TEST,
                 result.ledger,
-                Threat(level, clients=[client], rounds=rounds, **power),
+                threat_of(level, clients=[client], rounds=rounds, **power),
             )
             certified += int((~certificate.abstained).sum())
             differing += int((result.model(TEST).argmax(1) != clean(TEST).argmax(1)).sum())
@@ -94,9 +95,9 @@ def test_removals_never_differ_from_the_run_without_the_clients_where_it_is_cert
             without = server.run(
                 3, exclude=gone, attacks={} if 3 in gone else {3: attack}, progress=False
             ).model
-            named = fed.certify(result.model, TEST, result.ledger, Threat("removal", clients=gone))
+            named = fed.certify(result.model, TEST, result.ledger, RemovalThreat(clients=gone))
             anyone = fed.certify(
-                result.model, TEST, result.ledger, Threat("removal", at_most=len(gone))
+                result.model, TEST, result.ledger, RemovalThreat(at_most=len(gone))
             )
             certified[len(gone)] += int((~named.abstained).sum())
             assert named.deviation <= anyone.deviation
@@ -114,16 +115,16 @@ def trained(**settings):
     return server, server.run(3, progress=False)
 
 
-THREAT = Threat("feature", clients=[0], rounds=[2], norm=0.1, per_batch=1)
+THREAT = FeatureThreat(clients=[0], rounds=[2], norm=0.1, per_batch=1)
 
 
 def test_votes_of_a_linear_model_are_exact_and_never_beyond_its_margin():
     _, result = trained()
     margin = fed.certify(result.model, TEST, result.ledger, THREAT)
-    votes = fed.certify(result.model, TEST, result.ledger, THREAT, method="votes", sigma=0.1)
-    sampled = fed.certify(
-        result.model, TEST, result.ledger, THREAT, method="votes", sigma=0.1, n=1000
-    )
+    votes = fed.withstood(exact_votes(result.model, TEST, 0.1), result.ledger, THREAT)
+    smoother = ParameterSmoother(result.model, 0.1, 3)
+    base = smoother.certify(TEST, n=1000, runner_up="bounded")
+    sampled = fed.withstood(base, result.ledger, THREAT)
     assert (margin.alpha, votes.alpha, sampled.alpha) == (0.0, 0.0, 0.001)
     assert bool((votes.reach <= margin.reach).all())
     assert bool((sampled.reach <= votes.reach + 1e-12).double().mean() > 0.99)
@@ -148,7 +149,7 @@ def test_the_certificate_abstains_where_the_deviation_reaches_the_prediction():
     assert torch.equal(certificate.radius, torch.where(held, certificate.reach, 0.0))
     assert (certificate.space, certificate.norm) == ("parameters", "l2")
     names = {a.id for a in certificate.assumptions}
-    assert {"plain-sgd", "step-size", "float64", "whole-ledger", "coupled-runs"} <= names
+    assert {"plain-sgd", "step-size", "float64", "known-model", "coupled-runs"} <= names
     assert certificate[:3].threat == THREAT
     parts = type(certificate).cat([certificate[:5], certificate[5:]])
     assert torch.equal(parts.reach, certificate.reach)
@@ -181,7 +182,6 @@ def broken(name):
             {"model": nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()},
         ),
         "step-size": ("step-size", {"trainer": fed.SGD(**sgd | {"lr": 3.0})}),
-        "clipped honest update": ("honest-updates-intact", {"update_clip": 0.05}),
         "renormalised": ("zero-for-rejected", {"reject": "renormalise"}),
         "custom loss": (
             "plain-loss",
@@ -199,7 +199,6 @@ def broken(name):
         "geometric median",
         "batch norm",
         "step-size",
-        "clipped honest update",
         "renormalised",
         "custom loss",
     ],
@@ -207,7 +206,7 @@ def broken(name):
 def test_a_run_that_breaks_a_condition_is_refused_by_name(name):
     condition, settings = broken(name)
     _, result = trained(**settings)
-    for threat in (THREAT, Threat("removal", clients=[0])):
+    for threat in (THREAT, RemovalThreat(clients=[0])):
         with pytest.raises(ConditionError, match=f"condition '{condition}'") as caught:
             fed.certify(result.model, TEST, result.ledger, threat)
         assert caught.value.condition == condition
@@ -239,7 +238,7 @@ def test_samples_are_named_by_their_numbers_in_the_data_set():
     x[named] = 1.0
     poisoned = replace(server, clients=[replace(one, x=x) for one in server.clients])
     clean, attacked = (one.run(3, progress=False) for one in (server, poisoned))
-    threat = Threat("sample", clients=[3], samples={3: named}, input_norm=6**0.5)
+    threat = SampleThreat(clients=[3], samples={3: named}, input_norm=6**0.5)
     certificate = fed.certify(attacked.model, TEST, attacked.ledger, threat)
     parameters = [
         torch.cat([p.detach().flatten() for p in run.model.parameters()])
@@ -259,7 +258,7 @@ def test_a_sample_that_is_given_twice_is_one_sample():
     first = server.clients[0]
     twice = replace(first, indices=[*first.where[:1].repeat(6), *first.where[1:]])
     run = replace(server, clients=[twice, *server.clients[1:]]).run(2, progress=False)
-    one = Threat("sample", clients=[0], samples=1, input_norm=2.0)
+    one = SampleThreat(clients=[0], samples=1, input_norm=2.0)
     named = replace(one, samples={0: first.where[:1].tolist()})
     once = server.run(2, progress=False).ledger
     assert (
@@ -272,24 +271,26 @@ def test_a_sample_that_is_given_twice_is_one_sample():
     )
 
 
-@pytest.mark.parametrize("method", ["margin", "published"])
-def test_clients_that_the_ledger_does_not_know_are_refused(method):
+def test_clients_that_the_ledger_does_not_know_are_refused():
     _, result = trained(clip=3.0)
-    options = {"method": method, "sigma": 0.05} if method == "published" else {}
-    threat = Threat("feature", clients=[2, 8], rounds=[2], norm=0.1, per_batch=1)
+    threat = FeatureThreat(clients=[2, 8], rounds=[2], norm=0.1, per_batch=1)
     for ledger in (result.ledger, result.ledger.rounds):
-        with pytest.raises(
-            ValueError, match=r"threat\.clients must be clients of the ledger, got \[8\]"
+        for ask in (
+            lambda ledger: fed.certify(result.model, TEST, ledger, threat),
+            lambda ledger: fed.withstood(margins(result.model, TEST), ledger, threat),
+            lambda ledger: fed.published(votes(result), ledger, threat),
         ):
-            fed.certify(result.model, TEST, ledger, threat, **options)
+            with pytest.raises(
+                ValueError, match=r"threat\.clients must be clients of the ledger, got \[8\]"
+            ):
+                ask(ledger)
 
 
 def test_clients_that_were_never_drawn_changed_nothing():
     result = problem(fraction=0.2).run(1, progress=False)
     idle = next(id_ for id_, fate in result.ledger.fates(1).items() if fate == "not sampled")
     assert (
-        fed.certify(result.model, TEST, result.ledger, Threat("removal", clients=[idle])).deviation
-        == 0
+        fed.certify(result.model, TEST, result.ledger, RemovalThreat(clients=[idle])).deviation == 0
     )
 
 
@@ -347,19 +348,19 @@ def test_weights_are_of_the_registration_or_of_the_server():
     assert ids["registration"] - ids["server"] == {"registered-sizes"}
 
 
-PUBLISHED = Threat(
-    "feature", clients=[0, 3], rounds=[2], norm=0.003, per_batch=1, scale=4.0, comparator="scaled"
+PUBLISHED = FeatureThreat(
+    clients=[0, 3], rounds=[2], norm=0.003, per_batch=1, scale=4.0, comparator="scaled"
 )
 
 
-def published(result, threat=PUBLISHED, **options):
-    return fed.certify(
-        result.model,
-        TEST,
-        result.ledger,
-        threat,
-        **{"method": "published", "sigma": 0.05} | options,
-    )
+def votes(result, **options):
+    smoother = ParameterSmoother(result.model, 0.05, 3)
+    return smoother.certify(TEST, n=1000, **{"runner_up": "bounded"} | options)
+
+
+def published(result, threat=PUBLISHED, ledger=None, lipschitz=None, **options):
+    ledger = result.ledger if ledger is None else ledger
+    return fed.published(votes(result, **options), ledger, threat, lipschitz)
 
 
 def test_the_published_certificate_is_corollary_one_on_the_ledgers_numbers():
@@ -445,11 +446,8 @@ def test_the_published_formula_is_not_evaluated_for_other_training(settings, con
 
 def test_the_published_formula_takes_the_weights_that_were_used():
     server = problem(clip=3.0, noise_std=0.05, reject="renormalise")
-    broken = [
-        replace(one, x=one.x * torch.nan) if one.id in (1, 2, 4, 5) else one
-        for one in server.clients
-    ]
-    result = replace(server, clients=broken).run(2, progress=False)
+    broken = Attack(update=lambda own, honest, generator: own * torch.nan)
+    result = server.run(2, attacks=dict.fromkeys((1, 2, 4, 5), broken), progress=False)
     certificate = published(result)
     assert result.ledger.rounds[1].participants[0].weight == pytest.approx(1 / 8)
     expected = bounds.crfl_radius(
@@ -461,12 +459,8 @@ def test_the_published_formula_takes_the_weights_that_were_used():
         later=[],
     )
     np.testing.assert_allclose(certificate.reach.numpy(), expected, rtol=1e-9)
-    with pytest.raises(
-        ConditionError, match="zero-for-rejected"
-    ):  # records alone do not tell the weights
-        fed.certify(
-            result.model, TEST, result.ledger.rounds, PUBLISHED, method="published", sigma=0.05
-        )
+    with pytest.raises(ConditionError, match="zero-for-rejected"):
+        published(result, ledger=result.ledger.rounds)  # records alone do not tell the weights
 
 
 def test_attackers_who_were_not_there_change_nothing():
@@ -478,64 +472,15 @@ def test_attackers_who_were_not_there_change_nothing():
     assert set(certificate.reach[certificate.label != ABSTAIN].tolist()) == {np.inf}
 
 
-VOTES = {"method": "votes", "sigma": 0.1}
-
-
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("changes", "error", "words"),
     [
         (
-            {"method": "guess"},
-            ValueError,
-            "method must be one of 'margin', 'votes', 'published', got 'guess'",
-        ),
-        (
-            {"sigma": 0.1},
-            ValueError,
-            "sigma does not apply to method='margin'; leave it out, got 0.1",
-        ),
-        ({"method": "votes"}, ValueError, "sigma must be given for method='votes', got None"),
-        (
-            {"method": "published"},
-            ValueError,
-            "sigma must be given for method='published', got None",
-        ),
-        ({"n": 100}, ValueError, "n does not apply to method='margin'; leave it out, got 100"),
-        ({"n0": -4}, ValueError, "n0 does not apply to method='margin'; leave it out, got -4"),
-        ({"alpha": 7}, ValueError, "alpha does not apply to method='margin'; leave it out, got 7"),
-        ({"confidence": "nonsense"}, ValueError, "confidence does not apply to method='margin'"),
-        (
-            {"lipschitz": 3.0},
-            ValueError,
-            "lipschitz does not apply to method='margin'; leave it out, got 3.0",
-        ),
-        ({"seed": 0}, ValueError, "seed does not apply to method='margin'; leave it out, got 0"),
-        (
-            {**VOTES, "alpha": 0.01},
-            ValueError,
-            "alpha does not apply to exact votes, without n; leave it out",
-        ),
-        ({**VOTES, "lipschitz": 3.0}, ValueError, "lipschitz does not apply to method='votes'"),
-        ({**VOTES, "sigma": 0}, ValueError, r"sigma must lie in \(0, inf\), got 0"),
-        ({**VOTES, "n": 100, "n0": 0}, ValueError, "n0 must be a count of at least 1"),
-        ({**VOTES, "n": 100, "alpha": 7}, ValueError, r"alpha must lie in \(0, 1\), got 7"),
-        ({**VOTES, "n": 100, "confidence": "nonsense"}, ValueError, "confidence must be one of"),
-        (
-            {"method": "published", "sigma": 0.1, "lipschitz": -1.0},
-            ValueError,
-            "lipschitz must lie in",
-        ),
-        (
-            {"method": "published", "sigma": 0.1},
-            ValueError,
-            "lipschitz must be given for a run without a clip",
-        ),
-        (
-            {"threat": Threat("feature", clients=[0], rounds=[9], norm=0.1)},
+            {"threat": FeatureThreat(clients=[0], rounds=[9], norm=0.1)},
             ValueError,
             r"rounds 1 to 3, got \[9\]",
         ),
-        ({"threat": Threat("client", clients=[0])}, ConditionError, "condition 'update-clip'"),
+        ({"threat": ClientThreat(clients=[0])}, ConditionError, "condition 'update-clip'"),
         (
             {"x": TEST.float()},
             ValueError,
@@ -547,20 +492,63 @@ VOTES = {"method": "votes", "sigma": 0.1}
             ValueError,
             r"x must be a batch \(B, ...\) of at least one input, got shape \(5,\)",
         ),
-        ({"threat": "removal"}, TypeError, "threat must be a Threat, got str"),
-        (
-            {"index": [1, 2]},
-            ValueError,
-            r"index must hold 400 whole numbers, one for each input, got \[1, 2\]",
-        ),
+        ({"threat": "removal"}, TypeError, "threat must be a bounds.Threat, got str"),
     ],
 )
-def test_bad_arguments_are_named_and_quoted(options, error, words):
+def test_bad_arguments_are_named_and_quoted(changes, error, words):
     _, result = trained()
-    arguments = {"x": TEST, "threat": THREAT} | options
-    x, threat = arguments.pop("x"), arguments.pop("threat")
+    arguments = {"x": TEST, "threat": THREAT} | changes
     with pytest.raises(error, match=words):
-        fed.certify(result.model, x, result.ledger, threat, **arguments)
+        fed.certify(result.model, arguments["x"], result.ledger, arguments["threat"])
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ({"method": "margin"}, r"fed.certify\(model, x, ledger, threat\)"),
+        ({"method": "votes", "sigma": 0.1}, r"fed.withstood\(smooth.exact_votes"),
+        ({"sigma": 0.1, "n": 100}, r"fed.withstood\(smooth.ParameterSmoother"),
+        ({"method": "published", "sigma": 0.1}, r"fed.published\(smooth.ParameterSmoother"),
+        ({"index": [1, 2]}, r"fed.withstood\(smooth.margins\(model, x, index\)"),
+    ],
+)
+def test_arguments_that_chose_a_method_name_the_call_that_they_became(old, now):
+    _, result = trained()
+    with pytest.raises(TypeError, match=now):
+        fed.certify(result.model, TEST, result.ledger, THREAT, **old)
+
+
+def test_only_certificates_over_parameters_are_held_against_threats():
+    _, result = trained()
+    over_inputs = GaussianSmoother(result.model, 0.5, 3).certify(TEST[:5], n=20)
+    with pytest.raises(ValueError, match=r"in l2 over parameters, .* got l2 over input"):
+        fed.withstood(over_inputs, result.ledger, THREAT)
+    with pytest.raises(TypeError, match=r"certificate must be a smooth.Certificate, got Linear"):
+        fed.withstood(result.model, result.ledger, THREAT)
+    held = fed.certify(result.model, TEST, result.ledger, THREAT)
+    with pytest.raises(TypeError, match="no threat was held against"):
+        fed.withstood(held, result.ledger, THREAT)
+    with pytest.raises(TypeError, match=r"certificate must be of smooth.ParameterSmoother"):
+        fed.published(margins(result.model, TEST), result.ledger, PUBLISHED)
+    for make in (margins, lambda model, x: exact_votes(model, x, 0.1)):
+        with pytest.raises(ValueError, match="model must be one affine map"):
+            make(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double(), TEST)
+    with pytest.raises(ValueError, match=r"sigma must lie in \(0, inf\), got 0"):
+        exact_votes(result.model, TEST, 0)
+    with pytest.raises(ValueError, match="index must hold 400 whole numbers"):
+        margins(result.model, TEST, [1, 2])
+
+
+def test_a_sequential_certificate_is_held_against_a_threat():
+    _, result = trained()
+    needed = bounds.deviation(result.ledger.rounds, THREAT).value
+    smoother = ParameterSmoother(result.model, 0.1, 3)
+    enough = smoother.certify_at(TEST[:50], needed * 1.01, n_max=2000)
+    held = fed.withstood(enough, result.ledger, THREAT)
+    assert torch.equal(held.label, enough.label)
+    assert 0 < int((~held.abstained).sum()) < 50
+    short = smoother.certify_at(TEST[:50], needed * 0.99, n_max=2000)
+    assert bool(fed.withstood(short, result.ledger, THREAT).abstained.all())
 
 
 def test_a_result_is_neither_model_nor_ledger():
@@ -578,28 +566,28 @@ def test_a_printed_certificate_says_against_what_and_how_far():
     certificate = fed.certify(result.model, TEST, result.ledger, THREAT)
     text = repr(certificate)
     assert (
-        "against Threat('feature', clients=(0,), rounds=(2,), norm=0.1, per_batch=1): margin"
+        "against FeatureThreat(clients=(0,), rounds=(2,), per_batch=1, norm=0.1): exact margins"
         in text
     )
     assert "p_lower" not in text
     needed = float(text.split("more than ")[1].split()[0])
     assert needed - 1e-4 < certificate.deviation <= needed
-    assert "p_lower" in repr(fed.certify(result.model, TEST, result.ledger, THREAT, n=100, **VOTES))
+    assert "p_lower" in repr(fed.withstood(votes(result), result.ledger, THREAT))
 
 
 @pytest.mark.parametrize(
     "threat",
     [
-        Threat("removal", clients=[0]),
-        Threat("feature", at_most=1, rounds=[2], norm=0.1, per_batch=1),
-        Threat("feature", clients=[0], norm=0.1, per_batch=1),
-        Threat("feature", clients=[0], rounds=[1, 2], norm=0.1, per_batch=1),
+        RemovalThreat(clients=[0]),
+        FeatureThreat(at_most=1, rounds=[2], norm=0.1, per_batch=1),
+        FeatureThreat(clients=[0], norm=0.1, per_batch=1),
+        FeatureThreat(clients=[0], rounds=[1, 2], norm=0.1, per_batch=1),
     ],
     ids=str,
 )
 def test_the_published_formula_is_for_one_attacked_round_of_named_clients(threat):
     _, result = trained(clip=3.0)
     with pytest.raises(
-        ValueError, match="threat must name the clients and one round of a feature-level attack"
+        ValueError, match="threat must name the clients and one round of a FeatureThreat"
     ):
         published(result, threat)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rsfl import fed
-from rsfl.bounds import Threat
+from rsfl.bounds import RemovalThreat
 
 TEST = torch.randn(50, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -57,7 +57,7 @@ def test_a_ledger_comes_back_and_certifies_the_same(tmp_path, certifies, setting
         (tmp_path / "ledger.json").read_text(), parse_constant=pytest.fail
     )  # JSON as others read it
     if certifies:
-        threat = Threat("removal", at_most=1)
+        threat = RemovalThreat(at_most=1)
         again, once = (
             fed.certify(result.model, TEST, one, threat) for one in (ledger, result.ledger)
         )
@@ -76,14 +76,14 @@ def test_updates_stay_with_the_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda document: document["content"]["entries"].pop(), "the checksum does not fit"),
+        (lambda document: document["content"]["rounds"].pop(), "the checksum does not fit"),
         (
             lambda document: document.update(kind="certificate"),
-            "it is a certificate of format 1, not a ledger of 1",
+            "it is a certificate of format 2, not a ledger of 2",
         ),
         (
             lambda document: document.update(format=9),
-            "it is a ledger of format 9, not a ledger of 1",
+            "it is a ledger of format 9, not a ledger of 2",
         ),
         (lambda document: document.clear(), "'kind'"),
     ],

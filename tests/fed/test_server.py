@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 from rsfl import fed
-from rsfl.bounds import Threat, deviation
+from rsfl.bounds import FeatureThreat, RemovalThreat, deviation
 from rsfl.fed.poison import Scale, SignFlip
 
 DOUBLE = torch.float64
@@ -231,9 +231,9 @@ def test_the_ledger_is_what_certificates_read():
     )
     assert found == ("linear", "softmax cross-entropy", "sgd", 0.0, "float64", "mean")
     assert (record.seed, record.weights_from, record.reject) == (4, "registration", "zero")
-    threat = Threat("feature", clients=[1], rounds=[2], norm=0.1, per_batch=2)
+    threat = FeatureThreat(clients=[1], rounds=[2], norm=0.1, per_batch=2)
     assert 0 < deviation(ledger.rounds, threat).value < math.inf
-    assert deviation(ledger.rounds, Threat("removal", at_most=1)).value > 0
+    assert deviation(ledger.rounds, RemovalThreat(at_most=1)).value > 0
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,9 @@ def test_bad_runs_are_named():
     ):
         server.run(1, attacks={0: Scale(2.0)})
     with pytest.raises(TypeError, match="update_clip must be a real number"):
-        problem(update_clip=lambda t: 1.0)
+        problem(update_clip="1")
+    with pytest.raises(ValueError, match=r"update_clip must lie in \(0, inf\), got 0.0"):
+        problem(update_clip=lambda t: 2.0 - t).run(3)
     with pytest.raises(TypeError, match=r"aggregate must return a fed\.Aggregate, got Tensor"):
         problem(aggregate=lambda models, weights: models[0]).run(1)
     for rounds in (1, [0], [[1]]):

@@ -21,7 +21,7 @@ from torch import nn
 
 from rsfl import deform, fed
 from rsfl.attacks import OnePoint, SmoothAdvPGD
-from rsfl.bounds import Threat
+from rsfl.bounds import FeatureThreat
 from rsfl.fed import flower
 from rsfl.noise import Gaussian
 from rsfl.train import Adversarial, CrossEntropy
@@ -159,7 +159,7 @@ def certified(result):
         result.model,
         x,
         result.ledger,
-        Threat("feature", clients=[1], rounds=[2], norm=1e-3, per_batch=1),
+        FeatureThreat(clients=[1], rounds=[2], norm=1e-3, per_batch=1),
     )
     return {"label": certificate.label.tolist(), "deviation": certificate.deviation}
 

@@ -36,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
     result = strategy.run(grid)
 
     # Had any one client never taken part: which predictions would be the same?
-    certificate = fed.certify(result.model, x, result.ledger, bounds.Threat("removal", at_most=1))
+    certificate = fed.certify(result.model, x, result.ledger, bounds.RemovalThreat(at_most=1))
     certified = float((certificate.label == y).double().mean())
     print(
         f"accuracy {result.metrics[-1]['accuracy']:.3f}, certified whichever client is removed "

@@ -34,15 +34,27 @@ from rsfl.bounds.radii import (
     uniform_radius,
 )
 from rsfl.bounds.records import Participant, Round
-from rsfl.bounds.threat import Threat
+from rsfl.bounds.threat import (
+    ClientThreat,
+    FeatureThreat,
+    ForensicThreat,
+    RemovalThreat,
+    SampleThreat,
+    Threat,
+)
 from rsfl.bounds.voting import group_votes
 
 __all__ = [
     "Attacker",
+    "ClientThreat",
     "ConditionError",
     "Deviation",
+    "FeatureThreat",
+    "ForensicThreat",
     "Participant",
+    "RemovalThreat",
     "Round",
+    "SampleThreat",
     "Threat",
     "clopper_pearson_lower",
     "clopper_pearson_upper",

@@ -3,12 +3,15 @@ can show."""
 
 from collections.abc import Sequence
 from math import inf
+from typing import TYPE_CHECKING
 
 from rsfl.bounds._safe import ULP
 from rsfl.bounds.records import Participant, Round
-from rsfl.bounds.threat import Threat
 
-__all__ = ["CONDITIONS", "TRUSTED", "ConditionError", "conditions", "trusted"]
+if TYPE_CHECKING:  # which raises the error that is defined here
+    from rsfl.bounds.threat import Threat
+
+__all__ = ["CONDITIONS", "TRUSTED", "ConditionError", "conditions", "examined", "trusted"]
 
 CONDITIONS = {
     "consecutive-rounds": "the rounds of the ledger follow on one another",
@@ -29,25 +32,26 @@ CONDITIONS = {
     "server-step": "the server applies a fraction of the average in (0, 1]",
     "fixed-clip": "clip radii are set in advance, not from what clients send",
     "zero-for-rejected": "a rejected or absent update counts as zero and keeps its weight",
-    "honest-updates-intact": "no honest update is clipped or rejected, in either run: that would "
-    "not be a contraction",
     "float64": "training and averaging in float64, so that rounding stays far below the "
     "deviations bounded here",
-    "update-clip": "at the client level, the server clips each update at a finite norm",
+    "update-clip": "at the client level, the server clips each update at a finite norm, set in "
+    "advance",
     "recorded-samples": "the indices of the samples drawn are in the ledger",
     "someone-left": "after the removal, each round keeps a participant of positive weight",
 }
 """Every condition that is checked in the ledger, by name."""
 
 TRUSTED = {
-    "coupled-runs": "both runs share their initial weights, participants, mini-batches, server "
-    "noise and absences",
+    "coupled-runs": "the other run is the coupled one: it shares initial weights, participants, "
+    "mini-batches, server noise and absences; a run that draws anew differs by its draws besides",
     "fixed-settings": "learning rates, decays, schedules and the number of rounds do not depend "
     "on what clients send",
     "clean-input-bound": "the recorded bound holds for the clean inputs of every client that "
     "trains honestly in either "
     "run",
     "exact-training": "exact arithmetic: float64 rounding in training is not added to the bound",
+    "valid-samples": "every poisoned sample is one that a client can train on: its label is a "
+    "class, its numbers are finite; clients check that when they register",
     "threat-respected": "poisoned samples, and how many there are, keep to the threat; attackers "
     "otherwise follow the "
     "protocol",
@@ -64,14 +68,17 @@ TRUSTED = {
 }
 """Everything that no ledger can show and that a bound rests on nevertheless, by name."""
 
-_AT_EVERY_LEVEL = ("coupled-runs", "fixed-settings", "clean-input-bound", "exact-training")
-_AT_LEVEL = {
-    "feature": ("threat-respected",),
-    "sample": ("threat-respected",),
-    "client": ("working-clip",),
-    "forensic": ("recorded-settings",),
-    "removal": ("others-honest", "drawn-before-removal"),
+AT_EVERY_LEVEL = ("coupled-runs", "fixed-settings", "clean-input-bound", "exact-training")
+_WAY_OUT = {
+    "plain-averaging": "use fed.Mean, or groups: fed.train_groups takes any rule",
+    "linear-model": "train a linear layer on frozen features, or use groups: fed.train_groups "
+    "takes any model",
+    "update-clip": "give the server an update_clip, such as fed.pilot proposes",
+    "recorded-samples": "give the server keep=['samples'], or state per_batch or share",
+    "server-weights": "give the server sizes",
+    "someone-left": "name fewer clients",
 }
+_OF_A_CLIENT = "name the client in the threat, or give the server an update_clip"
 
 
 class ConditionError(ValueError):
@@ -82,15 +89,20 @@ class ConditionError(ValueError):
         condition: Name of the condition, one of those in ``CONDITIONS``.
     """
 
-    def __init__(self, condition: str, where: str, found: str):
+    def __init__(self, condition: str, where: str, found: str, instead: str = ""):
+        instead = instead or _WAY_OUT.get(condition, "")
         super().__init__(
             f"{where}: condition '{condition}' fails ({CONDITIONS[condition]}), got {found}"
+            + (f"; {instead}" if instead else "")
         )
         self.condition = condition
 
 
-def _of_round(record: Round) -> list[tuple[str, bool, str]]:
-    """The conditions on a round: name, whether it holds, and the value to quote."""
+Finding = tuple[str, bool, str]  # name of a condition, whether it holds, and the value to quote
+
+
+def _of_round(record: Round) -> list[Finding]:
+    """The conditions on a round."""
     total = sum(one.weight for one in record.participants)
     return [
         ("plain-averaging", record.aggregator == "mean", f"aggregator={record.aggregator!r}"),
@@ -108,33 +120,86 @@ def _of_round(record: Round) -> list[tuple[str, bool, str]]:
     ]
 
 
-def smoothness(one: Participant) -> float:
-    """Largest curvature of the loss, B^2 / 2: the softmax's Jacobian has norm at most 1/2."""
-    return one.input_norm * one.input_norm / 2
+_OF_TRAINING = ("plain-loss", "plain-sgd", "one-decay", "known-inputs", "step-size")
 
 
-def _of_participant(one: Participant) -> list[tuple[str, bool, str]]:
+def _longest_step(one: Participant) -> float:
+    """The learning rate up to which a local step does not expand."""
+    return 2.0 / (one.decay[1] + one.input_norm * one.input_norm / 2)
+
+
+def _plain(one: Participant) -> bool:
+    """Whether a participant's training meets every condition on it: `_of_participant`, quickly."""
+    return (
+        one.loss == "softmax cross-entropy"
+        and one.optimizer == "sgd"
+        and one.momentum == 0.0
+        and one.decay[0] == one.decay[1]
+        and one.input_norm < inf
+        # The slack is rounding: contraction factors are not capped at 1, so that it costs nothing
+        # but itself.
+        and one.lr <= _longest_step(one) * (1 + ULP)
+    )
+
+
+def _of_participant(one: Participant) -> list[Finding]:
     """The conditions on the training of one participant."""
     low, high = one.decay
-    limit = 2.0 / (high + smoothness(one))
+    limit = _longest_step(one)
     return [
         ("plain-loss", one.loss == "softmax cross-entropy", f"loss={one.loss!r}"),
         ("plain-sgd", one.optimizer == "sgd", f"optimizer={one.optimizer!r}"),
         ("plain-sgd", one.momentum == 0.0, f"momentum={one.momentum!r}"),
         ("one-decay", low == high, f"decay={one.decay!r}"),
         ("known-inputs", one.input_norm < inf, f"input_norm={one.input_norm!r}"),
-        # The slack is rounding: contraction factors are not capped at 1, so that it costs nothing
-        # but itself.
         ("step-size", one.lr <= limit * (1 + ULP), f"lr={one.lr!r} > {limit!r}"),
     ]
 
 
-def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
+def examined(
+    rounds: Sequence[Round], threat: "Threat"
+) -> tuple[tuple[str, ...], tuple[frozenset[int], ...]]:
+    """What `conditions` gives, and for each round the clients whose training is not relied on.
+
+    Raises:
+        ConditionError, ValueError: As for `conditions`.
+    """
+    if not rounds:
+        raise ValueError("rounds must hold at least one round, got none")
+    indices = [record.index for record in rounds]
+    missing = sorted(set(threat.rounds or ()) - set(indices))
+    if missing:
+        raise ValueError(
+            f"threat.rounds must lie in the ledger's rounds {indices[0]} to {indices[-1]}, got "
+            f"{missing}"
+        )
+    if indices != list(range(indices[0], indices[0] + len(indices))):
+        raise ConditionError("consecutive-rounds", "the ledger", f"rounds {indices!r}")
+    unruly = []
+    for record in rounds:
+        for name, holds, value in _of_round(record):
+            if not holds:
+                raise ConditionError(name, f"round {record.index}", value)
+        odd = [one for one in record.participants if not _plain(one)]
+        for one in odd:
+            if one.client not in threat.left_out and record.update_clip == inf:
+                where = f"round {record.index}, client {one.client}"
+                name, value = next(
+                    (name, value) for name, holds, value in _of_participant(one) if not holds
+                )
+                raise ConditionError(name, where, value, _OF_A_CLIENT)
+        unruly.append(frozenset(one.client for one in odd))
+    of_rounds = [name for record in rounds[:1] for name, _, _ in _of_round(record)]
+    return tuple(dict.fromkeys(["consecutive-rounds", *of_rounds, *_OF_TRAINING])), tuple(unruly)
+
+
+def conditions(rounds: Sequence[Round], threat: "Threat") -> tuple[str, ...]:
     """Names of the conditions checked in the ledger before a threat is bounded; raises if one
     fails.
 
-    A removed client's own training is not looked at: the comparison run does without it. That
-    honest updates stay intact depends on the deviation itself, and is checked along with it.
+    The training of a removed client is not looked at: the comparison run does without it. Nor is
+    a client's training relied on that breaks a condition, where the server clips updates: it is
+    counted as one that may send anything in either run, whether or not the threat names it.
 
     Args:
         rounds: The ledger, every round of it in order.
@@ -149,6 +214,7 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
         ValueError: The ledger is empty, or the threat attacks a round that is not in it.
 
     Example:
+        >>> from rsfl.bounds import ClientThreat
         >>> one = Participant(
         ...     client=0, weight=1.0, lr=0.1, decay=(0.1, 0.1), input_norm=1.4, batch_sizes=[10],
         ...     loss="softmax cross-entropy", optimizer="sgd", momentum=0.0,
@@ -157,41 +223,16 @@ def conditions(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
         ...     index=1, participants=[one], broadcast_norm=0.0, aggregator="mean", model="linear",
         ...     dtype="float64", weights_from="server",
         ...     seed=0)
-        >>> conditions([record], Threat("client", clients=[0]))[:3]
+        >>> conditions([record], ClientThreat(clients=[0]))[:3]
         ('consecutive-rounds', 'plain-averaging', 'linear-model')
-        >>> conditions([record, record], Threat("client", clients=[0]))
+        >>> conditions([record, record], ClientThreat(clients=[0]))
         Traceback (most recent call last):
         rsfl.bounds.condition.ConditionError: the ledger: condition 'consecutive-rounds' fails ...
     """
-    if not rounds:
-        raise ValueError("rounds must hold at least one round, got none")
-    indices = [record.index for record in rounds]
-    missing = sorted(set(threat.rounds or ()) - set(indices))
-    if missing:
-        raise ValueError(
-            f"threat.rounds must lie in the ledger's rounds {indices[0]} to {indices[-1]}, got "
-            f"{missing}"
-        )
-    if indices != list(range(indices[0], indices[0] + len(indices))):
-        raise ConditionError("consecutive-rounds", "the ledger", f"rounds {indices!r}")
-    outside = set(threat.clients or ()) if threat.level == "removal" else set()
-    names = ["consecutive-rounds"]
-    for record in rounds:
-        found = [(f"round {record.index}", *rest) for rest in _of_round(record)]
-        for one in record.participants:
-            if one.client not in outside:
-                found += [
-                    (f"round {record.index}, client {one.client}", *rest)
-                    for rest in _of_participant(one)
-                ]
-        for where, name, holds, value in found:
-            if not holds:
-                raise ConditionError(name, where, value)
-            names.append(name)
-    return tuple(dict.fromkeys(names))
+    return examined(rounds, threat)[0]
 
 
-def trusted(rounds: Sequence[Round], threat: Threat) -> tuple[str, ...]:
+def trusted(rounds: Sequence[Round], threat: "Threat") -> tuple[str, ...]:
     """Names, out of ``TRUSTED``, of what the bound on a threat takes on trust."""
     claimed = any(record.weights_from == "registration" for record in rounds)
-    return _AT_EVERY_LEVEL + _AT_LEVEL[threat.level] + ("registered-sizes",) * claimed
+    return AT_EVERY_LEVEL + threat.trusted + ("registered-sizes",) * claimed

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from rsfl._checks import Float64, Floats, Int64, numbers, unwrapped
 from rsfl.bounds._safe import up
-from rsfl.bounds.condition import ConditionError, conditions
-from rsfl.bounds.poisoning import Frame, deviation, propagate
+from rsfl.bounds.condition import ConditionError
+from rsfl.bounds.poisoning import framed, propagate
 from rsfl.bounds.records import Round
-from rsfl.bounds.threat import Threat
+from rsfl.bounds.threat import FeatureThreat, Threat
 
 __all__ = ["largest_norm", "latest_round", "most_attackers"]
 
@@ -37,19 +37,15 @@ def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
         ConditionError, ValueError: As for :func:`deviation`; also if the threat is of another
             level.
     """
-    if threat.level != "feature":
-        raise ValueError(f"threat must be of the feature level, got {threat.level!r}")
+    if not isinstance(threat, FeatureThreat):
+        raise ValueError(f"threat must be a FeatureThreat, got {threat!r}")
     radii = numbers("radius", radius, 0.0)
     wanted, where = np.unique(radii, return_inverse=True)
-    conditions(rounds, threat)
-    frames = [Frame.of(record, threat) for record in rounds]
-    _, _, reason = propagate(frames, threat, np.zeros(1))
-    if reason is not None:
-        raise reason
+    frames = framed(rounds, threat)
 
     def holds(norm: Float64) -> NDArray[np.bool_]:
         # The margin is for rounding that depends on how many lanes are summed at once.
-        below: NDArray[np.bool_] = propagate(frames, threat, norm)[0][-1] * up(200) < wanted
+        below: NDArray[np.bool_] = propagate(frames, threat, norm).trace[-1] * up(200) < wanted
         return below
 
     # Exponents first, then digits: each norm kept was itself found certified, and D is monotone in
@@ -90,20 +86,27 @@ def most_attackers(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -
         ConditionError, ValueError: As for :func:`deviation` with one attacker; also if the threat
             names its clients.
     """
-    if threat.at_most is None:
+    if not threat.at_most:
         raise ValueError(
-            f"threat must be by an unknown set of clients, got clients={threat.clients!r}"
+            f"threat must be by an unknown set of clients, give it at_most=1, got {threat!r}"
         )
     radii = numbers("radius", radius, 0.0)
-    bounds = [deviation(rounds, replace(threat, at_most=1)).value]
+    frames = framed(rounds, threat)
     everyone = {one.client for record in rounds for one in record.participants}
-    while len(bounds) < len(everyone) and bounds[-1] < radii.max(initial=0.0):
+    unknown, bounds = len(everyone - set(threat.clients)), np.zeros(0)
+    norm = threat.norm if isinstance(threat, FeatureThreat) else 0.0
+    while len(bounds) < unknown and not (bounds[-1:] >= radii.max(initial=0.0)).any():
+        most = np.arange(len(bounds), min(2 * len(bounds) + 8, unknown)) + 1
         try:
-            bounds.append(deviation(rounds, replace(threat, at_most=len(bounds) + 1)).value)
+            found = propagate(frames, threat, np.full(most.shape, norm), most).trace[-1]
         except ConditionError:
-            # with so many removed, no one is left; or an honest update could have been touched
-            break
-    return np.searchsorted(np.maximum.accumulate(bounds), radii, side="left").astype(np.int64)
+            if not len(bounds):
+                propagate(frames, threat, np.array([norm]), np.array([1]))
+            break  # with so many removed, no one is left
+        # Sums over other numbers of lanes round otherwise.
+        bounds = np.concatenate([bounds, found * up(200)])
+    worst = np.maximum.accumulate(np.append(bounds, np.inf))
+    return np.searchsorted(worst, radii, side="left").astype(np.int64)
 
 
 def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> Int64:
@@ -122,18 +125,14 @@ def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
     Raises:
         ConditionError, ValueError: As for :func:`deviation`; also if the threat is a removal.
     """
-    if threat.level == "removal":
-        raise ValueError("threat must be of a level with attacked rounds, got 'removal'")
+    alone = [threat.in_round(record.index) for record in rounds]
     radii = numbers("radius", radius, 0.0)
-    conditions(rounds, replace(threat, rounds=None))
-    frames = [Frame.of(record, threat) for record in rounds]
-    bounds = []
-    for at, record in enumerate(rounds):
-        alone = replace(threat, rounds=[record.index])
-        # Before the attacked round the runs agree. The round just before it is kept, to see that it
-        # was honest.
-        trace, _, _ = propagate(frames[max(at - 1, 0) :], alone, np.array([threat.norm or 0.0]))
-        bounds.append(float(trace[-1, 0]))
+    frames = framed(rounds, replace(threat, rounds=None))  # type: ignore[call-arg]
+    norm = np.array([threat.norm if isinstance(threat, FeatureThreat) else 0.0])
+    # Before the attacked round the runs agree. The clip and noise of the round before it count.
+    bounds = [
+        propagate(frames[max(at - 1, 0) :], one, norm).trace[-1, 0] for at, one in enumerate(alone)
+    ]
     return (
         rounds[0].index
         - 1

@@ -11,14 +11,16 @@ from rsfl.fed.aggregate import (
     Rule,
     TrimmedMean,
 )
-from rsfl.fed.certificate import PoisoningCertificate, certify, largest_backdoors
-from rsfl.fed.client import SGD, Client, Member, Remote, Task, clients
+from rsfl.fed.certificate import PoisoningCertificate, certify, withstood
+from rsfl.fed.client import Client, Member, Remote, clients
+from rsfl.fed.crfl import largest_backdoors, published
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import Result, RoundError
 from rsfl.fed.server import Server
+from rsfl.fed.trainer import SGD, Task
 
 __all__ = [
     "SGD",
@@ -49,5 +51,7 @@ __all__ = [
     "per_client",
     "personalise",
     "poison",
+    "published",
     "train_groups",
+    "withstood",
 ]

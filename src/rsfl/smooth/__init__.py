@@ -3,6 +3,7 @@
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.exact import exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
     GaussianSmoother,
@@ -30,7 +31,9 @@ __all__ = [
     "UniformSmoother",
     "Voter",
     "evaluating",
+    "exact_votes",
     "floored",
+    "margins",
     "orbit_ballot",
     "raised",
 ]

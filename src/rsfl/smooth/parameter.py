@@ -93,7 +93,7 @@ class ParameterSmoother(Voter):
         noise = torch.empty((last - first, sum(sizes)), device=device, dtype=torch.float32)
         for row, copy in enumerate(range(first, last)):
             rekey(generator, seed, _MODELS, stage, copy)
-            noise[row].normal_(0.0, self.law.sigma, generator=generator)
+            noise[row] = self.law.sample(noise[row].shape, generator=generator, device=device)
         parts = torch.split(noise, sizes, dim=1)
         return {
             name: (widened(value) + part.view(-1, *value.shape)).to(value.dtype)

@@ -1,0 +1,199 @@
+"""Certificates of linear models in parameter space, without sampling: by their margins, or by the
+exact votes of their noisy copies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rsfl import bounds
+from rsfl._checks import Float64, number
+from rsfl._fingerprint import weights_hash
+from rsfl._models import affine_layer, evaluating
+from rsfl.assumptions import ONE_FUNCTION
+from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.voter import checked_batch, checked_index
+
+__all__ = ["ParameterDistance", "exact_votes", "margins"]
+
+
+@dataclass(frozen=True)
+class ParameterDistance:
+    """Measure of these certificates: how far all parameters together may move.
+
+    Args:
+        sigma: Standard deviation of the noise whose votes decide; None where the model decides
+            itself.
+        model: Hash of the weights that were certified.
+    """
+
+    sigma: float | None = None
+    model: str = ""
+    norm = "l2"
+    space = "parameters"
+    unit = "parameter units"
+
+    def __str__(self) -> str:
+        return "exact margins" if self.sigma is None else f"exact votes at sigma = {self.sigma:g}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Logits:
+    """What a linear model says of each input, and how far that is from exact arithmetic.
+
+    Attributes:
+        values: (B, K) float64.
+        norms: (B,) || (x, 1) ||.
+        rounded: (B,) distance to the closest parameters of which these are the exact logits.
+    """
+
+    values: Float64
+    norms: Float64
+    rounded: Float64
+
+
+def margins(
+    model: nn.Module, x: Tensor, index: Tensor | Sequence[int] | None = None
+) -> Certificate:
+    r"""How far the parameters of a linear model must move to change its labels.
+
+    .. math:: \min_B (\mu_A - \mu_B) / (\sqrt2 \|(x, 1)\|)
+
+    in l2 over all parameters together; exact, up to rounding, which is taken off.
+
+    Args:
+        model: One affine map of the flattened input, in float64: an ``nn.Linear``, alone or after
+            flattening.
+        x: Inputs (B, ...), finite, float64.
+        index: (B,) which inputs these are; 0 ... B - 1 by default.
+
+    Returns:
+        The certificate, with alpha = 0: nothing was sampled. Radii are never above the exact ones.
+
+    Raises:
+        ValueError: The model is not affine, or not in float64; x is no batch of finite inputs.
+        TypeError: An argument is of another kind.
+
+    Example:
+        >>> model = nn.Linear(2, 2).double()
+        >>> margins(model, torch.rand(3, 2, dtype=torch.float64)).alpha
+        0.0
+
+    References:
+        "Exact votes of linear models", in the documentation.
+    """
+    x, logits = _logits(model, x)
+    reach = np.asarray(bounds.margin_radius(logits.values, logits.norms * (1 + 1e-13)))
+    p_a, p_b = np.ones(len(x)), np.zeros(len(x))
+    return _certificate(model, x, logits, reach, p_a, p_b, None, index)
+
+
+def exact_votes(
+    model: nn.Module, x: Tensor, sigma: float, index: Tensor | Sequence[int] | None = None
+) -> Certificate:
+    """The label that noisy copies of a linear model vote for, and how far its parameters may move.
+
+    The votes are computed, not sampled (:func:`rsfl.bounds.linear_vote_bounds`). Their classifier
+    is the model's own, so that a radius is never above that of :func:`margins`.
+
+    Args:
+        model: As for :func:`margins`.
+        x: Inputs (B, ...), finite, float64.
+        sigma: Standard deviation of the noise on each parameter, positive.
+        index: (B,) which inputs these are; 0 ... B - 1 by default.
+
+    Returns:
+        The certificate, with alpha = 0.
+
+    Raises:
+        ValueError, TypeError: As for :func:`margins`; sigma is out of its range.
+
+    Example:
+        >>> model = nn.Linear(2, 2).double()
+        >>> str(exact_votes(model, torch.rand(3, 2, dtype=torch.float64), sigma=0.1).law)
+        'exact votes at sigma = 0.1'
+    """
+    sigma = number("sigma", sigma, 0, inf, open_low=True, open_high=True)
+    x, logits = _logits(model, x)
+    rows, chosen = np.arange(len(x)), logits.values.argmax(axis=1)
+    lower, upper = bounds.linear_vote_bounds(logits.values, logits.norms, sigma=sigma)
+    upper[rows, chosen] = 0.0
+    # A probability changes by at most the density at 0 a unit of distance.
+    drift = 0.4 * logits.rounded / sigma
+    p_a = np.maximum(lower[rows, chosen] - drift, 0.0)
+    p_b = np.minimum(upper.max(axis=1) + drift, 1.0)
+    # Both classifiers coincide, so the votes can never reach beyond the margin.
+    reach = np.minimum(
+        np.asarray(bounds.margin_radius(logits.values, logits.norms * (1 + 1e-13))),
+        bounds.cohen_radius(p_a, p_b, sigma=sigma),
+    )
+    return _certificate(model, x, logits, reach, p_a, p_b, sigma, index)
+
+
+def _logits(model: nn.Module, x: Tensor) -> tuple[Tensor, _Logits]:
+    """The inputs, checked, and what the model says of them."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    x, found = checked_batch(x), affine_layer(model)
+    if found is None:
+        raise ValueError(
+            "model must be one affine map, an nn.Linear alone or after flattening, got "
+            f"{type(model).__name__}; smooth.ParameterSmoother samples the votes of any model"
+        )
+    linear = found[1]
+    if x.dtype != torch.float64 or linear.weight.dtype != torch.float64:
+        raise ValueError(
+            f"x and the model must be float64, got {x.dtype} and {linear.weight.dtype}"
+        )
+    with evaluating(model):
+        logits: Float64 = model(x).cpu().numpy()
+        flat, weight = x.flatten(1), linear.weight.detach()
+        size = flat.abs() @ weight.abs().T + (
+            0 if linear.bias is None else linear.bias.detach().abs()
+        )
+    biased = 0.0 if linear.bias is None else 1.0
+    norms = np.maximum(
+        np.sqrt((flat.cpu().numpy() ** 2).sum(axis=1) + biased), np.finfo(np.float64).tiny
+    )
+    # Rounded logits are the exact ones of parameters that lie this far away: radii are distances
+    # between parameters, so it comes off them. The bound is that of a dot product in any order of
+    # summation.
+    terms = (flat.shape[1] + 2) * 2.0**-52 * size.cpu().numpy()
+    return x, _Logits(logits, norms, np.linalg.norm(terms, axis=1) / norms * (1 + 1e-9))
+
+
+def _certificate(
+    model: nn.Module,
+    x: Tensor,
+    logits: _Logits,
+    reach: Float64,
+    p_a: Float64,
+    p_b: Float64,
+    sigma: float | None,
+    index: Tensor | Sequence[int] | None,
+) -> Certificate:
+    """The certificate of these reaches, less what rounding may have added."""
+    reach = np.maximum(reach - logits.rounded, 0.0)
+    device, (rows, classes) = x.device, logits.values.shape
+    none = torch.zeros(rows, dtype=torch.int64, device=device)
+    no_votes = torch.zeros((rows, classes), dtype=torch.int64, device=device)
+    label = np.where(reach > 0, logits.values.argmax(axis=1), ABSTAIN)
+    return Certificate(
+        label=torch.as_tensor(label, device=device),
+        radius=torch.as_tensor(reach, device=device),
+        p_lower=torch.as_tensor(p_a, device=device),
+        p_upper=torch.as_tensor(p_b, device=device),
+        selection_counts=no_votes,
+        counts=no_votes,
+        invalid=none,
+        n0=none,
+        n=none,
+        index=checked_index(index, rows).to(device),
+        alpha=0.0,
+        law=ParameterDistance(sigma, weights_hash(model)),
+        seed=0,
+        assumptions=(ONE_FUNCTION,),
+    )
