@@ -57,13 +57,10 @@ class Known(smooth.Voter):
     """Votes of a classifier of two whose probabilities are known: no model is called."""
 
     def __init__(self, probability, sigma=SIGMA):
-        super().__init__(nn.Identity(), noise.Gaussian(sigma), 2)
+        super().__init__(noise.Gaussian(sigma), 2)
         self.probability = probability
 
-    def dim(self, x):
-        return x[0].numel()
-
-    def _count(self, x, index, start, stop, *, seed, batch_size, stage=1):
+    def count(self, x, index, start, stop, *, seed, batch_size, stage=1):
         p = self.probability(x, stage)
         successes = rng(seed, start, stage).binomial(stop - start, p)
         counts = torch.from_numpy(np.stack([stop - start - successes, successes], axis=1))

@@ -2,7 +2,8 @@
 
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
-from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.ballot import Ballot
+from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.exact import exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
@@ -14,11 +15,15 @@ from rsfl.smooth.input import (
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
 from rsfl.smooth.parameter import ParameterSmoother
+from rsfl.smooth.reading import ABSTAIN, Confidence, RunnerUp, Sequential
 from rsfl.smooth.voter import Voter
+from rsfl.smooth.votes import Votes
 
 __all__ = [
     "ABSTAIN",
+    "Ballot",
     "Certificate",
+    "Confidence",
     "DeformationSmoother",
     "GaussianSmoother",
     "LaplaceSmoother",
@@ -27,9 +32,12 @@ __all__ = [
     "OrbitPlan",
     "OrbitTests",
     "ParameterSmoother",
+    "RunnerUp",
+    "Sequential",
     "Smoother",
     "UniformSmoother",
     "Voter",
+    "Votes",
     "evaluating",
     "exact_votes",
     "floored",

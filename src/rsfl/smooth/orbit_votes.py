@@ -96,9 +96,9 @@ def orbit_ballot(
         raise TypeError(f"family must be an orbit, such as orbit.Rotations(0.5), got {family!r}")
     allowance = number("allowance", allowance, 0, np.inf, open_high=True)
     alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
-    seed = count("seed", seed)
     family.check(x)
-    x, index = voter._checked(x, index)
+    x, index, seed = voter._ready(x, index, seed)
+    voter._ask(x)
     plan = OrbitPlan() if plan is None else plan
     found = [
         _Search(_Goal(voter, family, allowance, alpha, plan, seed), image[None], at).run()
@@ -184,7 +184,7 @@ class _Search:
         """The votes ``start`` ... ``stop - 1`` about each picture, its draws keyed by its
         number."""
         self.spent += len(pictures) * (stop - start)
-        return self.goal.voter._count(
+        return self.goal.voter.count(
             pictures,
             torch.from_numpy(numbers),
             start,
