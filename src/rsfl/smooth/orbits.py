@@ -29,7 +29,7 @@ from rsfl.assumptions import (
 )
 from rsfl.noise import Law
 from rsfl.orbit import Mesh, Orbit
-from rsfl.smooth.certificate import ABSTAIN
+from rsfl.smooth.reading import ABSTAIN
 from rsfl.smooth.laws import from_document, to_document
 
 __all__ = ["OrbitBallot", "OrbitCertificate", "OrbitTests", "decisions", "thresholds"]
