@@ -1,13 +1,15 @@
 """What a batch of inputs has to be before a certificate for it would mean something."""
 
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from rsfl._checks import counts
 
-__all__ = ["batch", "checked_batch", "checked_index"]
+__all__ = ["batch", "checked_batch", "checked_index", "rows_of"]
 
 
 def batch(x: Tensor) -> Tensor:
@@ -70,3 +72,22 @@ def checked_index(index: Tensor | Sequence[int] | None, rows: int) -> Tensor:
             f"index must hold {rows} whole numbers, one for each input, got {numbers.tolist()}"
         )
     return torch.from_numpy(numbers)
+
+
+def rows_of(
+    key: SupportsIndex | slice | Tensor | Sequence[int], size: int, device: torch.device
+) -> slice | Tensor:
+    """Some of ``size`` rows as tensors take them; a single number makes a batch of one.
+
+    Raises:
+        IndexError: There is no such row.
+    """
+    if isinstance(key, slice):
+        return key
+    rows = torch.as_tensor(key, device=device)
+    if rows.ndim:
+        return rows
+    place = operator.index(rows)
+    if not -size <= place < size:
+        raise IndexError(f"index {place} is out of range for {size} inputs")
+    return rows[None]

@@ -12,6 +12,7 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
+from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
 from rsfl.smooth.parameter import ParameterSmoother
@@ -26,6 +27,10 @@ __all__ = [
     "Confidence",
     "DeformationSmoother",
     "GaussianSmoother",
+    "JointBallot",
+    "JointCertificate",
+    "JointSmoother",
+    "Judge",
     "LaplaceSmoother",
     "OrbitBallot",
     "OrbitCertificate",

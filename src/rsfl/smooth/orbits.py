@@ -29,8 +29,8 @@ from rsfl.assumptions import (
 )
 from rsfl.noise import Law
 from rsfl.orbit import Mesh, Orbit
-from rsfl.smooth.reading import ABSTAIN
 from rsfl.smooth.laws import from_document, to_document
+from rsfl.smooth.reading import ABSTAIN
 
 __all__ = ["OrbitBallot", "OrbitCertificate", "OrbitTests", "decisions", "thresholds"]
 
