@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from rsfl._checks import number, stored
 from rsfl.noise import ParameterGaussian
-from rsfl.runs import load
 from rsfl.runs.inputs import example
 from rsfl.runs.settings import machine
-from rsfl.smooth import ParameterSmoother, Smoother, Voter
+from rsfl.smooth import Ballot, ParameterSmoother, Smoother, Voter
 from rsfl.smooth.laws import from_document, to_document
 from rsfl.verify.certificates import check_certificate, check_evidence, rows_of
 from rsfl.verify.documents import Document, read_document, read_lines
@@ -205,8 +204,10 @@ def _witnessed(
             batch_size=witness.batch_size,
             same_device=same_device,
         )
-    except IndexError as error:
-        yield Finding(subject, "identity", False, f"the data have no such input: {error}")
+    except (IndexError, KeyError) as error:
+        yield Finding(subject, "identity", False, f"the data have no such input: {error!r}")
+    except (ValueError, TypeError, RuntimeError) as error:
+        yield Finding(subject, "identity", False, f"model and data do not fit: {error}")
 
 
 # --- Directories of runs -------------------------------------------------------------------------
@@ -222,7 +223,8 @@ def _check_run(path: Path, witness: Witness | None) -> Iterator[Finding]:
         return
     # The directory holds votes; what the library reads from them is what is promised.
     try:
-        certificate, _ = load(path)
+        ballot, alpha = Ballot.of_document(content), settings["alpha"]
+        certificate = ballot.certificate(alpha) if ballot.rule is None else ballot.certificate_at()
     except ValueError as error:
         yield from check_evidence(subject, content)
         yield Finding(subject, "arithmetic", False, f"the library does not read it: {error}")
