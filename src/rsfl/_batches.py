@@ -1,13 +1,16 @@
-"""What a batch of inputs has to be before a certificate for it would mean something."""
+"""What a batch of inputs has to be before a certificate for it would mean something, and where it
+comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from rsfl._checks import counts
 
-__all__ = ["batch", "checked_batch", "checked_index"]
+__all__ = ["batch", "checked_batch", "checked_index", "indexable"]
 
 
 def batch(x: Tensor) -> Tensor:
@@ -36,6 +39,15 @@ def _kind(x: object) -> str:
             "a PIL image: torchvision.transforms.functional.to_tensor(image)[None] is a batch of it"
         )
     return kind.__name__
+
+
+def indexable(dataset: Any) -> bool:
+    """Whether a data set gives its items by index, and says how many there are."""
+    return (
+        hasattr(dataset, "__getitem__")
+        and hasattr(dataset, "__len__")
+        and not isinstance(dataset, (IterableDataset, Mapping))
+    )
 
 
 def checked_batch(x: Tensor) -> Tensor:
