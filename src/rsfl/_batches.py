@@ -1,8 +1,9 @@
 """What a batch of inputs has to be before a certificate for it would mean something, and where it
 comes from."""
 
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.utils.data import IterableDataset
 
 from rsfl._checks import counts
 
-__all__ = ["batch", "checked_batch", "checked_index", "indexable"]
+__all__ = ["batch", "checked_batch", "checked_index", "indexable", "rows_of"]
 
 
 def batch(x: Tensor) -> Tensor:
@@ -82,3 +83,22 @@ def checked_index(index: Tensor | Sequence[int] | None, rows: int) -> Tensor:
             f"index must hold {rows} whole numbers, one for each input, got {numbers.tolist()}"
         )
     return torch.from_numpy(numbers)
+
+
+def rows_of(
+    key: SupportsIndex | slice | Tensor | Sequence[int], size: int, device: torch.device
+) -> slice | Tensor:
+    """Some of ``size`` rows as tensors take them; a single number makes a batch of one.
+
+    Raises:
+        IndexError: There is no such row.
+    """
+    if isinstance(key, slice):
+        return key
+    rows = torch.as_tensor(key, device=device)
+    if rows.ndim:
+        return rows
+    place = operator.index(rows)
+    if not -size <= place < size:
+        raise IndexError(f"index {place} is out of range for {size} inputs")
+    return rows[None]

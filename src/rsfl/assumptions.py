@@ -158,6 +158,34 @@ SAME_REST = Assumption(
 )
 
 
+DISJOINT_GROUPS = Assumption(
+    "disjoint-groups",
+    "Each client is in one group, which its id and the seed decide and nothing that it sends.",
+    "configured",
+    "fed.train_groups; whoever made the models otherwise",
+)
+SEPARATE_GROUPS = Assumption(
+    "separate-groups",
+    "Groups share no random stream, state, stopping rule, statistics or validation data; a group "
+    "without an answer has a vote that was fixed in advance.",
+    "configured",
+    "fed.train_groups; whoever made the models otherwise",
+)
+COUNTED_IF_WITHSTOOD = Assumption(
+    "counted-if-withstood",
+    "A noisy copy counts for its label only where a certificate without chance says that no "
+    "admissible training attack changes that label there. What is certified, and has to be used, "
+    "is the vote of noisy copies of the model; alpha is for sampling alone.",
+    "configured",
+    "smooth.JointSmoother",
+)
+FROZEN_FEATURES = Assumption(
+    "frozen-features",
+    "What turns inputs into features was fixed before the clients trained, and is the same in "
+    "every run that is compared.",
+    "trusted",
+    "the caller",
+)
 WHOLE_LEDGER = Assumption(
     "whole-ledger",
     "The ledger is that of the run which ended with this model.",

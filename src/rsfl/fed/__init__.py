@@ -15,6 +15,7 @@ from rsfl.fed.certificate import PoisoningCertificate, certify, withstood
 from rsfl.fed.client import Client, Member, Remote, clients
 from rsfl.fed.crfl import largest_backdoors, published
 from rsfl.fed.ensemble import GroupVote, train_groups
+from rsfl.fed.joint import GroupJudge, LinearJudge
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
 from rsfl.fed.poison import Attack
@@ -29,9 +30,11 @@ __all__ = [
     "Client",
     "CoordinateMedian",
     "GeometricMedian",
+    "GroupJudge",
     "GroupVote",
     "Krum",
     "Ledger",
+    "LinearJudge",
     "Mean",
     "Member",
     "PerClient",

@@ -11,6 +11,7 @@ from rsfl.runs.curves import (
 )
 from rsfl.runs.inputs import example, peeked
 from rsfl.runs.job import Interrupted, certify
+from rsfl.runs.joint import joint_accuracy, joint_table, plot_joint
 from rsfl.runs.log import Directory, Record, load
 from rsfl.runs.plots import plot_certified_accuracy
 from rsfl.runs.report import Run, as_json, as_text, read_runs
@@ -33,9 +34,12 @@ __all__ = [
     "envelope",
     "example",
     "high_probability_accuracy",
+    "joint_accuracy",
+    "joint_table",
     "load",
     "peeked",
     "plot_certified_accuracy",
+    "plot_joint",
     "read_runs",
     "read_tsv",
     "to_dataframe",

@@ -12,6 +12,7 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
+from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
 from rsfl.smooth.parameter import ParameterSmoother
 from rsfl.smooth.reading import (
     ABSTAIN,
@@ -34,6 +35,10 @@ __all__ = [
     "Confidence",
     "DeformationSmoother",
     "GaussianSmoother",
+    "JointBallot",
+    "JointCertificate",
+    "JointSmoother",
+    "Judge",
     "LaplaceSmoother",
     "Measure",
     "MostVoted",

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from rsfl import _document
-from rsfl._batches import checked_index
+from rsfl._batches import checked_index, rows_of
 from rsfl._checks import count, level, stored
 from rsfl.noise import Law
 from rsfl.smooth.certificate import Certificate
@@ -95,6 +95,21 @@ class Ballot:
 
     def __len__(self) -> int:
         return len(self.votes.counts)
+
+    def __getitem__(self, key: SupportsIndex | slice | Tensor | Sequence[int]) -> "Ballot":
+        """The ballot of some of the inputs; a single number gives a batch of one."""
+        rows = rows_of(key, len(self), self.index.device)
+
+        def some(votes: Votes) -> Votes:
+            return Votes(votes.counts[rows], votes.invalid[rows])
+
+        return replace(
+            self,
+            selection=None if self.selection is None else some(self.selection),
+            votes=some(self.votes),
+            index=self.index[rows],
+            inputs=self.inputs[rows],
+        )
 
     def certificate(
         self,

@@ -1,7 +1,6 @@
 """What is promised: the certificate, its text and its file."""
 
 import html
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -12,6 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from rsfl import _document
+from rsfl._batches import rows_of
 from rsfl._checks import Float64, Int64, level, stored
 from rsfl._text import floored, raised
 from rsfl.assumptions import Assumption
@@ -148,16 +148,8 @@ class Certificate:
 
     def __getitem__(self, key: SupportsIndex | slice | Tensor | Sequence[int]) -> Self:
         """The certificate of some of the inputs; a single number gives a batch of one."""
-        if not isinstance(key, slice):
-            key = torch.as_tensor(key, device=self.label.device)
-            if key.ndim == 0:
-                place = operator.index(key)
-                if not -len(self) <= place < len(self):
-                    raise IndexError(
-                        f"index {place} is out of range for a certificate of {len(self)} inputs"
-                    )
-                key = key[None]
-        return self._mapped(**{name: value[key] for name, value in self._columns()})
+        rows = rows_of(key, len(self), self.label.device)
+        return self._mapped(**{name: value[rows] for name, value in self._columns()})
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
