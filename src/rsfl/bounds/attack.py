@@ -138,6 +138,8 @@ def injected(
     gradient at the poisoned iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || ||
     x - x' || + || a - a' || || x ||.
 
+    Zero for those of whose training nothing is known.
+
     Args:
         frame: The round.
         rows: (n,) who poisons.
@@ -174,7 +176,7 @@ def injected(
     drawn = np.where(frame.left[rows] > 0, frame.sizes[rows], 0.0).sum(axis=1)
     total = rate * total * (1 + (4 * frame.steps[rows] + drawn + 4)[:, None] * 2.0**-52)
     fails = (weights * poisoned[:, None, :] > _OVERFLOW).any(axis=1)
-    return np.where(ruly, total, inf), fails
+    return np.where(ruly, total, 0.0), fails
 
 
 def carried_out(
