@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from rsfl._checks import Float64, Int64
 from rsfl.bounds._safe import up
-from rsfl.bounds.condition import ConditionError
 from rsfl.bounds.frame import ROOT2, Frame, largest_sums
 
 __all__ = ["Effect", "Lanes", "Submitted", "carried_out", "injected", "left_out"]
@@ -230,13 +229,10 @@ def left_out(frame: Frame, lanes: Lanes, named: Bools) -> Effect:
     share = np.broadcast_to(weight[others, None], (int(others.sum()), lanes.most.size))
     left = share.sum(axis=0) - largest_sums(share, lanes.most)
     left = np.where(others.sum() > lanes.most, left, 0.0)
-    if (left <= 0).all():
-        raise ConditionError(
-            "someone-left", f"round {frame.record.index}", f"weights={weight.tolist()!r}"
-        )
     alone = left <= 0
     left = np.where(alone, 1.0, left)
     kappa, error = kappa[others], error[others]
+    mean = np.ones(left.shape)
     if others.any():
         mean = (share * kappa).sum(axis=0) / share.sum(axis=0)
         lost = largest_sums(share * np.maximum(mean - kappa, 0.0), lanes.most) / left

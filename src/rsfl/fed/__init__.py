@@ -17,6 +17,7 @@ from rsfl.fed.crfl import largest_backdoors, published
 from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
+from rsfl.fed.pilots import ClipSchedule, pilot
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import Result, RoundError
 from rsfl.fed.server import Server
@@ -26,6 +27,7 @@ __all__ = [
     "Aggregate",
     "Attack",
     "Client",
+    "ClipSchedule",
     "CoordinateMedian",
     "GeometricMedian",
     "GroupVote",
@@ -49,6 +51,7 @@ __all__ = [
     "partition",
     "per_client",
     "personalise",
+    "pilot",
     "poison",
     "published",
     "train_groups",
