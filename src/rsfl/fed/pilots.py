@@ -8,15 +8,18 @@ from torch import Tensor
 
 from rsfl._checks import count, number
 from rsfl.bounds import local_factors
-from rsfl.fed.client import SGD, Client, Remote, clients
+from rsfl.fed.client import Client, Remote, clients
 from rsfl.fed.server import Server
+from rsfl.fed.trainer import SGD
 
 __all__ = ["ClipSchedule", "pilot"]
 
 
 class _Pace(NamedTuple):
-    """What the pilot showed of one round: the longest update, its slope and a client's kappa."""
+    """What the pilot showed of one round: the server's step, the longest update, its slope and a
+    client's kappa."""
 
+    step: float
     longest: float
     slope: float
     kappa: float
@@ -114,12 +117,14 @@ def pilot(
     for record in run.ledger.rounds:
         kappa, slope = local_factors(record)
         longest = max(one.update_norm for one in record.participants)
-        paces.append(_Pace(longest, float(slope.max()), min(1.0, float(kappa.max()))))
-    step, distance, found = server.server_step, 0.0, []
+        paces.append(
+            _Pace(record.server_step, longest, float(slope.max()), min(1.0, float(kappa.max())))
+        )
+    distance, found = 0.0, []
     for pace in paces:
         found.append(slack * pace.longest + pace.slope * distance)
-        growth = 1 - step + step * ((1 - share) * pace.kappa + share)
-        distance = growth * distance + step * share * (found[-1] + pace.longest)
+        growth = 1 - pace.step + pace.step * ((1 - share) * pace.kappa + share)
+        distance = growth * distance + pace.step * share * (found[-1] + pace.longest)
     return ClipSchedule(
         clips=tuple(float(one) for one in found),
         longest=tuple(float(pace.longest) for pace in paces),

@@ -418,8 +418,8 @@ def total_variation(sigma: float, levels: int) -> Fraction:
     """A bound on how far, in total variation, one coordinate of tabled noise is from the rounded
     Gaussian.
 
-    The table holds P[|N| >= m - 1/2] in units of 2^-62, each right to one unit, as far as one is
-    left; the mass of each whole number is half a difference of two neighbours, for either sign.
+    The table holds ``P[|N| >= m - 1/2]`` in units of 2^-62, each right to one unit, as far as one
+    is left; the mass of each whole number is half a difference of two neighbours, for either sign.
     Summed over all numbers the errors are at most one unit an entry, and less than one beyond.
     """
     with ctx.workprec(256):
