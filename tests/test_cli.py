@@ -318,14 +318,14 @@ def test_report_errors_are_one_line(run, capsys, more, words):
 
 
 def test_every_option_is_explained(capsys):
-    for command in ("certify", "report", "demo"):
+    for command in ("certify", "report", "verify", "demo"):
         with pytest.raises(SystemExit) as stop:
             cli.main([command, "--help"])
         assert stop.value.code == 0
         shown = capsys.readouterr().out
         assert "--debug" in shown
     (commands,) = (action.choices for action in cli._parser()._actions if action.choices)
-    assert set(commands) == {"certify", "report", "demo"}
+    assert set(commands) == {"certify", "report", "verify", "demo"}
     for command in commands.values():
         assert all(action.help for action in command._actions)
 

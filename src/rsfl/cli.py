@@ -1,4 +1,4 @@
-"""The command line: ``rsfl certify``, ``rsfl report``, ``rsfl demo``."""
+"""The command line: ``rsfl certify``, ``rsfl report``, ``rsfl verify``, ``rsfl demo``."""
 
 import argparse
 import dataclasses
@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rsfl import demo, runs
+from rsfl import demo, runs, verify
 from rsfl._models import input_dtype
 from rsfl.noise import Law
 from rsfl.runs.inputs import example, peeked
 from rsfl.runs.report import as_json, as_text, read_runs
 from rsfl.smooth import Smoother, evaluating, floored
-from rsfl.smooth.laws import known
+from rsfl.smooth.laws import known, to_document
 
 __all__ = ["main"]
 
@@ -190,6 +190,29 @@ def _report(args: argparse.Namespace) -> None:
     print(text)
 
 
+def _verify(args: argparse.Namespace) -> int:
+    printed = None
+    given = [name for name in _law_parameters() if getattr(args, name) is not None]
+    if given or args.n is not None:
+        if args.n is None:
+            raise ValueError(f"-n must be given for logs, beside --{_dashed(given[0])}")
+        printed = verify.Printed(to_document(_law(args)), args.n, args.alpha)
+    witness = None
+    if args.model is not None or args.data is not None:
+        if args.model is None or args.data is None:
+            raise ValueError("--model and --data must be given together: one votes on the other")
+        model = _named("model", args.model)
+        model = model if isinstance(model, nn.Module) else _made("model", args.model)
+        model.to(_device(args.device), getattr(torch, args.dtype) if args.dtype else None)
+        _, dataset = peeked(_made("data", args.data))
+        if not hasattr(dataset, "__getitem__"):
+            dataset = list(dataset)
+        witness = verify.Witness(model, dataset, args.forged, args.missed, args.batch_size)
+    report = verify.verify(*args.paths, witness=witness, printed=printed)
+    print(report)
+    return report.status
+
+
 def _demo(args: argparse.Namespace) -> None:
     demo.main(args.out)
 
@@ -200,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Certify classifiers by randomized smoothing, and report what came out.",
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="certify | report | demo"
+        dest="command", required=True, metavar="certify | report | verify | demo"
     )
 
     certify = commands.add_parser(
@@ -325,13 +348,51 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(run=_report)
 
+    check = commands.add_parser(
+        "verify",
+        help="check certificates, ballots, runs, ledgers and classic logs",
+        description="Derive every number of a record a second time; with --model and --data vote "
+        "again on a random sample of its inputs. One line a finding; the exit status is 0, or 1 "
+        "where something is false.",
+    )
+    check.add_argument("paths", nargs="+", metavar="PATH", help="files, and directories of runs")
+    check.add_argument("--model", metavar="pkg.mod:callable", help="the model, as for certify")
+    check.add_argument("--data", metavar="pkg.mod:callable", help="the data, as for certify")
+    check.add_argument(
+        "--forged",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of forged inputs that is to be found by voting again (default: 0.05)",
+    )
+    check.add_argument(
+        "--missed",
+        type=float,
+        default=0.01,
+        metavar="P",
+        help="probability with which it may be missed (default: 0.01)",
+    )
+    check.add_argument("--dtype", choices=DTYPES, help="convert the model, as for certify")
+    check.add_argument("--device", help="where the model computes, as for certify")
+    check.add_argument("--batch-size", type=int, metavar="B", help="as for certify")
+    check.add_argument(
+        "--law", default="gaussian", choices=_laws(), help="law of classic logs (default: gaussian)"
+    )
+    for name, (kind, names) in _law_parameters().items():
+        check.add_argument(f"--{_dashed(name)}", type=kind, help=f"parameter of {', '.join(names)}")
+    check.add_argument("-n", "--n", type=int, help="votes an input of classic logs")
+    check.add_argument(
+        "--alpha", type=float, default=0.001, help="their failure probability (default: 0.001)"
+    )
+    check.set_defaults(run=_verify)
+
     demonstration = commands.add_parser("demo", help="train, certify and plot handwritten digits")
     demonstration.add_argument(
         "--out", default="demo-out", metavar="DIR", help="where the plot goes"
     )
     demonstration.set_defaults(run=_demo)
 
-    for command in (certify, report, demonstration):
+    for command in (certify, report, check, demonstration):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -343,11 +404,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``rsfl``; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 after an error (one line on stderr), 128 + signal when interrupted.
+        The exit status: 0, 1 where ``verify`` finds something false, 2 after an error (one line on
+        stderr), 128 + signal when interrupted.
     """
     args = _parser().parse_args(arguments)
     try:
-        args.run(args)
+        status: int | None = args.run(args)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", 2)
         print(
@@ -362,4 +424,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = " ".join((str(error) if own else f"{type(error).__name__}: {error}").split())
         print(f"rsfl {args.command}: error: {message}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0

@@ -147,7 +147,9 @@ class ByCount:
         cast = votes.n > 0
         p_a = np.asarray(lower(votes.successes, votes.trials, self._spent(alpha)))
         if self.runner_up == "complement":
-            p_b, radius = 1 - p_a, law.radius(p_a, dim=dim)
+            # 1 - p_a is exact from 1/2 on; below it is rounded up, as bounds of rivals are.
+            p_b = np.where(p_a < 0.5, np.nextafter(1 - p_a, 1), 1 - p_a)
+            radius = law.radius(p_a, dim=dim)
         else:
             others = votes.counts.copy()
             others[np.arange(len(others)), votes.chosen] = 0
