@@ -13,6 +13,7 @@ from rsfl.smooth.input import (
     UniformSmoother,
 )
 from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
+from rsfl.smooth.module import Normalised, SmoothedModule
 from rsfl.smooth.parameter import ParameterSmoother
 from rsfl.smooth.reading import ABSTAIN, Confidence, RunnerUp, Sequential
 from rsfl.smooth.voter import Voter
@@ -30,9 +31,11 @@ __all__ = [
     "JointSmoother",
     "Judge",
     "LaplaceSmoother",
+    "Normalised",
     "ParameterSmoother",
     "RunnerUp",
     "Sequential",
+    "SmoothedModule",
     "Smoother",
     "UniformSmoother",
     "Voter",
