@@ -185,6 +185,27 @@ WEIGHTS_OF_DATA = Assumption(
     "trusted",
     "nobody",
 )
+SEPARATE_GROUPS = Assumption(
+    "separate-groups",
+    "Each client is in one group, by a hash of its id; groups share no draws, no stopping rule and "
+    "no code that keeps anything: a client reaches its own group alone.",
+    "configured",
+    "fed.train_groups: runs of their own, in one process where all code is known, in processes of "
+    "their own elsewhere",
+)
+GIVEN_GROUPS = Assumption(
+    "given-groups",
+    "The models are those of groups of clients that were fixed before anything was received, and "
+    "none of which could reach another.",
+    "trusted",
+    "the caller, who made the GroupVote",
+)
+REGISTERED_CLIENTS = Assumption(
+    "registered-clients",
+    "Clients are counted by the ids under which they registered: whoever registers twice is two.",
+    "trusted",
+    "whoever gives out the ids",
+)
 
 
 def _sentence(text: str) -> str:
