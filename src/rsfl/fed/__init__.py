@@ -16,6 +16,7 @@ from rsfl.fed.client import Client, Member, Remote, clients
 from rsfl.fed.crfl import largest_backdoors, published
 from rsfl.fed.ensemble import GroupCertificate, GroupVote
 from rsfl.fed.groups import train_groups
+from rsfl.fed.joint import GroupJudge, LinearJudge
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
 from rsfl.fed.poison import Attack
@@ -31,9 +32,11 @@ __all__ = [
     "CoordinateMedian",
     "GeometricMedian",
     "GroupCertificate",
+    "GroupJudge",
     "GroupVote",
     "Krum",
     "Ledger",
+    "LinearJudge",
     "Mean",
     "Member",
     "PerClient",

@@ -16,6 +16,7 @@ from rsfl import _document
 from rsfl._checks import Int64
 from rsfl._models import evaluating
 from rsfl.assumptions import (
+    DISJOINT_GROUPS,
     GIVEN_GROUPS,
     ONE_FUNCTION,
     REGISTERED_CLIENTS,
@@ -237,6 +238,12 @@ class GroupVote:
                 f"{len(self.models)}"
             )
 
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What every statement about clients rests on."""
+        apart = (DISJOINT_GROUPS, SEPARATE_GROUPS) if self.independent else (GIVEN_GROUPS,)
+        return (*apart, REGISTERED_CLIENTS)
+
     def votes(self, x: Tensor) -> Tensor:
         """Votes (B, K), int64: one a group and input; none where outputs are not finite.
 
@@ -296,7 +303,6 @@ class GroupVote:
         where = torch.arange(len(x)) if index is None else torch.as_tensor(index)
         if where.shape != (len(x),):
             raise ValueError(f"index must be one number an input, got shape {tuple(where.shape)}")
-        groups = SEPARATE_GROUPS if self.independent else GIVEN_GROUPS
         return GroupCertificate(
             label=label,
             withstands=withstands,
@@ -304,7 +310,7 @@ class GroupVote:
             index=where.to(torch.int64).to(x.device),
             groups=len(self.groups),
             failed=self.failed,
-            assumptions=(groups, REGISTERED_CLIENTS, ONE_FUNCTION),
+            assumptions=(*self.assumptions, ONE_FUNCTION),
         )
 
 
