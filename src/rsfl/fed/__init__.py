@@ -19,6 +19,7 @@ from rsfl.fed.groups import train_groups
 from rsfl.fed.joint import GroupJudge, LinearJudge
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
+from rsfl.fed.pilots import ClipSchedule, pilot
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import Result, RoundError
 from rsfl.fed.server import Server
@@ -29,6 +30,7 @@ __all__ = [
     "Aggregate",
     "Attack",
     "Client",
+    "ClipSchedule",
     "CoordinateMedian",
     "GeometricMedian",
     "GroupCertificate",
@@ -55,6 +57,7 @@ __all__ = [
     "partition",
     "per_client",
     "personalise",
+    "pilot",
     "poison",
     "published",
     "train_groups",
