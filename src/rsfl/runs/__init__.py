@@ -12,23 +12,27 @@ from rsfl.runs.curves import (
 from rsfl.runs.job import Interrupted, certify
 from rsfl.runs.joint import joint_accuracy, joint_table, plot_joint
 from rsfl.runs.log import load
+from rsfl.runs.orbits import OrbitRun, certify_orbits, load_orbits
 from rsfl.runs.plots import plot_certified_accuracy
 from rsfl.runs.tables import Published, read_tsv, to_dataframe, write_tsv
 
 __all__ = [
     "Certified",
     "Interrupted",
+    "OrbitRun",
     "Published",
     "accuracy_interval",
     "average_certified_radius",
     "certified_accuracy",
     "certified_rate",
     "certify",
+    "certify_orbits",
     "envelope",
     "high_probability_accuracy",
     "joint_accuracy",
     "joint_table",
     "load",
+    "load_orbits",
     "plot_certified_accuracy",
     "plot_joint",
     "read_tsv",
