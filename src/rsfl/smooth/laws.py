@@ -11,13 +11,14 @@ __all__ = ["from_document", "known", "to_document"]
 
 
 def known() -> list[type[Law]]:
-    """Every concrete law that has been imported."""
+    """Every concrete law that has been imported and that certificates are read from."""
     found: list[type[Law]] = []
     pending = Law.__subclasses__()
     while pending:
         law = pending.pop()
         pending += law.__subclasses__()
-        if not inspect.isabstract(law) and dataclasses.is_dataclass(law):
+        certifies = law.space in ("input", "parametric", "parameters")
+        if certifies and not inspect.isabstract(law) and dataclasses.is_dataclass(law):
             found.append(law)
     return sorted(found, key=_name)
 
