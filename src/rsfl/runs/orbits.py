@@ -16,13 +16,13 @@ from rsfl import _document, orbit
 from rsfl._checks import Int64, count
 from rsfl._files import appended, locked, replaced
 from rsfl._fingerprint import input_hash
+from rsfl._laws import to_document
 from rsfl._progress import progress as shown_progress
 from rsfl._text import floored
 from rsfl.orbit import Orbit
 from rsfl.runs.inputs import example, labelled, peeked
 from rsfl.runs.settings import autocast, machine
 from rsfl.smooth import OrbitBallot, OrbitCertificate, OrbitPlan, Smoother
-from rsfl.smooth.laws import to_document
 from rsfl.train.batches import indexable
 
 __all__ = ["OrbitRun", "certify_orbits", "load_orbits"]
