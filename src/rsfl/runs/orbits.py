@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rsfl import _document, orbit
+from rsfl._batches import indexable
 from rsfl._checks import Int64, count
 from rsfl._files import appended, locked, replaced
 from rsfl._fingerprint import input_hash
@@ -23,7 +24,6 @@ from rsfl.orbit import Orbit
 from rsfl.runs.inputs import example, labelled, peeked
 from rsfl.runs.settings import autocast, machine
 from rsfl.smooth import OrbitBallot, OrbitCertificate, OrbitPlan, Smoother
-from rsfl.train.batches import indexable
 
 __all__ = ["OrbitRun", "certify_orbits", "load_orbits"]
 
