@@ -9,6 +9,7 @@ from rsfl.runs.curves import (
     envelope,
     high_probability_accuracy,
 )
+from rsfl.runs.evidence import evidence
 from rsfl.runs.inputs import example, peeked
 from rsfl.runs.job import Interrupted, certify
 from rsfl.runs.joint import joint_accuracy, joint_table, plot_joint
@@ -35,6 +36,7 @@ __all__ = [
     "certify",
     "certify_orbits",
     "envelope",
+    "evidence",
     "example",
     "high_probability_accuracy",
     "joint_accuracy",
