@@ -129,15 +129,11 @@ def _sections(
         _Section("On which data", "", ("", ""), list(data.items())),
         _figures(certificate, labels, radii),
         *_assumed(certificate.assumptions),
-        _Section(
-            "Model", "Fingerprints of its parts.", ("", "SHA-256"), list(settings["model"].items())
-        ),
+        _Section("Model", "Fingerprints of its parts.", ("", "SHA-256"), model),
         _Section("Files", f"Run {run.settings.identity}.", ("file", "SHA-256"), _hashes(out)),
         _Section("Versions", "", ("", ""), list(settings["versions"].items())),
     ]
-    words = (
-        command or f"rsfl verify {shlex.quote(str(out))} --model MODULE:MODEL --data MODULE:DATA"
-    )
+    given = f"rsfl verify {shlex.quote(str(out))} --model MODULE:MODEL --data MODULE:DATA"
     how = (
         "Derives every number a second time, and votes again on a random sample of the inputs; the "
         "exit status is 0 where everything holds."
