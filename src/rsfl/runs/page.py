@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rsfl._files import replaced
-from rsfl._text import floored
+from rsfl._text import floored, raised
 from rsfl.assumptions import Assumption
 from rsfl.runs.curves import (
     accuracy_interval,
@@ -163,7 +163,7 @@ def _figures(certificate: Any, labels: Any, radii: Sequence[float]) -> _Section:
 
 def _interval(certificate: Any, labels: Any, radius: float) -> str:
     low, high = accuracy_interval(certificate, labels, radius)
-    return f"{floored(float(np.asarray(low)), 4)} to {float(np.asarray(high)):.4f}"
+    return f"{floored(float(np.asarray(low)))} to {raised(float(np.asarray(high)))}"
 
 
 def _assumed(assumptions: Sequence[Assumption]) -> list[_Section]:
