@@ -7,7 +7,7 @@ import torch
 from saved import edited
 from torch import nn
 
-from rsfl import bounds, fed, noise, smooth
+from rsfl import fed, noise, smooth
 from rsfl.orbit import Rotations
 from rsfl.smooth import JointSmoother, Judge
 from rsfl.verify import Witness, verify
@@ -123,7 +123,7 @@ def test_joint_certificates_that_claim_more(joint, tmp_path, change):
     assert false(verify(edited(tmp_path / "j.json", JOINT[change])))
 
 
-# --- Poisoned clients ----------------------------------------------------------------------------
+# --- Ledgers -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -143,76 +143,6 @@ def federation():
         x[:6],
         [(one, int(label)) for one, label in zip(x[:6], y[:6], strict=True)],
     )
-
-
-THREATS = [
-    bounds.RemovalThreat(at_most=1),
-    bounds.FeatureThreat(clients=[3], norm=0.1, per_batch=1),
-    bounds.ForensicThreat(clients=[2]),
-]
-
-
-@pytest.mark.parametrize("threat", THREATS, ids=lambda one: type(one).__name__)
-def test_poisoning_certificates_hold_with_their_ledger(federation, tmp_path, threat):
-    run, x, data = federation
-    certificate = fed.certify(run.model, x, run.ledger, threat)
-    run.ledger.save(tmp_path / "ledger.json")
-    certificate.save(tmp_path / "p.json")
-    paths = tmp_path / "p.json", tmp_path / "ledger.json"
-    report = verify(*paths, witness=Witness(run.model, data))
-    assert false(report) == []
-    assert "is proved from 8 rounds" in str(report)
-    assert "6 radii are within the margins of the model" in str(report)
-    alone = verify(paths[0])
-    assert alone.holds
-    assert "which only the ledger can show" in str(alone)
-
-
-POISON = {
-    "deviation": lambda c: c.__setitem__("deviation", repr(float(c["deviation"]) * (1 - 1e-9))),
-    "at_most": lambda c: c["threat"].__setitem__("at_most", 2),
-    "clients": lambda c: c["threat"].__setitem__("clients", [0, 1]),
-    "model": lambda c: c["certificate"].__setitem__("model", "0" * 64),
-    "assumption": lambda c: c["assumptions"].pop(),
-    "radius": lambda c: c["certificate"]["radius"].__setitem__(0, "nan"),
-}
-
-
-@pytest.mark.parametrize("change", POISON)
-def test_poisoning_certificates_that_claim_more(federation, tmp_path, change):
-    run, x, _ = federation
-    run.ledger.save(tmp_path / "ledger.json")
-    fed.certify(run.model, x, run.ledger, THREATS[0]).save(tmp_path / "p.json")
-    path = edited(tmp_path / "p.json", POISON[change])
-    assert false(verify(path, tmp_path / "ledger.json"))
-
-
-def test_margins_that_claim_more_are_found_with_the_model(federation, tmp_path):
-    run, x, data = federation
-    smooth.margins(run.model, x).save(tmp_path / "m.json")
-    assert verify(tmp_path / "m.json", witness=Witness(run.model, data)).holds
-    longer = lambda c: c["radius"].__setitem__(2, repr(float(c["radius"][2]) * (1 + 1e-9)))  # noqa: E731
-    path = edited(tmp_path / "m.json", longer)
-    assert verify(path).holds
-    (text,) = false(verify(path, witness=Witness(run.model, data)))
-    assert "input 2: radius is" in text
-    path = edited(path, lambda c: c["label"].__setitem__(1, 1 - c["label"][1] % 2))
-    assert "is not the label of the model" in str(verify(path, witness=Witness(run.model, data)))
-
-
-def test_sampled_votes_are_held_against_a_threat(federation, tmp_path):
-    run, x, data = federation
-    smoother = smooth.ParameterSmoother(run.model, 0.05, 3)
-    held = fed.withstood(smoother.certify(x, n=200), run.ledger, THREATS[0])
-    held.save(tmp_path / "p.json")
-    run.ledger.save(tmp_path / "ledger.json")
-    paths = tmp_path / "p.json", tmp_path / "ledger.json"
-    report = verify(*paths, witness=Witness(run.model, data))
-    assert false(report) == []
-    assert "the same to a vote" in str(report)
-
-
-# --- Ledgers -------------------------------------------------------------------------------------
 
 
 def test_ledgers_that_were_cut_or_joined(federation, tmp_path):

@@ -195,19 +195,24 @@ def _checked(path: Path, at_hand: _AtHand) -> Iterator[Finding]:
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
         yield Finding(subject, "arithmetic", False, f"no {document.kind}: {error!r}")
         return
-    if witness is None:
-        return
-    if "counts" in content:
-        yield from _witnessed(subject, content, witness)
-    elif document.kind == "joint certificate":
-        yield from _witnessed(subject, content["ballot"]["pairs"], witness)
-    elif document.kind == "orbit certificate":
+    if witness is not None:
+        yield from _again(document.kind, subject, content, witness)
+
+
+def _again(
+    kind: str, subject: str, content: Mapping[str, Any], witness: Witness
+) -> Iterator[Finding]:
+    """What model and data say of a document."""
+    if kind == "poisoning certificate":
+        kind = "certificate" if content["kind"] == "votes" else "exact certificate"
+        content = content["certificate"]
+    if kind == "orbit certificate":
         yield from _geometry(subject, content, witness)
-    elif document.kind == "exact certificate":
+    elif kind == "exact certificate":
         yield from _margins(subject, content, witness)
-    elif document.kind == "poisoning certificate":
-        again = _margins if content["kind"] == "exact" else _witnessed
-        yield from again(subject, content["certificate"], witness)
+    elif kind != "ledger":
+        votes = content["ballot"]["pairs"] if kind == "joint certificate" else content
+        yield from _witnessed(subject, votes, witness)
 
 
 _FORMATS = {
