@@ -55,7 +55,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(200, (10, 20), (1, 2), attackers=(1, 2), epochs=20, votes=50),
     "small": Scale(10_000, (100, 200), (5, 10)),
-    "paper": Scale(10_000, (50, 100, 200, 1000), (3, 5, 10, 20, 40)),
+    "paper": Scale(10_000, (200, 100, 50, 1000), (3, 5, 10, 20), attackers=(1, 2)),
 }
 
 
