@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -14,12 +15,11 @@ from torch import nn
 from typing_extensions import override
 
 from rsfl import demo, runs, verify
+from rsfl._laws import known, to_document
 from rsfl._models import input_dtype
+from rsfl._version import __version__
 from rsfl.noise import Law
-from rsfl.runs.inputs import example, peeked
-from rsfl.runs.report import as_json, as_text, read_runs
 from rsfl.smooth import Smoother, evaluating, floored
-from rsfl.smooth.laws import known, to_document
 
 __all__ = ["main"]
 
@@ -128,8 +128,8 @@ def _certify(args: argparse.Namespace) -> None:
             f"--model {args.model!r} must give a torch.nn.Module, got {type(model).__name__}"
         )
     model.to(_device(args.device), getattr(torch, args.dtype) if args.dtype else None)
-    first, dataset = peeked(_made("data", args.data))
-    x, _ = example(first, model)
+    first, dataset = runs.peeked(_made("data", args.data))
+    x, _ = runs.example(first, model)
     one = x[None].to(input_dtype(model, x), copy=True)  # the model may write into it
     with evaluating(model):
         logits = _calling(
@@ -153,6 +153,7 @@ def _certify(args: argparse.Namespace) -> None:
         skip=args.skip,
         limit=args.limit,
         batch_size=args.batch_size,
+        on_bad=args.on_bad,
         rank=rank,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         progress=not args.quiet and rank == 0,
@@ -168,12 +169,12 @@ def _certify(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     measure = {"norm": args.norm, "unit": args.unit}
-    found = read_runs(args.paths, alpha=args.alpha, runner_up=args.runner_up, **measure)
+    found = runs.read_runs(args.paths, alpha=args.alpha, runner_up=args.runner_up, **measure)
     radii = [text.strip() for text in args.radii.split(",")]
     text = (
-        as_json(found, radii)
+        runs.as_json(found, radii)
         if args.json
-        else as_text(found, radii, with_envelope=args.envelope, rho=args.rho)
+        else runs.as_text(found, radii, with_envelope=args.envelope, rho=args.rho)
     )
     if args.tsv:
         if len(found) != 1:
@@ -187,7 +188,7 @@ def _report(args: argparse.Namespace) -> None:
             {run.name: run.curve for run in found}, envelope=args.envelope
         )
         axes.figure.savefig(args.plot, dpi=150)  # type: ignore[union-attr]
-    print(text)
+    print(text, flush=True)
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -204,12 +205,12 @@ def _verify(args: argparse.Namespace) -> int:
         model = _named("model", args.model)
         model = model if isinstance(model, nn.Module) else _made("model", args.model)
         model.to(_device(args.device), getattr(torch, args.dtype) if args.dtype else None)
-        _, dataset = peeked(_made("data", args.data))
+        _, dataset = runs.peeked(_made("data", args.data))
         if not hasattr(dataset, "__getitem__"):
             dataset = list(dataset)
         witness = verify.Witness(model, dataset, args.forged, args.missed, args.batch_size)
     report = verify.verify(*args.paths, witness=witness, printed=printed)
-    print(report)
+    print(report, flush=True)
     return report.status
 
 
@@ -222,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="rsfl",
         description="Certify classifiers by randomized smoothing, and report what came out.",
     )
+    parser.add_argument("--version", action="version", version=f"rsfl {__version__}")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="certify | report | verify | demo"
     )
@@ -294,6 +296,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="B",
         help="noisy inputs per forward call (default: fitting)",
+    )
+    certify.add_argument(
+        "--on-bad",
+        default="raise",
+        choices=("raise", "record"),
+        help="what to do about an input that cannot be certified: stop, or record why and go on "
+        "(default: raise)",
     )
     certify.add_argument("--quiet", action="store_true", help="no progress")
     certify.set_defaults(run=_certify)
@@ -417,6 +426,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 128 + int(number)
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if args.debug:
             raise

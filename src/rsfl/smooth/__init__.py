@@ -3,7 +3,7 @@
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
-from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.certificate import Certificate, Measure
 from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
@@ -13,16 +13,27 @@ from rsfl.smooth.input import (
     UniformSmoother,
 )
 from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
+from rsfl.smooth.module import Normalised, SmoothedModule
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
 from rsfl.smooth.parameter import ParameterSmoother
-from rsfl.smooth.reading import ABSTAIN, Confidence, RunnerUp, Sequential
-from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import Votes
+from rsfl.smooth.reading import (
+    ABSTAIN,
+    AtRadius,
+    ByCount,
+    Confidence,
+    MostVoted,
+    RunnerUp,
+    Sequential,
+)
+from rsfl.smooth.voter import Voter, count_until
+from rsfl.smooth.votes import Votes, draw_noise
 
 __all__ = [
     "ABSTAIN",
+    "AtRadius",
     "Ballot",
+    "ByCount",
     "Certificate",
     "Confidence",
     "DeformationSmoother",
@@ -33,6 +44,9 @@ __all__ = [
     "JointSmoother",
     "Judge",
     "LaplaceSmoother",
+    "Measure",
+    "MostVoted",
+    "Normalised",
     "OrbitBallot",
     "OrbitCertificate",
     "OrbitPlan",
@@ -40,10 +54,13 @@ __all__ = [
     "ParameterSmoother",
     "RunnerUp",
     "Sequential",
+    "SmoothedModule",
     "Smoother",
     "UniformSmoother",
     "Voter",
     "Votes",
+    "count_until",
+    "draw_noise",
     "evaluating",
     "exact_votes",
     "floored",

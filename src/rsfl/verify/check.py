@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import number, stored
+from rsfl._laws import from_document, to_document
 from rsfl.noise import ParameterGaussian
 from rsfl.runs import load
 from rsfl.runs.inputs import example
 from rsfl.runs.settings import machine
 from rsfl.smooth import ParameterSmoother, Smoother, Voter
-from rsfl.smooth.laws import from_document, to_document
 from rsfl.verify.certificates import check_certificate, check_evidence, rows_of
 from rsfl.verify.documents import Document, read_document, read_lines
 from rsfl.verify.evidence import Inputs, check_identity, check_votes
