@@ -738,3 +738,13 @@ def test_one_client_that_sends_nonsense_voids_no_statement_about_unknown_ones():
         assert certificate.deviation < np.inf
         named = fed.certify(run.model, TEST, run.ledger, replace(threat, clients=[5]))
         assert named.deviation < 2 * certificate.deviation
+
+
+def test_a_reach_that_the_deviation_equals_is_not_enough():
+    _, result = trained()
+    base = margins(result.model, TEST)
+    needed = bounds.deviation(result.ledger.rounds, THREAT).value
+    just = replace(base, radius=torch.full_like(base.radius, needed))
+    assert bool(fed.withstood(just, result.ledger, THREAT).abstained.all())
+    beyond = replace(base, radius=torch.full_like(base.radius, np.nextafter(needed, 1)))
+    assert not bool(fed.withstood(beyond, result.ledger, THREAT).abstained.any())
