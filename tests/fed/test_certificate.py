@@ -718,7 +718,9 @@ def test_a_removal_is_any_retraining_where_nothing_is_drawn():
     again = replace(calm, seed=77, clients=[one for one in calm.clients if one.id != 2]).run(3)
     assert agreed(certificate, again.model)
     assert int((~certificate.abstained).sum()) > 50
+    odd = [replace(calm.clients[0], trainer=replace(full, momentum=0.5)), *calm.clients[1:]]
     for drawing in (
+        replace(calm, clients=odd, update_clip=1.0),
         problem(trainer=full),
         problem(noise_std=None),
         problem(trainer=full, noise_std=None, fraction=0.5),

@@ -243,7 +243,7 @@ def _held(
 ) -> PoisoningCertificate:
     """The base certificate where its radius is above the deviation."""
     assumptions = tuple(OF_TRAINING[name] for name in (*found.checked, *found.trusted))
-    if drew_nothing(ledger):
+    if drew_nothing(ledger) and not found.touched:  # a training of its own may draw what it likes
         assumptions = tuple(RETRAINING if one.id == "coupled-runs" else one for one in assumptions)
     bound = f"the other run is {found.comparison}"
     if found.touched:
