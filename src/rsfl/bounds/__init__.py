@@ -37,6 +37,7 @@ from rsfl.bounds.radii import (
 )
 from rsfl.bounds.records import Participant, Round
 from rsfl.bounds.threat import ClientThreat, ForensicThreat, RemovalThreat, Threat
+from rsfl.bounds.tradeoff import gaussian_tradeoff, laplace_tradeoff, uniform_tradeoff
 from rsfl.bounds.voting import group_votes
 
 __all__ = [
@@ -59,11 +60,13 @@ __all__ = [
     "crfl_divergence",
     "crfl_radius",
     "deviation",
+    "gaussian_tradeoff",
     "group_votes",
     "hoeffding_lower",
     "hoeffding_upper",
     "kl_budget",
     "laplace_radius",
+    "laplace_tradeoff",
     "largest_norm",
     "latest_round",
     "lecuyer_radius",
@@ -82,4 +85,5 @@ __all__ = [
     "top_two_minimum_trials",
     "top_two_p_value",
     "uniform_radius",
+    "uniform_tradeoff",
 ]
