@@ -133,6 +133,7 @@ class JointBallot:
 
 
 def checked_rung(rung: int, ladder: Sequence[str]) -> int:
+    """``rung``, if the ladder has it."""
     found = count("rung", rung)
     if found >= len(ladder):
         raise ValueError(f"rung must be from 0 to {len(ladder) - 1}, got {rung!r}")
