@@ -339,18 +339,33 @@ class RoundedGaussian(Law):
         # The drawn law is within `paid` of the exact one at the input and at the perturbed input
         # alike. Split at a level c: the label stays above c + paid within the first distance, every
         # other class below c - paid within the second, whatever c is. With one bound, c = 1/2 and
-        # the two are the same.
-        paid = self.total_variation * count("dim", dim, 1)
-        a = np.maximum(probabilities("p_a", p_a) - paid, 0.0)
+        # the two are the same. A gap of p over q is that of 1 - q over 1 - p, which keeps the
+        # digits of probabilities close to 1.
+        paid = np.nextafter(self.total_variation * count("dim", dim, 1), np.inf)
+        a = probabilities("p_a", p_a)
         if p_b is None:
-            return bounds.cohen_radius(a, min(0.5 + paid, 1.0), sigma=2 * self.sigma)
-        a, b = np.broadcast_arrays(a, np.minimum(numbers("p_b", p_b, 0, 1) + paid, 1.0))
+            half = _lowered(np.float64(0.5), paid)
+            return bounds.cohen_radius(half, _raised(1 - a, paid), sigma=2 * self.sigma)
+        a, b = np.broadcast_arrays(a, probabilities("p_b", p_b))
+        high = b >= 0.5
+        a, b = np.where(high, 1 - b, a), np.where(high, 1 - a, b)
+        a, b = _lowered(a, paid), _raised(b, paid)
         lost = a <= b
         a_, b_ = np.where(lost, 0.75, a), np.where(lost, 0.25, b)
         c = _middle(a_, b_)
-        first = bounds.cohen_radius(a_, np.minimum(c + paid, 1.0), sigma=2 * self.sigma)
-        second = bounds.cohen_radius(np.maximum(c - paid, 0.0), b_, sigma=2 * self.sigma)
+        first = bounds.cohen_radius(a_, _raised(c, paid), sigma=2 * self.sigma)
+        second = bounds.cohen_radius(_lowered(c, paid), b_, sigma=2 * self.sigma)
         return unwrapped(np.where(lost, 0.0, np.minimum(first, second)))
+
+
+def _lowered(p: Float64, paid: float) -> Float64:
+    """p - paid, rounded down; no probability is below 0."""
+    return np.maximum(np.nextafter(p - paid, -1), 0.0)
+
+
+def _raised(p: Float64, paid: float) -> Float64:
+    """p + paid, rounded up; no probability is above 1."""
+    return np.minimum(np.nextafter(p + paid, 2), 1.0)
 
 
 def _middle(a: Float64, b: Float64) -> Float64:
