@@ -216,7 +216,8 @@ def test_the_table_error_is_paid_at_both_ends(p_a, p_b, dim):
     paid = law.total_variation * dim
     if p_b is None and 0.5 + 2 * paid < p_a < 1:
         exact = mp.mpf(0.25) * (
-            oracles.normal_quantile(mp.mpf(p_a) - paid) - oracles.normal_quantile(0.5 + mp.mpf(paid))
+            oracles.normal_quantile(mp.mpf(p_a) - paid)
+            - oracles.normal_quantile(0.5 + mp.mpf(paid))
         )
         assert value <= exact
         assert value == pytest.approx(float(exact), rel=1e-6, abs=1e-12)

@@ -244,7 +244,11 @@ def test_least_trials_are_least(alpha, p0):
         (bounds.clopper_pearson_lower, (1, 0, 0.1), "trials must be a count of at least 1.*got 0"),
         (bounds.clopper_pearson_lower, (1, 10, 0.0), r"alpha must lie in \[1e-200, 1\), got 0.0"),
         (bounds.clopper_pearson_lower, (1, 10, 1), r"alpha must lie in \[1e-200, 1\), got 1"),
-        (bounds.clopper_pearson_upper, (1, 10, np.nan), r"alpha must lie in \[1e-200, 1\), got nan"),
+        (
+            bounds.clopper_pearson_upper,
+            (1, 10, np.nan),
+            r"alpha must lie in \[1e-200, 1\), got nan",
+        ),
         (bounds.clopper_pearson_upper, (np.nan, 10, 0.1), "successes must be whole, got nan"),
         (bounds.hoeffding_lower, (1.1, 10, 0.1), r"mean must lie in \[0, 1\], got 1.1"),
         (bounds.hoeffding_upper, (0.5, 10.5, 0.1), "trials must be whole, got 10.5"),

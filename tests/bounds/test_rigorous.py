@@ -177,9 +177,7 @@ def check_sequential_decision(rng, many):
         decision = bounds.sequential_decision(i, m, p, level)
         case = (i, m, p, level, decision)
         if decision == 1:
-            assert at_most(
-                lambda: -arb(level).log(), lambda: balls.log_wealth(i, m, arb(p))
-            ), case
+            assert at_most(lambda: -arb(level).log(), lambda: balls.log_wealth(i, m, arb(p))), case
         if decision == -1:
             assert at_most(
                 lambda: -arb(level).log(), lambda: balls.log_wealth(m - i, m, 1 - arb(p))
@@ -262,9 +260,11 @@ def check_tightness(name, rng, many):
     keep = (a > b) & (b > 1e-290) & (a < 1)
     a, b = a[keep], b[keep]
     for p, q, value in listed(a, b, function(a, b, **{scale: 1.0})):
-        assert at_most(
-            lambda: formula(arb(p), arb(q)) * (1 - 1e-9), lambda: arb(value) + 1e-300
-        ), (p, q, value)
+        assert at_most(lambda: formula(arb(p), arb(q)) * (1 - 1e-9), lambda: arb(value) + 1e-300), (
+            p,
+            q,
+            value,
+        )
 
 
 def check_linf(rng, many):

@@ -23,7 +23,9 @@ __all__ = [
     "top_two_p_value",
 ]
 
-_FEW = 50  # successes up to which a lower tail is summed: scipy 1.12's loses 6e-8 there, 1.17's 3e-11
+_FEW = (
+    50  # successes up to which a lower tail is summed: scipy 1.12's loses 6e-8 there, 1.17's 3e-11
+)
 _LEAST = 1e-200  # of a tail: far below it scipy's loses its digits before it underflows
 
 
