@@ -12,25 +12,33 @@ from rsfl.fed.aggregate import (
     TrimmedMean,
 )
 from rsfl.fed.certificate import PoisoningCertificate, certify, withstood
-from rsfl.fed.client import SGD, Client, Member, Remote, Task, clients
+from rsfl.fed.client import Client, Member, Remote, clients
 from rsfl.fed.crfl import largest_backdoors, published
-from rsfl.fed.ensemble import GroupVote, train_groups
+from rsfl.fed.ensemble import GroupCertificate, GroupVote
+from rsfl.fed.groups import train_groups
+from rsfl.fed.joint import GroupJudge, LinearJudge
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
+from rsfl.fed.pilots import ClipSchedule, pilot
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import Result, RoundError
 from rsfl.fed.server import Server
+from rsfl.fed.trainer import SGD, Task
 
 __all__ = [
     "SGD",
     "Aggregate",
     "Attack",
     "Client",
+    "ClipSchedule",
     "CoordinateMedian",
     "GeometricMedian",
+    "GroupCertificate",
+    "GroupJudge",
     "GroupVote",
     "Krum",
     "Ledger",
+    "LinearJudge",
     "Mean",
     "Member",
     "PerClient",
@@ -49,6 +57,7 @@ __all__ = [
     "partition",
     "per_client",
     "personalise",
+    "pilot",
     "poison",
     "published",
     "train_groups",

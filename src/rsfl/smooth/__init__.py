@@ -2,7 +2,8 @@
 
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
-from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.ballot import Ballot
+from rsfl.smooth.certificate import Certificate, Measure
 from rsfl.smooth.exact import exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
@@ -11,22 +12,58 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
+from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
+from rsfl.smooth.module import Normalised, SmoothedModule
+from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
+from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
 from rsfl.smooth.parameter import ParameterSmoother
-from rsfl.smooth.voter import Voter
+from rsfl.smooth.reading import (
+    ABSTAIN,
+    AtRadius,
+    ByCount,
+    Confidence,
+    MostVoted,
+    RunnerUp,
+    Sequential,
+)
+from rsfl.smooth.voter import Voter, count_until
+from rsfl.smooth.votes import Votes, draw_noise
 
 __all__ = [
     "ABSTAIN",
+    "AtRadius",
+    "Ballot",
+    "ByCount",
     "Certificate",
+    "Confidence",
     "DeformationSmoother",
     "GaussianSmoother",
+    "JointBallot",
+    "JointCertificate",
+    "JointSmoother",
+    "Judge",
     "LaplaceSmoother",
+    "Measure",
+    "MostVoted",
+    "Normalised",
+    "OrbitBallot",
+    "OrbitCertificate",
+    "OrbitPlan",
+    "OrbitTests",
     "ParameterSmoother",
+    "RunnerUp",
+    "Sequential",
+    "SmoothedModule",
     "Smoother",
     "UniformSmoother",
     "Voter",
+    "Votes",
+    "count_until",
+    "draw_noise",
     "evaluating",
     "exact_votes",
     "floored",
     "margins",
+    "orbit_ballot",
     "raised",
 ]

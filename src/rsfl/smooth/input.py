@@ -1,16 +1,21 @@
 """Smoothers: a model and a law of noise, from inputs to certificates."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from rsfl._checks import count
-from rsfl._models import evaluating, input_dtype, widened
+from rsfl._models import as_given, evaluating, input_dtype, widened
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
+from rsfl.orbit import Orbit
+from rsfl.smooth.module import Preprocessing, SmoothedModule, bounded, normalised
+from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
+from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
+from rsfl.smooth.spot import asked_twice, probes
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
 
@@ -26,7 +31,8 @@ __all__ = [
 class Smoother(Voter):
     r"""The smoothed classifier of a model: the class that the model votes for most under noise.
 
-    Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is
+    Smoothing acts on the tensors given to it; put any normalisation inside the model, or name it as
+    ``preprocessing``. Noise is
     added to them in float32, or in their own dtype if it has more digits, and the sum is given to
     the model in the dtype of its first parameter: of a bfloat16 model, the rounding is a part of
     what is certified, and inputs stay in float32.
@@ -36,6 +42,13 @@ class Smoother(Voter):
             dtype. It may write into the batch: that is never the caller's tensor.
         law: How inputs are perturbed.
         num_classes: Width of the logits, at least 1.
+        preprocessing: (mean, std) of the inputs that the model expects, numbers or one for each
+            channel, or foolbox's ``dict(mean=..., std=..., axis=-3)``. The smoother then takes
+            inputs as they were before that, and so noise and radii are in their unit.
+        bounds: (low, high) of every coordinate of an input. Radii are then in pixels, and other
+            inputs are refused.
+        spot_check: Before the first votes ask the model twice, alone and in a batch, and refuse one
+            whose answers differ by more than rounding explains.
 
     Raises:
         ValueError: The law perturbs parameters, or num_classes is below 1.
@@ -52,8 +65,22 @@ class Smoother(Voter):
         (0, True)
     """
 
-    def __init__(self, model: nn.Module, law: Law, num_classes: int) -> None:
-        super().__init__(model, law, num_classes)
+    model: nn.Module
+
+    def __init__(
+        self,
+        model: nn.Module,
+        law: Law,
+        num_classes: int,
+        *,
+        preprocessing: Preprocessing | None = None,
+        bounds: tuple[float, float] | None = None,
+        spot_check: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        model, law = normalised(model, preprocessing), bounded(law, bounds)
+        super().__init__(law, num_classes, model=model, spot_check=spot_check)
         if law.space == "parameters":
             raise ValueError(
                 f"law must perturb inputs, got {law}: ParameterSmoother is for parameters"
@@ -95,12 +122,92 @@ class Smoother(Voter):
             dim=0
         )
 
-    @override
-    def dim(self, x: Tensor) -> int:
-        return math.prod(self.law.noise_shape(x.shape[1:]))
+    def module(
+        self, samples: int, *, noise: Literal["fixed", "fresh"] = "fixed", seed: int = 0
+    ) -> SmoothedModule:
+        """The smoothed classifier as an ``nn.Module``, for attacks and losses of other libraries:
+        see :class:`SmoothedModule`.
+
+        Args:
+            samples: Draws m for each call.
+            noise: ``fixed``: the same draws for every input and call; ``fresh``: new ones.
+            seed: Seed of the draws.
+        """
+        return SmoothedModule(self, samples, noise=noise, seed=seed)
+
+    def orbit_ballot(
+        self,
+        x: Tensor,
+        family: Orbit,
+        *,
+        allowance: float = 0.0,
+        alpha: float = 0.001,
+        plan: OrbitPlan | None = None,
+        seed: int = 0,
+        index: Tensor | Sequence[int] | None = None,
+    ) -> OrbitBallot:
+        """Votes about all pictures of an orbit: :func:`rsfl.smooth.orbit_ballot`."""
+        return orbit_ballot(
+            self, x, family, allowance=allowance, alpha=alpha, plan=plan, seed=seed, index=index
+        )
+
+    def certify_orbit(
+        self,
+        x: Tensor,
+        family: Orbit,
+        *,
+        allowance: float = 0.0,
+        alpha: float = 0.001,
+        plan: OrbitPlan | None = None,
+        seed: int = 0,
+        index: Tensor | Sequence[int] | None = None,
+    ) -> OrbitCertificate:
+        """One label for every picture of a family, and for all within an allowance of one.
+
+        The picture is the one that somebody hands in: it may have been turned, resampled and saved
+        before. The noise is that of the pixels, and must be measured in l2.
+
+        Args:
+            x: Images (B, C, H, W), finite; one of them alone is ``x[None]``.
+            family: The family of pictures, such as ``orbit.Rotations(math.radians(50))``.
+            allowance: l2 distance that a picture may be from one of the family, such as
+                ``orbit.eight_bit_allowance(x.shape[1:])`` for pictures that were saved in 8 bits.
+            alpha: Probability, for each input, with which the certificate may be wrong.
+            plan: How votes are spent.
+            seed: Seed of the draws. They depend on it, on ``index``, on the centre they are cast
+                for, and on nothing else.
+            index: (B,) which inputs these are; 0 ... B - 1 by default.
+
+        Returns:
+            The certificate; it abstains where some picture could not be certified.
+
+        Raises:
+            ValueError: An argument is out of its range, or the noise is not measured in l2.
+            TypeError: x or the logits are not tensors of numbers.
+
+        Example:
+            >>> from rsfl.noise import Gaussian
+            >>> from rsfl.orbit import Rotations
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 2))
+            >>> _ = model[1].weight.data.copy_(torch.stack([-torch.ones(9), torch.ones(9)]))
+            >>> _ = model[1].bias.data.copy_(torch.tensor([3.0, -3.0]))  # bright, or dark
+            >>> dark = torch.full((1, 1, 3, 3), 0.2)
+            >>> Smoother(model, Gaussian(0.5), 2).certify_orbit(dark, Rotations(0.3)).label
+            tensor([0])
+        """
+        ballot = self.orbit_ballot(
+            x, family, allowance=allowance, alpha=alpha, plan=plan, seed=seed, index=index
+        )
+        return ballot.certificate(allowance=allowance, alpha=alpha)
 
     @override
-    def _count(
+    def spot(self, x: Tensor) -> None:
+        if self.spot_check:
+            rows = as_given(self.model, probes(widened(x[:1])))
+            asked_twice(self.model, rows, self.num_classes)
+
+    @override
+    def count(
         self,
         x: Tensor,
         index: Tensor,
@@ -108,8 +215,8 @@ class Smoother(Voter):
         stop: int,
         *,
         seed: int,
-        batch_size: int | None,
         stage: int = ESTIMATION,
+        batch_size: int | None = None,
     ) -> Votes:
         return count_votes(
             self.model,
@@ -132,10 +239,13 @@ class GaussianSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         sigma: Standard deviation of the noise, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        spot_check: See :class:`Smoother`.
     """
 
-    def __init__(self, model: nn.Module, sigma: float, num_classes: int) -> None:
-        super().__init__(model, Gaussian(sigma), num_classes)
+    def __init__(
+        self, model: nn.Module, sigma: float, num_classes: int, *, spot_check: bool = True
+    ) -> None:
+        super().__init__(model, Gaussian(sigma), num_classes, spot_check=spot_check)
 
 
 class UniformSmoother(Smoother):
@@ -145,10 +255,13 @@ class UniformSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         half_width: Half the side of the cube, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        spot_check: See :class:`Smoother`.
     """
 
-    def __init__(self, model: nn.Module, half_width: float, num_classes: int) -> None:
-        super().__init__(model, Uniform(half_width), num_classes)
+    def __init__(
+        self, model: nn.Module, half_width: float, num_classes: int, *, spot_check: bool = True
+    ) -> None:
+        super().__init__(model, Uniform(half_width), num_classes, spot_check=spot_check)
 
 
 class LaplaceSmoother(Smoother):
@@ -158,10 +271,13 @@ class LaplaceSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         scale: Scale of the noise, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        spot_check: See :class:`Smoother`.
     """
 
-    def __init__(self, model: nn.Module, scale: float, num_classes: int) -> None:
-        super().__init__(model, Laplace(scale), num_classes)
+    def __init__(
+        self, model: nn.Module, scale: float, num_classes: int, *, spot_check: bool = True
+    ) -> None:
+        super().__init__(model, Laplace(scale), num_classes, spot_check=spot_check)
 
 
 class DeformationSmoother(Smoother):
@@ -171,12 +287,20 @@ class DeformationSmoother(Smoother):
         model: Maps a batch of images (B, C, H, W) to logits.
         deformation: The warp and the law of its parameters, such as ``deform.Rotation(0.3)``.
         num_classes: Width of the logits.
+        spot_check: See :class:`Smoother`.
     """
 
-    def __init__(self, model: nn.Module, deformation: Deformation, num_classes: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        deformation: Deformation,
+        num_classes: int,
+        *,
+        spot_check: bool = True,
+    ) -> None:
         if not isinstance(deformation, Deformation):
             raise TypeError(f"deformation must be a deform.Deformation, got {deformation!r}")
-        super().__init__(model, deformation, num_classes)
+        super().__init__(model, deformation, num_classes, spot_check=spot_check)
 
     def shifted(self, x: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
         """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the
@@ -185,7 +309,7 @@ class DeformationSmoother(Smoother):
         This is what :func:`rsfl.attacks.grid_attack` searches: the noise stays the same for all
         shifts.
         """
-        x, _ = self._checked(x, None)
+        x = self.checked(x)
         rows = torch.arange(len(x), device=x.device)
 
         def votes(shift: Tensor) -> Tensor:
