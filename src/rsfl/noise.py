@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from rsfl import _samples, bounds
 from rsfl._batches import batch, checked_batch
-from rsfl._checks import Float64, Floats, count, number, numbers, probabilities, stored, unwrapped
+from rsfl._checks import Float64, Floats, count, number, probabilities, stored, unwrapped
 from rsfl.assumptions import (
     GRID_INPUT,
     IDEAL_NOISE,

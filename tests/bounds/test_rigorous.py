@@ -4,6 +4,7 @@ A case is drawn from where rounding hurts: all magnitudes, both ends, neighbours
 quick form runs some hundreds a bound, the slow one a hundred thousand.
 """
 
+# ruff: noqa: B023  (what binds a loop variable here is called within its turn)
 import itertools
 
 import numpy as np
