@@ -43,6 +43,7 @@ from rsfl.bounds.threat import (
     SampleThreat,
     Threat,
 )
+from rsfl.bounds.tradeoff import gaussian_tradeoff, laplace_tradeoff, uniform_tradeoff
 from rsfl.bounds.voting import group_votes
 
 __all__ = [
@@ -65,11 +66,13 @@ __all__ = [
     "crfl_divergence",
     "crfl_radius",
     "deviation",
+    "gaussian_tradeoff",
     "group_votes",
     "hoeffding_lower",
     "hoeffding_upper",
     "kl_budget",
     "laplace_radius",
+    "laplace_tradeoff",
     "largest_norm",
     "latest_round",
     "lecuyer_radius",
@@ -88,4 +91,5 @@ __all__ = [
     "top_two_minimum_trials",
     "top_two_p_value",
     "uniform_radius",
+    "uniform_tradeoff",
 ]
