@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from rsfl.smooth.laws import to_document
 from torch import nn
 
 from rsfl._laws import to_document
