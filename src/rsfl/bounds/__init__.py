@@ -25,6 +25,7 @@ from rsfl.bounds.crfl import (
 from rsfl.bounds.frame import local_factors
 from rsfl.bounds.limits import largest_norm, latest_round, most_attackers
 from rsfl.bounds.linear import linear_vote_bounds, linear_votes, margin_radius
+from rsfl.bounds.poisoned import FeatureThreat, SampleThreat
 from rsfl.bounds.poisoning import Deviation, deviation
 from rsfl.bounds.radii import (
     cohen_radius,
@@ -35,14 +36,7 @@ from rsfl.bounds.radii import (
     uniform_radius,
 )
 from rsfl.bounds.records import Participant, Round
-from rsfl.bounds.threat import (
-    ClientThreat,
-    FeatureThreat,
-    ForensicThreat,
-    RemovalThreat,
-    SampleThreat,
-    Threat,
-)
+from rsfl.bounds.threat import ClientThreat, ForensicThreat, RemovalThreat, Threat
 from rsfl.bounds.tradeoff import gaussian_tradeoff, laplace_tradeoff, uniform_tradeoff
 from rsfl.bounds.voting import group_votes
 
