@@ -267,7 +267,9 @@ def test_float_noise_can_be_recognised_and_rounded_noise_cannot():
 
 
 def test_norms_are_a_closed_set():
-    with pytest.raises(ValueError, match=r"Sup.norm must be one of 'l1', 'l2', 'linf', got 'max'"):
+    with pytest.raises(
+        ValueError, match=r"Sup.norm must be one of 'l1', 'l2', 'linf', 'none', got 'max'"
+    ):
 
         class Sup(noise.Uniform):
             norm = "max"

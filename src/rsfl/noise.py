@@ -43,8 +43,9 @@ __all__ = [
 ]
 
 
-Norm: TypeAlias = Literal["l1", "l2", "linf"]
-"""How distances are measured: whoever reads a law knows all the norms there are."""
+Norm: TypeAlias = Literal["l1", "l2", "linf", "none"]
+"""How distances are measured, ``none`` by a law that has no radius: whoever reads a law knows all
+the norms there are."""
 
 
 class Law(ABC):
