@@ -3,6 +3,7 @@ each."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from logging import getLogger
@@ -247,10 +248,18 @@ class Rounds:
     ) -> tuple[State, Entry]:
         """The state after a round, as a function of the one before it and of what the participants
         sent."""
+        many, sent = len(invitation.participants), self.state.broadcast
+        rows, verdicts = admit(self.layout, many, sent, replies)
+        with closing(rows):
+            return self._averaged(invitation, rows, verdicts)
+
+    def _averaged(
+        self, invitation: _Invitation, rows: Rows, verdicts: list[Verdict]
+    ) -> tuple[State, Entry]:
+        """The state after a round, from the vectors that came through the door."""
         settings, state, participants = self.settings, self.state, invitation.participants
         index, sent = state.round + 1, state.broadcast.double()
         rho, sigma = self.plan.clip[index - 1], self.plan.noise_std[index - 1]
-        rows, verdicts = admit(self.layout, len(participants), state.broadcast, replies)
         tamper(rows, verdicts, sent, participants, self.attacks, (settings.seed, index))
         limits = Limits(settings.reject_norm, self.plan.update_clip[index - 1])
         verdicts = screen(rows, verdicts, sent, limits)
