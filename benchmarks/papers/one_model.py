@@ -233,7 +233,8 @@ def groups(features: Features, clients: int, rounds: int) -> dict[str, Any]:
     x, y = features.test
     began = time.perf_counter()
     vote = fed.train_groups(server(*features.clients, clients), clients, rounds, num_classes=10)
-    label, survives = vote.certify(x)
+    certificate = vote.certify(x)
+    label, survives = certificate.label.numpy(), certificate.withstands.numpy()
     return {
         "certified": {
             str(m): float(((label == y.numpy()) & (survives >= m)).mean()) for m in (0, 1, 2, 5)

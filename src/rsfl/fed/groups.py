@@ -33,7 +33,8 @@ def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tu
     """Divide clients into disjoint groups: each by a hash of its own id and the seed alone.
 
     So one client more or less, or under another id, moves nobody else. Groups are as equal as
-    chance makes them, and one may be empty.
+    chance makes them, and one may be empty. Where there are as many groups as clients, each client
+    is alone.
 
     Example:
         >>> sorted(sum(group_clients(range(7), 3), ()))
@@ -47,6 +48,8 @@ def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tu
         raise ValueError(f"ids must be different, got {ordered!r}")
     if not 1 <= count("groups", groups) <= len(ordered):
         raise ValueError(f"groups must be from 1 to the {len(ordered)} clients, got {groups!r}")
+    if groups == len(ordered):
+        return tuple((id_,) for id_ in ordered)
     found: list[list[int]] = [[] for _ in range(groups)]
     for id_ in ordered:
         found[_draws.subseed(seed, "member", id_) % groups].append(id_)
@@ -123,12 +126,17 @@ def train_groups(
         number("timeout", timeout, 0.0, open_low=True)
         if not processes:
             raise ValueError(f"timeout needs processes of at least 1, got timeout={timeout!r}")
-    divided = group_clients([one.id for one in server.clients], groups, seed=server.seed)
+    everybody = [one.id for one in server.clients]
+    divided = group_clients(everybody, groups, seed=server.seed)
     settings = _decided(server, rounds) if not processes else server
     everyone = [
         Group(
             at,
-            _part(settings, members, at),
+            _part(
+                settings,
+                members,
+                ("group", at) if groups < len(everybody) else ("alone", members[0]),
+            ),
             {id_: attack for id_, attack in (attacks or {}).items() if id_ in members},
             None if checkpoint is None else Path(checkpoint) / f"group-{at:04d}",
         )
@@ -163,14 +171,14 @@ def _vote(
     return GroupVote(tuple(models), divided, labels, failed, independent=True)
 
 
-def _part(server: Settings, members: Iterable[int], at: int) -> Settings:
+def _part(server: Settings, members: Iterable[int], key: tuple[str, int]) -> Settings:
     """The settings of one group: its own clients, and draws that nobody else has."""
     own = set(members)
     return replace(
         server,
         clients=[one for one in server.clients if one.id in own],
         sizes=None if server.sizes is None else {id_: server.sizes[id_] for id_ in own},
-        seed=_draws.subseed(server.seed, "group", at) >> 11,
+        seed=_draws.subseed(server.seed, *key) >> 11,
     )
 
 

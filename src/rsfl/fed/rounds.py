@@ -227,6 +227,8 @@ class Rounds:
         settings, state, participants = self.settings, self.state, invitation.participants
         index, sent = state.round + 1, state.broadcast.double()
         rho, sigma = self.plan.clip[index - 1], self.plan.noise_std[index - 1]
+        # Models of their own, as they were before anybody lied about them or shortened them.
+        own = {i: rows[i] for i, one in enumerate(participants) if _mixes(one)}
         tamper(rows, verdicts, sent, participants, self.attacks, (settings.seed, index))
         limits = Limits(settings.reject_norm, self.plan.update_clip[index - 1])
         verdicts = screen(rows, verdicts, sent, limits)
@@ -286,11 +288,7 @@ class Rounds:
             passed_hash=self.layout.hashed(passed),
         )
         updates = rows.matrix(list(range(len(rows)))).double() - sent if "updates" in keep else None
-        local = {
-            one.id: rows[i].clone()
-            for i, one in enumerate(participants)
-            if _mixes(one) and usable(verdicts[i])
-        }
+        local = {participants[i].id: vector for i, vector in own.items() if usable(verdicts[i])}
         ends = {participants[i].id: share for i, share in final.items()}
         entry = Entry(record, ends, self._metrics(clipped), updates)
         next_ = replace(
