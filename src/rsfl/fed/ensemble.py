@@ -25,7 +25,7 @@ from rsfl.smooth import ABSTAIN
 
 __all__ = ["GroupVote"]
 
-_STACK = 16  # models that look at a batch at once
+_FEW = 64  # inputs up to which a stack of models is faster than one after another
 _NEAR = 1e-4  # outputs closer than this part of the largest are looked at one by one
 
 
@@ -72,31 +72,27 @@ class GroupVote:
     def votes(self, x: Tensor) -> Tensor:
         """Votes (B, K), int64: one a group and input; none where outputs are not finite.
 
-        Models that are alike and made of torch's own layers look at the inputs as one stack. Its
+        Models that are alike and made of torch's own layers look at a few inputs as one stack. Its
         votes are those of one model after another: where two outputs are as close as rounding, the
-        model is asked alone.
+        model is asked alone. For many inputs one model after another is faster.
         """
-        total = torch.zeros(len(x), self.num_classes, dtype=torch.int64, device=x.device)
-        for labels in self._labels(x):
-            voted = labels != ABSTAIN
-            total[voted] += torch.nn.functional.one_hot(labels[voted], self.num_classes)
-        return total
+        labels = torch.stack(list(self._labels(x)))
+        voted = torch.nn.functional.one_hot(labels.clamp(min=0), self.num_classes)
+        return (voted * (labels != ABSTAIN)[..., None]).sum(dim=0)
 
     def _labels(self, x: Tensor) -> Iterator[Tensor]:
         """What each group votes for, (B,)."""
         models = [model for model in self.models if model is not None]
-        if not _alike(models):
+        if x.device.type != "cpu" or len(x) > _FEW or not _alike(models):
             yield from (self._alone(model, x) for model in models)
             return
-        for start in range(0, len(models), _STACK):
-            some = models[start : start + _STACK]
-            outputs = _stacked(some, x)
-            for model, own in zip(some, outputs, strict=True):
-                self._check(own, x)
-                top = own.topk(2, dim=1).values
-                near = _NEAR * own.abs().amax(dim=1)
-                sure = torch.isfinite(own).all(dim=1) & (top[:, 0] - top[:, 1] > near)
-                yield _voted(own) if bool(sure.all()) else self._alone(model, x)
+        outputs = _stacked(models, x)
+        self._check(outputs[0], x)
+        top = outputs.topk(2, dim=2).values
+        near = _NEAR * outputs.abs().amax(dim=2)
+        sure = torch.isfinite(outputs).all(dim=2) & (top[..., 0] - top[..., 1] > near)
+        for model, own, certain in zip(models, outputs, sure.all(dim=1).tolist(), strict=True):
+            yield own.argmax(dim=1) if certain else self._alone(model, x)
 
     def _alone(self, model: nn.Module, x: Tensor) -> Tensor:
         """What one model votes for."""
