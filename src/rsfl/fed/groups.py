@@ -66,7 +66,7 @@ class _Table:
         return self.values[index - 1]
 
 
-def train_groups(
+def train_groups(  # noqa: PLR0913  # a run's settings
     server: Server,
     groups: int,
     rounds: int,
