@@ -20,6 +20,7 @@ from rsfl import bounds, fed
 from rsfl.bounds import ClientThreat, ConditionError, RemovalThreat, SampleThreat
 from rsfl.noise import Gaussian
 from rsfl.train import CrossEntropy
+from rsfl.train.checkpoint import CheckpointError, read, write
 
 DOUBLE = torch.float64
 TEST = torch.randn(300, 4, generator=torch.Generator().manual_seed(9), dtype=DOUBLE)
@@ -740,3 +741,19 @@ def test_whoever_sends_anything_is_within_the_client_level():
         held(attacked, ClientThreat(clients=[0]), clean)
         others = [one for one in attacked.ledger.rounds[0].participants if one.client]
         assert all(one.outcome == "used" for one in others)
+
+
+def test_a_checkpoint_whose_weights_are_of_another_class(tmp_path):
+    run = server()
+    run.run(1, checkpoint=tmp_path)
+    (path,) = tmp_path.glob("state-*.rsfl")
+    content = read(path)
+    write(path, content | {"broadcast": nn.Parameter(content["broadcast"])})
+    with pytest.raises(CheckpointError, match="something else than plain weights"):
+        run.run(2, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_whose_schedules_say_something_else_now(tmp_path):
+    server(clip=lambda index: 1.0).run(1, checkpoint=tmp_path)
+    with pytest.raises(CheckpointError, match=r"clip was planned as \[1\.0\] and is \[2\.0\] now"):
+        server(clip=lambda index: 2.0).run(2, checkpoint=tmp_path)

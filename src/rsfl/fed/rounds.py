@@ -22,7 +22,7 @@ from rsfl.fed.checkpoint import CheckpointError, Directory, State
 from rsfl.fed.client import Member
 from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
-from rsfl.fed.ours import named_rule
+from rsfl.fed.ours import named_rule, plain_tensor
 from rsfl.fed.plan import Plan
 from rsfl.fed.poison import Attack
 from rsfl.fed.recording import Names, Outcome, recorded
@@ -108,6 +108,9 @@ class Rounds:
             raise ValueError(
                 f"rounds must be at least the {state.round} of the checkpoint, got {self.total!r}"
             )
+        vectors = [state.clipped, state.broadcast, *state.locals.values()]
+        if not all(plain_tensor(one) and one.shape == self.state.clipped.shape for one in vectors):
+            raise CheckpointError(f"{self.checkpoint} holds something else than plain weights")
         now = self.plan.of_server()
         for name, then in state.plan.items():
             both = min(len(then), len(now[name])) - (name == "noise_std")
