@@ -97,6 +97,15 @@ class Law(ABC):
         coordinate read it.
         """
 
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+        """The least probability of an event that has probability p, when the input is moved by up
+        to ``radius``; never above the exact one, convex in p.
+
+        Raises:
+            ValueError: The law has no such curve here, or an argument is out of its range.
+        """
+        raise ValueError(f"law must have a trade-off curve, got {self}")
+
     def probability(self, radius: float, *, dim: int = 1) -> float:
         """The least p_a from which on this law certifies ``radius``, rounded up.
 
@@ -138,6 +147,10 @@ class Gaussian(Law):
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
         return bounds.cohen_radius(p_a, p_b, sigma=self.sigma)
+
+    @override
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+        return bounds.gaussian_tradeoff(p, radius, sigma=self.sigma)
 
 
 @dataclass(frozen=True)
@@ -194,6 +207,10 @@ class Uniform(Law):
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
         return bounds.uniform_radius(p_a, p_b, half_width=self.half_width)
 
+    @override
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+        return bounds.uniform_tradeoff(p, radius, half_width=self.half_width)
+
 
 @dataclass(frozen=True)
 class Laplace(Law):
@@ -218,6 +235,10 @@ class Laplace(Law):
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
         return bounds.laplace_radius(p_a, p_b, scale=self.scale)
+
+    @override
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+        return bounds.laplace_tradeoff(p, radius, scale=self.scale)
 
 
 @dataclass(frozen=True)
@@ -413,6 +434,14 @@ class RoundedGaussian(Law):
         return (
             x + (noisy - x).detach() if x.requires_grad else noisy
         )  # gradients pass as through plain addition
+
+    @override
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+        # The drawn law is within `paid` of the exact one before the shift and after it.
+        paid = self.total_variation * count("dim", dim, 1)
+        before = np.maximum(probabilities("p", p) - paid, 0.0)
+        exact = bounds.gaussian_tradeoff(before, radius, sigma=self.sigma)
+        return unwrapped(np.maximum(np.asarray(exact) - paid, 0.0))
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:

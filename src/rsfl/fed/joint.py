@@ -15,8 +15,8 @@ from rsfl.assumptions import (
     OF_TRAINING,
     Assumption,
 )
-from rsfl.fed.certificate import Rounds, checked, of_the_model
 from rsfl.fed.ensemble import GroupVote
+from rsfl.fed.provenance import Rounds, checked, of_the_model
 from rsfl.smooth import Judge, margins
 
 __all__ = ["GroupJudge", "LinearJudge", "elected"]

@@ -4,7 +4,7 @@ from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate, Measure
-from rsfl.smooth.exact import exact_votes, margins
+from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
     GaussianSmoother,
@@ -37,6 +37,7 @@ __all__ = [
     "Certificate",
     "Confidence",
     "DeformationSmoother",
+    "ExactCertificate",
     "GaussianSmoother",
     "JointBallot",
     "JointCertificate",
