@@ -18,7 +18,7 @@ from rsfl.assumptions import (
     SEPARATE_GROUPS,
     Assumption,
 )
-from rsfl.fed.group_certificate import GroupCertificate, counted
+from rsfl.fed.group_certificate import GroupCertificate, elected
 from rsfl.fed.layout import Layout
 from rsfl.fed.ours import of_torch_alone
 from rsfl.smooth import ABSTAIN
@@ -120,7 +120,7 @@ class GroupVote:
             index: (B,) which inputs these are; 0 ... B - 1 by default.
         """
         votes = self.votes(x)
-        label, withstands = counted(votes)
+        label, withstands = elected(votes)
         where = torch.arange(len(x)) if index is None else torch.as_tensor(index)
         if where.shape != (len(x),):
             raise ValueError(f"index must be one number an input, got shape {tuple(where.shape)}")
