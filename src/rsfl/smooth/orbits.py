@@ -98,6 +98,16 @@ class OrbitTests:
         found = decisions(self.successes[used], self.trials[used], p0, self.share[used] * alpha)
         return bool((found == 1).all())
 
+    def lower(self, alpha: float) -> Float64:
+        """(N,) lower bounds on the label's probability about each centre, at the levels of the
+        tests: what their votes would have decided, too; rounded down."""
+        low, high = np.full(len(self), 2.0**-60), np.full(len(self), _TOP)
+        while (high - low > 1e-9).any():
+            middle = (low + high) / 2
+            held = decisions(self.successes, self.trials, middle, self.share * alpha) == 1
+            low, high = np.where(held, middle, low), np.where(held, high, middle)
+        return np.where(low > 1e-9, low, 0.0)
+
     def confirmed(self, family: Orbit, x: Tensor) -> bool:
         """Whether no cell of this image (1, C, H, W) reaches farther from its centre than is
         said."""
