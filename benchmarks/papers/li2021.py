@@ -288,19 +288,21 @@ def draw(certificate: OrbitCertificate, x: Tensor, path: Path) -> None:
 
     (tests,), family = certificate.ballot.tests, certificate.orbit
     mesh = Mesh.of(family, x, tests.cells)
-    radius = np.zeros(len(mesh))
+    radius, whole = np.zeros(len(mesh)), np.zeros(len(mesh))
     lower = tests.lower(certificate.alpha)
     reached = np.asarray(certificate.law.radius(lower))
     for number in np.unique(tests.owner[tests.owner >= 0]):
         own = np.flatnonzero(tests.owner == number)
         centre = family(x, torch.tensor(tests.centres[[number]]))
         away = mesh.distances(centre, torch.from_numpy(own)).numpy()
-        radius[own] = np.maximum(reached[number] - away, 0)
+        whole[own], radius[own] = reached[number], np.maximum(reached[number] - away, 0)
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     panels = figure.add_gridspec(2, 9, height_ratios=(3, 1))
     axis = figure.add_subplot(panels[0, :])
     degrees = np.degrees(mesh.low[:, 0].numpy())
-    axis.fill_between(degrees, radius, step="post", linewidth=0)
+    axis.plot(degrees, whole, linewidth=0.8, label="about the centre of its ball")
+    axis.fill_between(degrees, radius, step="post", linewidth=0, label="about the picture itself")
+    axis.legend(loc="lower right", fontsize=8)
     axis.set(xlim=(degrees[0], -degrees[0]), ylim=(0, None))
     axis.set(xlabel="angle of the picture (degrees)", ylabel="certified l2 radius")
     for place, angle in enumerate(torch.linspace(*family.box[0], 9)):

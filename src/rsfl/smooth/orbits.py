@@ -27,6 +27,7 @@ from rsfl.assumptions import (
     PER_INPUT,
     SPLIT_ALPHA,
     Assumption,
+    spot_checked,
 )
 from rsfl.noise import Law
 from rsfl.orbit import Mesh, Orbit
@@ -169,6 +170,7 @@ class OrbitBallot:
         orbit: The family of pictures.
         law: The noise.
         seed: Seed of the run.
+        spot_checked: Whether the model was asked twice, alone and in a batch, before it voted.
     """
 
     chosen: Tensor
@@ -179,6 +181,7 @@ class OrbitBallot:
     orbit: Orbit
     law: Law
     seed: int
+    spot_checked: bool = False
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -211,7 +214,7 @@ class OrbitBallot:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         first = parts[0]
         for part in parts[1:]:
-            for name in ("shape", "orbit", "law", "seed"):
+            for name in ("shape", "orbit", "law", "seed", "spot_checked"):
                 if getattr(part, name) != getattr(first, name):
                     raise ValueError(
                         f"parts must agree in {name}, got {getattr(first, name)} and "
@@ -255,7 +258,7 @@ class OrbitBallot:
                 PER_INPUT,
                 ORBIT_COVER,
                 ONE_RESAMPLING,
-                ONE_FUNCTION,
+                spot_checked(ONE_FUNCTION) if self.spot_checked else ONE_FUNCTION,
                 *self.law.assumptions,
             ),
         )
@@ -290,6 +293,7 @@ class OrbitBallot:
             "orbit": orbit.to_document(self.orbit),
             "law": to_document(self.law),
             "seed": int(self.seed),
+            "spot_checked": self.spot_checked,
             "tests": [tests.document() for tests in self.tests],
         }
 
@@ -311,6 +315,7 @@ class OrbitBallot:
                 orbit=family,
                 law=from_document(found["law"]),
                 seed=found["seed"],
+                spot_checked=found["spot_checked"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no ballot of an orbit: {error}") from error
