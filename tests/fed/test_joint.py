@@ -11,7 +11,7 @@ from scipy import special
 from torch import nn
 
 from rsfl import bounds, fed, noise, runs
-from rsfl.fed.joint import elected
+from rsfl.fed.ensemble import elected
 from rsfl.fed.poison import LabelFlip, Noise, Scale, SignFlip
 from rsfl.smooth import ABSTAIN, JointCertificate, JointSmoother, Judge, Smoother
 
@@ -125,6 +125,8 @@ def test_a_vote_on_a_device_is_that_of_the_bounds():
     expected = bounds.group_votes(votes)
     assert label.tolist() == expected[0].tolist()
     assert withstood.tolist() == expected[1].tolist()
+    nobody, none = elected(torch.zeros(1, 4, dtype=torch.int64))
+    assert (nobody.item(), none.item()) == (ABSTAIN, 0)
 
 
 class Steps(Judge):
