@@ -373,8 +373,8 @@ def _by_count(
     found = list(derived.proved(row.successes, row.runner_up, row.n, low, high, radius))
     if (silent := _silent(label, radius)) is not None:
         return (*silent, *found)
-    if label != row.chosen:
-        found.append(f"the label is {label}, where the votes select {row.chosen}")
+    if label != row.chosen or not row.n0:
+        found.append(f"the label is {label}, where {row.n0} votes select {row.chosen}")
     if not radius > 0:
         found.append(f"it names a label with a radius of {radius!r}")
     return tuple(found)
@@ -392,8 +392,8 @@ def _at_radius(
             found.append(f"p_upper is {high!r}, below 1 - {low!r}")
     if (silent := _silent(label, radius)) is not None:
         return (*silent, *found)
-    if label != row.chosen:
-        found.append(f"the label is {label}, where the votes select {row.chosen}")
+    if label != row.chosen or not row.n0:
+        found.append(f"the label is {label}, where {row.n0} votes select {row.chosen}")
     reach = derived.reach(exact(low)) if 0 < low < 1 else exact(0)
     if radius != asked:
         found.append(f"radius is {radius!r}, where {asked!r} was asked for")
