@@ -37,7 +37,7 @@ def ragged():
 
 def linear():
     torch.manual_seed(0)
-    return nn.Linear(1, 3)
+    return nn.Linear(1, 4)
 
 
 def wide():

@@ -13,7 +13,7 @@ import torch
 from callables import LABELS, SIZE, X, data, linear, model
 
 from rsfl import cli, runs
-from rsfl.runs.log import read_log, read_shard
+from rsfl.runs.log import Directory, read_shard
 from rsfl.runs.settings import Settings
 from rsfl.smooth import DeformationSmoother, GaussianSmoother, floored
 
@@ -27,10 +27,7 @@ def certify(out, *more, what=WHAT, law=("--sigma", "0.5")):
 
 
 def votes(out):
-    return [
-        (r.index, r.label, r.selection, r.counts)
-        for r in read_log(out, Settings.read(out)).values()
-    ]
+    return [(r.label, r.ballot) for r in Directory.open(out).records().values()]
 
 
 def test_certify_is_what_the_function_does(tmp_path):
@@ -53,7 +50,7 @@ def test_certify_options_reach_the_run(tmp_path, capsys):
         getattr(settings, name)
         for name in ("seed", "alpha", "skip", "limit", "radius", "dtype", "num_classes")
     ]
-    assert shown == [3, 0.01, 2, 4, 0.1, "bfloat16", 3]
+    assert shown == [3, 0.01, 2, 4, 0.1, "bfloat16", 4]
     certificate, labels = runs.load(tmp_path)
     assert certificate.index.tolist() == [0, 2, 4, 6]
     assert labels.tolist() == LABELS[0:8:2]
@@ -211,7 +208,10 @@ ERRORS = {
         ["--model", "callables:flat"],
         "must give logits (1, K) for one input, got (1,)",
     ),
-    "ragged data": (["--data", "callables:ragged"], "input 1 has shape (1,), the first one (2,)"),
+    "ragged data": (
+        ["--data", "callables:ragged"],
+        "input 1: it has shape (1,), the first one",
+    ),
     "directory": (["--out", "/dev/null/run"], "Not a directory: '/dev/null/run'"),
     "too few votes": (
         ["--n", "5"],

@@ -93,10 +93,13 @@ def test_batches_fit_into_the_caches_of_a_processor(shape, rows):
 
 def test_a_certificate_is_two_runs_of_forward_calls_over_all_inputs():
     model = Calls(784, CLASSES)
-    GaussianSmoother(model, 0.25, CLASSES).certify(
-        torch.rand(4, *SHAPE), n0=100, n=1000, batch_size=400
-    )
-    assert model.rows == [400] * 11  # all of the selection in one
+    smoother = GaussianSmoother(model, 0.25, CLASSES)
+    smoother.certify(torch.rand(4, *SHAPE), n0=100, n=1000, batch_size=400)
+    asked = [rows for rows in model.rows if rows != 400]
+    assert asked == [1, 1] + [8] * 7  # once: before the first votes of a smoother
+    assert model.rows == asked + [400] * 11  # all of the selection in one
+    smoother.certify(torch.rand(4, *SHAPE), n0=100, n=1000, batch_size=400)
+    assert model.rows == asked + [400] * 22
 
 
 def test_a_block_and_a_batch_take_a_fixed_number_of_operations():

@@ -662,7 +662,9 @@ def test_settings_of_the_loop(capsys):
             TypeError, match=r"loss must take \(model, x, y, generator\), as train.CrossEntropy"
         ):
             fit(model, Batches(*blobs()), plain, optimizer, epochs=1)
-    with pytest.raises(TypeError, match="loss must be Adversarial for a warmup"):
+    with pytest.raises(
+        TypeError, match=r"loss must have a method warmed_up\(epoch, epochs\) for a warmup"
+    ):
         fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=1, warmup=2)
     fit(model, Batches(*blobs()), CrossEntropy(), optimizer, epochs=1)
     assert capsys.readouterr().err == ""

@@ -13,6 +13,7 @@ __all__ = [
     "choice",
     "count",
     "counts",
+    "level",
     "number",
     "numbers",
     "probabilities",
@@ -129,6 +130,17 @@ def count(name: str, value: Any, low: int = 0) -> int:
     if array.ndim:
         raise TypeError(f"{name} must be one whole number, got an array of shape {array.shape}")
     return int(array)
+
+
+def level(name: str, value: Any) -> float:
+    """``value`` as a failure probability in (0, 1/2]."""
+    found = number(name, value, 0, 1, open_low=True, open_high=True)
+    if found > 0.5:
+        raise ValueError(
+            f"{name} must be at most 0.5, got {found!r}: it is the probability with which the "
+            f"result may be wrong, so {1 - found:.6g} is {100 * found:.6g} % confidence"
+        )
+    return found
 
 
 def choice(name: str, value: Any, options: Sequence[str]) -> str:

@@ -9,15 +9,38 @@ from typing import Any
 
 from rsfl._files import replaced
 
-__all__ = ["read", "write"]
+__all__ = ["line", "parsed", "read", "write"]
+
+
+def line(kind: str, version: int, content: Mapping[str, Any]) -> bytes:
+    """A document as one line, with a checksum of its content as it stands there."""
+    document = {"kind": kind, "format": version, "crc32": _checksum(content), "content": content}
+    return (json.dumps(document) + "\n").encode()
+
+
+def parsed(data: bytes, kind: str, version: int) -> dict[str, Any]:
+    """The content of a document.
+
+    Raises:
+        ValueError: It is of another kind or format, or not as it was written.
+        KeyError, TypeError: It is no document.
+    """
+    document = json.loads(data)
+    if (document["kind"], document["format"]) != (kind, version):
+        raise ValueError(
+            f"it is a {document['kind']} of format {document['format']}, not a {kind} of {version}"
+        )
+    content: dict[str, Any] = document["content"]
+    if document["crc32"] != _checksum(content):
+        raise ValueError("the checksum does not fit")
+    return content
 
 
 def write(
     path: str | os.PathLike[str], kind: str, version: int, content: Mapping[str, Any]
 ) -> None:
-    """Replace the file by a document with a checksum."""
-    document = {"kind": kind, "format": version, "crc32": _checksum(content), "content": content}
-    replaced(Path(path), (json.dumps(document) + "\n").encode())
+    """Replace the file by a document."""
+    replaced(Path(path), line(kind, version, content))
 
 
 def read(path: str | os.PathLike[str], kind: str, version: int) -> dict[str, Any]:
@@ -28,18 +51,9 @@ def read(path: str | os.PathLike[str], kind: str, version: int) -> dict[str, Any
         OSError: The file cannot be read.
     """
     try:
-        document = json.loads(Path(path).read_bytes())
-        if (document["kind"], document["format"]) != (kind, version):
-            raise ValueError(
-                f"it is a {document['kind']} of format {document['format']}, not a {kind} of "
-                f"{version}"
-            )
-        content: dict[str, Any] = document["content"]
-        if document["crc32"] != _checksum(content):
-            raise ValueError("the checksum does not fit")
+        return parsed(Path(path).read_bytes(), kind, version)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a {kind}: {error}") from error
-    return content
 
 
 def _checksum(content: Mapping[str, Any]) -> int:

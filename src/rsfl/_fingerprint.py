@@ -16,6 +16,7 @@ from torch.nn.modules import module as _globals
 
 __all__ = [
     "Fingerprint",
+    "backend_fingerprint",
     "described",
     "differences",
     "identity",
@@ -220,6 +221,18 @@ def model_fingerprint(model: nn.Module, answers: Iterable[Tensor] = ()) -> Finge
     told["code"].append(f"global {walk(global_hooks())}")
     told["answers"] = [_tensor(one) for one in answers]
     return Fingerprint(**{name: _hashed(*lines) if lines else "" for name, lines in told.items()})
+
+
+def backend_fingerprint(backend: object, answers: Iterable[Tensor]) -> Fingerprint:
+    """The fingerprint of something that is no model of torch: its name, its code and its
+    answers."""
+    return Fingerprint(
+        structure=_hashed(_name(type(backend))),
+        weights="",
+        attributes="",
+        code=_hashed(code_of(type(backend))),
+        answers=_hashed(*map(_tensor, answers)),
+    )
 
 
 def _printed(model: nn.Module) -> str:

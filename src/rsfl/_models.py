@@ -8,15 +8,26 @@ after it, the rounding is a part of the classifier, and the certificate is for t
 given.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _everywhere
 
-__all__ = ["affine_layer", "evaluating", "hooked_everywhere", "input_dtype", "widened"]
+__all__ = [
+    "affine_layer",
+    "as_given",
+    "evaluating",
+    "held_elsewhere",
+    "hooked_everywhere",
+    "input_dtype",
+    "widened",
+]
 
 _lock = Lock()
 _evaluated: dict[int, tuple[nn.Module, bool, int]] = {}
@@ -51,6 +62,12 @@ def input_dtype(model: nn.Module, x: Tensor) -> torch.dtype:
     """The dtype of a model's inputs: that of its first floating point parameter, or that of x if it
     has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+
+
+def as_given(model: nn.Module, x: Tensor) -> Tensor:
+    """``x`` in the dtype of the model's inputs. Whole numbers stay what they are: names of
+    things."""
+    return x.to(input_dtype(model, x)) if x.is_floating_point() else x
 
 
 def widened(x: Tensor) -> Tensor:
@@ -100,6 +117,57 @@ def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
         for _, m in before
     )
     return (f"{name}." if name else "", last) if flat else None
+
+
+_FIELDS = frozenset(vars(nn.Module()))
+"""What every module has."""
+
+
+def held_elsewhere(model: nn.Module) -> bool:
+    """Whether its modules hold tensors, arrays or other modules in another way than as parameters,
+    buffers and children: as attributes, in lists, in objects or closures."""
+    seen = {id(part) for kind in (model.modules(), model.parameters()) for part in kind}
+    seen |= {id(buffer) for buffer in model.buffers()}
+
+    def holds(value: object) -> bool:
+        if id(value) in seen or isinstance(value, (str, bytes, int, float, type, ModuleType)):
+            return False
+        seen.add(id(value))
+        kept.append(value)  # an id is one object's only while it lives
+        if isinstance(value, (Tensor, np.ndarray, nn.Module)):
+            return True
+        return any(holds(part) for part in _parts(value))
+
+    kept: list[object] = []
+    return any(
+        holds(value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name not in _FIELDS
+    )
+
+
+def _parts(value: object) -> list[object]:
+    """What a container, a function or an object holds."""
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _bound(cell)]
+        return [*cells, *(value.__defaults__ or ())]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    of_the_process = type(value).__module__.partition(".")[0] in ("torch", "logging", "threading")
+    return [] if of_the_process else list(getattr(value, "__dict__", {}).values())
+
+
+def _bound(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def hooked_everywhere() -> bool:

@@ -4,12 +4,12 @@ Each :class:`Assumption` says on what it stands: ``checked`` at run time, implie
 ``configured``, or ``trusted`` because the caller said so and the code cannot know.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rsfl.bounds.condition import CONDITIONS, TRUSTED
 
-__all__ = ["Assumption", "register"]
+__all__ = ["Assumption", "register", "spot_checked"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Assumption:
     Args:
         id: Short name, as certificates print it.
         statement: What has to hold.
-        basis: ``checked`` at run time, implied by the run as ``configured``, or ``trusted``.
+        basis: ``checked`` at run time, ``spot-checked`` there on a few examples, implied by the run
+            as ``configured``, or ``trusted``.
         where: What answers for it: the check, the setting, or the caller.
     """
 
     id: str
     statement: str
-    basis: Literal["checked", "configured", "trusted"]
+    basis: Literal["checked", "spot-checked", "configured", "trusted"]
     where: str
 
     def __str__(self) -> str:
@@ -65,6 +66,15 @@ ONE_FUNCTION = Assumption(
     "trusted",
     "the caller; evaluation mode is set while votes are counted",
 )
+
+
+def spot_checked(assumption: Assumption) -> Assumption:
+    """The same condition, looked for on a few examples before the votes: what breaks it always is
+    found."""
+    where = "asked twice, alone and in a batch, before the first votes; beyond that the caller"
+    return replace(assumption, basis="spot-checked", where=where)
+
+
 RAW_INPUT = Assumption(
     "raw-input",
     "The perturbation acts on the tensor that the smoother was given; any normalisation is part "
@@ -148,6 +158,34 @@ SAME_REST = Assumption(
 )
 
 
+DISJOINT_GROUPS = Assumption(
+    "disjoint-groups",
+    "Each client is in one group, which its id and the seed decide and nothing that it sends.",
+    "configured",
+    "fed.train_groups; whoever made the models otherwise",
+)
+SEPARATE_GROUPS = Assumption(
+    "separate-groups",
+    "Groups share no random stream, state, stopping rule, statistics or validation data; a group "
+    "without an answer has a vote that was fixed in advance.",
+    "configured",
+    "fed.train_groups; whoever made the models otherwise",
+)
+COUNTED_IF_WITHSTOOD = Assumption(
+    "counted-if-withstood",
+    "A noisy copy counts for its label only where a certificate without chance says that no "
+    "admissible training attack changes that label there. What is certified, and has to be used, "
+    "is the vote of noisy copies of the model; alpha is for sampling alone.",
+    "configured",
+    "smooth.JointSmoother",
+)
+FROZEN_FEATURES = Assumption(
+    "frozen-features",
+    "What turns inputs into features was fixed before the clients trained, and is the same in "
+    "every run that is compared.",
+    "trusted",
+    "the caller",
+)
 WHOLE_LEDGER = Assumption(
     "whole-ledger",
     "The ledger is that of the run which ended with this model.",

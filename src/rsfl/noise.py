@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from rsfl import _samples, bounds
+from rsfl._batches import batch, checked_batch
 from rsfl._checks import Float64, Floats, count, number, numbers, probabilities, stored, unwrapped
 from rsfl.assumptions import (
     GRID_INPUT,
@@ -64,7 +65,18 @@ class Law(ABC):
         return x + noise.to(x.dtype)
 
     def check(self, x: Tensor) -> None:  # noqa: B027
-        """Raise ValueError if the law does not apply to these inputs."""
+        """Raise ValueError if the law does not apply to these inputs, which are finite."""
+
+    def checked(self, x: Tensor) -> Tensor:
+        """``x``, detached, if it is a batch (B, ...) that this law can perturb.
+
+        Raises:
+            ValueError: It holds no number, or an infinity or NaN, or :meth:`check` refuses it.
+            TypeError: It is no dense tensor of floating point numbers.
+        """
+        x = checked_batch(x)
+        self.check(x)
+        return x
 
     @abstractmethod
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -128,6 +140,11 @@ class ParameterGaussian(Gaussian):
     partial: bool = False
     space = "parameters"
     unit = "parameter units"
+
+    @override
+    def checked(self, x: Tensor) -> Tensor:
+        """``x``, detached, if it is a batch: no noise touches it, so it may hold any numbers."""
+        return batch(x)
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:  # type: ignore[override]  # depends on what carries noise

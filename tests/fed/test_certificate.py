@@ -149,7 +149,7 @@ def test_the_certificate_abstains_where_the_deviation_reaches_the_prediction():
     assert torch.equal(certificate.radius, torch.where(held, certificate.reach, 0.0))
     assert (certificate.space, certificate.norm) == ("parameters", "l2")
     names = {a.id for a in certificate.assumptions}
-    assert {"plain-sgd", "step-size", "float64", "whole-ledger", "coupled-runs"} <= names
+    assert {"plain-sgd", "step-size", "float64", "known-model", "coupled-runs"} <= names
     assert certificate[:3].threat == THREAT
     parts = type(certificate).cat([certificate[:5], certificate[5:]])
     assert torch.equal(parts.reach, certificate.reach)
@@ -446,11 +446,8 @@ def test_the_published_formula_is_not_evaluated_for_other_training(settings, con
 
 def test_the_published_formula_takes_the_weights_that_were_used():
     server = problem(clip=3.0, noise_std=0.05, reject="renormalise")
-    broken = [
-        replace(one, x=one.x * torch.nan) if one.id in (1, 2, 4, 5) else one
-        for one in server.clients
-    ]
-    result = replace(server, clients=broken).run(2, progress=False)
+    broken = Attack(update=lambda own, honest, generator: own * torch.nan)
+    result = server.run(2, attacks=dict.fromkeys((1, 2, 4, 5), broken), progress=False)
     certificate = published(result)
     assert result.ledger.rounds[1].participants[0].weight == pytest.approx(1 / 8)
     expected = bounds.crfl_radius(

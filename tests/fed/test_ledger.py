@@ -76,14 +76,14 @@ def test_updates_stay_with_the_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda document: document["content"]["entries"].pop(), "the checksum does not fit"),
+        (lambda document: document["content"]["rounds"].pop(), "the checksum does not fit"),
         (
             lambda document: document.update(kind="certificate"),
-            "it is a certificate of format 1, not a ledger of 1",
+            "it is a certificate of format 2, not a ledger of 2",
         ),
         (
             lambda document: document.update(format=9),
-            "it is a ledger of format 9, not a ledger of 1",
+            "it is a ledger of format 9, not a ledger of 2",
         ),
         (lambda document: document.clear(), "'kind'"),
     ],

@@ -348,7 +348,9 @@ def test_bad_runs_are_named():
     ):
         server.run(1, attacks={0: Scale(2.0)})
     with pytest.raises(TypeError, match="update_clip must be a real number"):
-        problem(update_clip=lambda t: 1.0)
+        problem(update_clip="1")
+    with pytest.raises(ValueError, match=r"update_clip must lie in \(0, inf\), got 0.0"):
+        problem(update_clip=lambda t: 2.0 - t).run(3)
     with pytest.raises(TypeError, match=r"aggregate must return a fed\.Aggregate, got Tensor"):
         problem(aggregate=lambda models, weights: models[0]).run(1)
     for rounds in (1, [0], [[1]]):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
+from rsfl._batches import checked_batch
 from rsfl._checks import choice, count, number
 from rsfl.attacks.objective import (
     checked_labels,
@@ -20,7 +21,6 @@ from rsfl.attacks.region import Region, rows, size
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law
 from rsfl.smooth.input import Smoother
-from rsfl.smooth.voter import checked_batch
 
 __all__ = ["PGD", "Attack", "Attacked", "OnePoint", "SmoothAdvDDN", "SmoothAdvPGD"]
 

@@ -12,9 +12,8 @@ from rsfl._text import floored, raised
 from rsfl.attacks.attack import Attack
 from rsfl.attacks.verified import attacked
 from rsfl.deform import Deformation
-from rsfl.smooth.certificate import ABSTAIN, Certificate, predicted
-from rsfl.smooth.input import DeformationSmoother, Smoother
-from rsfl.smooth.votes import Votes, draw_noise
+from rsfl.smooth import ABSTAIN, Ballot, Certificate, DeformationSmoother, Smoother, Votes
+from rsfl.smooth.votes import draw_noise
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -173,6 +172,4 @@ def _predicted(
         x, torch.stack(draws, dim=1)
     )
     counts = shifted(point)
-    return predicted(
-        law, Votes(counts, n - counts.sum(dim=1)), alpha=alpha, index=index, seed=seed
-    ).label
+    return Ballot(law, None, Votes(counts, n - counts.sum(dim=1))).prediction(alpha).label

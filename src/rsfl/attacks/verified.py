@@ -7,13 +7,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rsfl._batches import checked_batch
 from rsfl._models import evaluating
 from rsfl.attacks.attack import Attack, Attacked
 from rsfl.attacks.objective import checked_labels
 from rsfl.attacks.region import order, size
 from rsfl.deform import Deformation
 from rsfl.smooth.input import Smoother
-from rsfl.smooth.voter import checked_batch
 
 __all__ = ["attacked"]
 

@@ -15,7 +15,7 @@ from rsfl.bounds._safe import up
 from rsfl.bounds.condition import ConditionError
 from rsfl.bounds.frame import ROOT2, Frame, largest_sums
 
-__all__ = ["Effect", "Lanes", "Submitted", "carried_out", "injected", "left_out"]
+__all__ = ["Effect", "Lanes", "Submitted", "carried_out", "injected", "left_out", "scaled"]
 
 _OVERFLOW = 1e300  # logits beyond it might leave float64, and the training fail
 Rows = NDArray[np.intp]
@@ -108,7 +108,7 @@ class Submitted:
         if self.observed:
             apart = np.minimum(apart, update + short)
         # Shortening is non-expansive, so that the error from the same weights is still one.
-        drift = self.stretch * frame.drift(distance)[rows]
+        drift = scaled(self.stretch, frame.drift(distance)[rows])
         rejectable = self.own > frame.record.reject_norm
         apart = np.where(rejectable, apart, np.minimum(apart, drift + error)) * up(8)
         kappa = np.broadcast_to(self.kappa[:, None], error.shape)
@@ -119,6 +119,11 @@ class Submitted:
             np.where(contracting, error, apart) * up(16),
             ~untouched,
         )
+
+
+def scaled(factor: float, values: Float64) -> Float64:
+    """A factor times bounds, of which some may be infinite: nothing times anything is nothing."""
+    return factor * values if factor else np.zeros_like(values)
 
 
 def injected(
@@ -226,8 +231,9 @@ def left_out(frame: Frame, lanes: Lanes, named: Bools) -> Effect:
     kappa, error, touched = frame.followed(lanes.sent_norm(frame), lanes.distance)
     others = ~named
     share = np.broadcast_to(weight[others, None], (int(others.sum()), lanes.most.size))
-    left = share.sum(axis=0) - largest_sums(share, lanes.most)
-    left = np.where(others.sum() > lanes.most, left, 0.0)
+    # The smallest are added up: what a difference of sums leaves of small weights is rounding.
+    smallest = np.concatenate([[0.0], np.cumsum(np.sort(weight[others]))])
+    left = smallest[np.maximum(len(smallest) - 1 - lanes.most, 0)] / up(weight.size)
     if (left <= 0).all():
         raise ConditionError(
             "someone-left", f"round {frame.record.index}", f"weights={weight.tolist()!r}"
@@ -236,7 +242,8 @@ def left_out(frame: Frame, lanes: Lanes, named: Bools) -> Effect:
     left = np.where(alone, 1.0, left)
     kappa, error = kappa[others], error[others]
     if others.any():
-        mean = (share * kappa).sum(axis=0) / share.sum(axis=0)
+        # Rounded up before something is taken from it, so that no difference is too small.
+        mean = (share * kappa).sum(axis=0) / share.sum(axis=0) * up(2 * weight.size)
         lost = largest_sums(share * np.maximum(mean - kappa, 0.0), lanes.most) / left
         mean = np.minimum(kappa.max(axis=0), mean + lost) * up(8 * weight.size)
     changes = (gap[:, None] / left) * up(weight.size)

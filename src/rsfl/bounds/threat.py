@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from rsfl._checks import Float64, choice, count, counts, number, numbers, stored
-from rsfl.bounds.attack import Effect, Lanes, Rows, Submitted, carried_out, injected, left_out
+from rsfl.bounds.attack import (
+    Effect,
+    Lanes,
+    Rows,
+    Submitted,
+    carried_out,
+    injected,
+    left_out,
+    scaled,
+)
 from rsfl.bounds.condition import ConditionError
 from rsfl.bounds.frame import Frame
 
@@ -245,16 +254,15 @@ class _OfData(_Timed):
         moved, fails = self.injected(frame, lanes, rows, self._shares(frame, rows))
         honest, kappa = frame.honest(lanes.sent_norm(frame))[rows], frame.kappa[rows]
         low, high = self.scales
-        longest = high * (honest + moved)
+        longest = scaled(high, honest + moved)
         if self.comparator == "scaled":
-            own, error, stretch = high * honest, high * moved, high
+            own, error, stretch = scaled(high, honest), scaled(high, moved), high
             kappa = np.maximum(abs(low - 1) + low * kappa, abs(high - 1) + high * kappa)
         else:
             # Convex in the scale: the worst lies at an end.
             own, stretch = honest, 1.0
-            error = np.maximum(
-                low * moved + abs(low - 1) * honest, high * moved + abs(high - 1) * honest
-            )
+            ends = (scaled(by, moved) + scaled(abs(by - 1), honest) for by in (low, high))
+            error = np.maximum(*ends)
         # An update that is rejected, or a training that fails, ends up as zero.
         lost = fails | (longest > frame.record.reject_norm) | (not self.valid)
         return Submitted(np.where(lost, np.maximum(error, own), error), own, kappa, stretch)

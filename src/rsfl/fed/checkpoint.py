@@ -7,8 +7,8 @@ reads: no arbitrary pickle is ever opened.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,16 @@ class State:
         clipped: The model of the last round, before noise (d,).
         broadcast: What the next round sends: with the noise, if there is any (d,).
         locals: The models that mixture clients keep, by id.
+        plan: What the schedules of the server said for the rounds of the run, by name.
+        planned: For how many rounds they had answered before the first round began.
     """
 
     round: int
     clipped: Tensor
     broadcast: Tensor
     locals: Mapping[int, Tensor]
+    plan: Mapping[str, Sequence[float]]
+    planned: int
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,9 @@ class Directory:
     def save(self, state: State, entry: Entry) -> None:
         """Add a round; the ledger's file goes first, so that a state never lacks its ledger."""
         write(self._entry(state.round), {"run": dict(self.run), **entry.pack()})
-        content = {"round": state.round, "clipped": state.clipped, "broadcast": state.broadcast}
-        write(
-            self._state(state.round),
-            {"run": dict(self.run), **content, "locals": dict(state.locals)},
-        )
+        content = {field.name: getattr(state, field.name) for field in fields(State)}
+        content |= {"locals": dict(state.locals), "plan": dict(state.plan)}
+        write(self._state(state.round), {"run": dict(self.run), **content})
         for old in sorted(self.path.glob("state-*.rsfl"))[:-_KEPT]:
             old.unlink()
 
@@ -87,9 +89,7 @@ class Directory:
                 warnings.warn(
                     f"{'; '.join(refused)}: resuming after round {content['round']}", stacklevel=3
                 )
-            return State(
-                **{name: content[name] for name in ("round", "clipped", "broadcast", "locals")}
-            ), entries
+            return State(**{field.name: content[field.name] for field in fields(State)}), entries
         if refused:
             raise CheckpointError("; ".join(refused))
         return None

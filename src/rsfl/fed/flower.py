@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import count, number
-from rsfl.fed.client import SGD, Client, Member, Remote, Task, Trainer
+from rsfl.fed.client import Client, Member, Remote
 from rsfl.fed.layout import Layout
 from rsfl.fed.rounds import Result, Rounds
 from rsfl.fed.server import Server
+from rsfl.fed.trainer import SGD, Task, Trainer
 from rsfl.fed.training import Failure, fit_alone
 
 try:
@@ -91,7 +92,14 @@ def client_app(
                 raise ValueError(f"the server's model is not the one built here: it {problem}")
             vectors[name] = layout.vector(tensors).to(device)
         center = layout.split(vectors["center"]) if "center" in vectors else {}
-        task = Task(told["round"], client.id, told["seed"], center)
+        task = Task(
+            told["round"],
+            client.id,
+            told["seed"],
+            center,
+            lr=told.get("lr"),
+            max_input_norm=told.get("max_input_norm", inf),
+        )
         reply = fit_alone(client, layout.write(model, vectors["arrays"]).train(), task)
         if isinstance(reply, Failure):
             said = ConfigRecord({"raised": reply.removeprefix("raised ")})
@@ -124,7 +132,8 @@ def register(
     Args:
         grid: What Flower gives to a ServerApp.
         clients: How many clients to wait for, at least.
-        trainer: How all of them are told to train, for the ledger; plain `SGD` if None.
+        trainer: How all of them are told to train, for the ledger; plain `SGD` if None. Its step
+            size is what the clients use: each is told it, round by round.
         max_samples: A node that claims more samples is left out.
         reply_timeout: Seconds to wait for the answer of a node that is connected.
         timeout: Seconds to wait for all of them.
@@ -217,7 +226,7 @@ class Strategy(Base):  # type: ignore[misc]
             RoundError: Too few usable updates; it carries the run so far.
         """
         if self._rounds.left:
-            timeout = self._rounds.server.timeout
+            timeout = self._rounds.settings.timeout
             self.start(
                 grid, self._arrays(), self._rounds.left, timeout=inf if timeout is None else timeout
             )
@@ -225,7 +234,7 @@ class Strategy(Base):  # type: ignore[misc]
 
     def summary(self) -> None:
         """Log what is carried out."""
-        server, state = self._rounds.server, self._rounds.state
+        server, state = self._rounds.settings, self._rounds.state
         _LOG.info(
             "\t└──> rsfl: %r of %d clients, seed %d",
             server.aggregate,
@@ -261,6 +270,10 @@ class Strategy(Base):  # type: ignore[misc]
             if id(start) not in records:
                 records[id(start)] = _record(self._rounds.layout.split(start))
             told = {**config, "round": task.round, "client": task.client, "seed": task.seed}
+            if task.lr is not None:
+                told["lr"] = task.lr
+            if task.max_input_norm < inf:
+                told["max_input_norm"] = task.max_input_norm
             content = RecordDict({"arrays": records[id(start)], "config": ConfigRecord(told)})
             if task.center:
                 content["center"] = arrays
@@ -281,7 +294,7 @@ class Strategy(Base):  # type: ignore[misc]
             else _reply(answers.get(sent.metadata.message_id))
             for sent in self._sent
         ]
-        entry = self._rounds.conclude(self._invited, heard)
+        entry = self._rounds.conclude(enumerate(heard))
         fates = [one.outcome for one in entry.round.participants]
         told = {
             "round": entry.round.index,

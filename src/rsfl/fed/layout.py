@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rsfl._fingerprint import weights_hash
+
 __all__ = ["Layout"]
 
 
@@ -61,8 +63,14 @@ class Layout:
         return {name: piece.reshape(*rows.shape[:-1], *shape) for (name, shape), piece in named}
 
     def vector(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The vector of these tensors; others in the mapping are left out."""
-        return torch.cat([tensors[name].detach().reshape(-1) for name in self.shapes])
+        """The vector of these tensors, a copy; others in the mapping are left out."""
+        # Unbound: whatever was put into the fields of a tensor is not asked.
+        flat = [Tensor.reshape(Tensor.detach(tensors[name]), (-1,)) for name in self.shapes]
+        return torch.cat(flat).clone() if len(flat) == 1 else torch.cat(flat)
+
+    def hashed(self, vector: Tensor) -> str:
+        """The hash of a vector as certificates compare it: `rsfl._fingerprint.weights_hash`."""
+        return weights_hash(self.split(vector))
 
     def read(self, model: nn.Module) -> Tensor:
         """The vector of a model."""
@@ -82,22 +90,37 @@ class Layout:
                 yield name, tensor
 
     def problem(self, reply: Any) -> str:
-        """Why this is not a model that was asked for, in words; empty if it is one."""
+        """Why this is not a model that was asked for, in words; empty if it is one.
+
+        Only exact types pass: a subclass of a dict or of a tensor answers with code of its own,
+        whatever it is asked, and would run it wherever the reply is used.
+        """
         if reply is None:
             return "sent nothing"
-        if not isinstance(reply, Mapping):
-            return f"sent a {type(reply).__name__}, not a mapping of tensors"
+        if type(reply) is not dict:
+            return f"sent a {type(reply).__name__}, not a plain dict of tensors"
+        if any(type(name) is not str for name in reply):
+            return "sent keys that are not plain texts"
         missing = [name for name in self.shapes if name not in reply]
         extra = [name for name in reply if name not in self.shapes]
         if missing or extra:
             return f"sent the wrong keys: missing {missing!r}, unexpected {extra!r}"
         for name, shape in self.shapes.items():
             value = reply[name]
-            if not isinstance(value, Tensor) or value.dtype != self.dtype:
-                kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            if type(value) is not Tensor or value.dtype != self.dtype:
+                kind = value.dtype if type(value) is Tensor else type(value).__name__
                 return f"sent {name!r} as {kind} instead of {self.dtype}"
             if value.layout is not torch.strided or value.is_meta:
                 return f"sent {name!r} as something other than plain numbers"
             if value.shape != shape:
                 return f"sent {name!r} of shape {tuple(value.shape)} instead of {tuple(shape)}"
+            if _beyond(value):
+                return f"sent {name!r} with less memory than its shape takes"
         return ""
+
+
+def _beyond(value: Tensor) -> bool:
+    """Whether reading the tensor would leave its memory."""
+    last = sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
+    end = (value.storage_offset() + last + 1) * value.element_size()
+    return bool(value.numel()) and end > value.untyped_storage().nbytes()

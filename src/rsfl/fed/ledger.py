@@ -3,29 +3,21 @@ accounted for."""
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from math import isfinite
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from rsfl import _document
-from rsfl.bounds.records import Round
+from rsfl.bounds.records import Participant, Round, columns_of, participants_of
+from rsfl.fed.columns import packed, unpacked
 
 __all__ = ["Entry", "Ledger"]
 
-_FORMAT = 1
-
-
-def _texts(value: Any) -> Any:
-    """The same with ``"inf"`` for an infinity, as for limits that are not set: JSON has no such
-    number."""
-    if isinstance(value, Mapping):
-        return {key: _texts(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_texts(one) for one in value]
-    return str(value) if isinstance(value, float) and not isfinite(value) else value
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -47,29 +39,67 @@ class Entry:
     metrics: Mapping[str, float] = field(default_factory=dict)
     updates: Tensor | None = field(default=None, repr=False, compare=False)
 
-    def to_numbers(self) -> dict[str, Any]:
-        """All of it that JSON can hold: everything but the updates."""
-        numbers = {
-            "round": asdict(self.round),
-            "shares": list(self.shares.items()),
-            "metrics": dict(self.metrics),
-        }
-        return cast(dict[str, Any], _texts(numbers))
-
-    @classmethod
-    def from_numbers(cls, numbers: Mapping[str, Any], updates: Tensor | None = None) -> "Entry":
-        """The entry that `to_numbers` gave."""
-        metrics = {name: float(value) for name, value in numbers["metrics"].items()}
-        return cls(Round.from_dict(numbers["round"]), dict(numbers["shares"]), metrics, updates)
-
     def pack(self) -> dict[str, Any]:
         """The entry as JSON text and a tensor."""
-        return {"numbers": json.dumps(self.to_numbers()), "updates": self.updates}
+        return {"numbers": json.dumps(_to_columns([self])), "updates": self.updates}
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Any]) -> "Entry":
         """The entry that `pack` gave."""
-        return cls.from_numbers(json.loads(packed["numbers"]), packed["updates"])
+        (entry,) = _from_columns(json.loads(packed["numbers"]), [packed["updates"]])
+        return entry
+
+
+def _to_columns(entries: Sequence[Entry]) -> dict[str, Any]:
+    """All that JSON can hold, everything but the updates. What there is for each participant is a
+    column through all the rounds: records one by one take ten times the room and the time."""
+    names = [field.name for field in fields(Round) if field.name != "participants"]
+    everyone = [one for entry in entries for one in entry.round.participants]
+    return {
+        "rounds": [
+            {name: _text(getattr(entry.round, name)) for name in names} for entry in entries
+        ],
+        "metrics": [
+            {name: _text(value) for name, value in entry.metrics.items()} for entry in entries
+        ],
+        "many": [len(entry.round.participants) for entry in entries],
+        "participants": {name: packed(column) for name, column in columns_of(everyone).items()},
+        "shared": [len(entry.shares) for entry in entries],
+        "shares": {
+            "client": packed(np.array([id_ for entry in entries for id_ in entry.shares])),
+            "share": packed(np.array([one for entry in entries for one in entry.shares.values()])),
+        },
+    }
+
+
+def _from_columns(found: Mapping[str, Any], updates: Sequence[Tensor | None]) -> tuple[Entry, ...]:
+    """The entries that `_to_columns` was given."""
+    everyone = participants_of({name: unpacked(one) for name, one in found["participants"].items()})
+    ids, shares = (unpacked(found["shares"][name]).tolist() for name in ("client", "share"))
+    entries, place, shared = [], 0, 0
+    for number, settings in enumerate(found["rounds"]):
+        until, upto = place + found["many"][number], shared + found["shared"][number]
+        entries.append(
+            Entry(
+                _round(settings, everyone[place:until]),
+                dict(zip(ids[shared:upto], shares[shared:upto], strict=True)),
+                {name: float(value) for name, value in found["metrics"][number].items()},
+                updates[number],
+            )
+        )
+        place, shared = until, upto
+    if (place, shared) != (len(everyone), len(ids)):
+        raise ValueError(f"the rounds hold {place} participants, the columns {len(everyone)}")
+    return tuple(entries)
+
+
+def _text(value: Any) -> Any:
+    """``"inf"`` for an infinity, as for limits that are not set: JSON has no such number."""
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def _round(settings: Mapping[str, Any], participants: tuple[Participant, ...]) -> Round:
+    return Round.from_dict({**settings, "participants": participants})
 
 
 @dataclass(frozen=True)
@@ -81,11 +111,18 @@ class Ledger:
             alone.
         excluded: Clients that were left out of the run.
         entries: One a round, in order.
+        unusable: What was wrong with the samples of clients when they registered, by id, in words.
     """
 
     sizes: Mapping[int, int]
     excluded: tuple[int, ...] = ()
     entries: tuple[Entry, ...] = ()
+    unusable: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """Index of the first round that the ledger holds: 1, unless it was cut."""
+        return self.entries[0].round.index if self.entries else 1
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -105,7 +142,8 @@ class Ledger:
         content = {
             "sizes": list(self.sizes.items()),
             "excluded": list(self.excluded),
-            "entries": [entry.to_numbers() for entry in self.entries],
+            "unusable": list(self.unusable.items()),
+            **_to_columns(self.entries),
         }
         _document.write(path, "ledger", _FORMAT, content)
 
@@ -121,8 +159,12 @@ class Ledger:
             OSError: The file cannot be read.
         """
         found = _document.read(path, "ledger", _FORMAT)
-        entries = tuple(Entry.from_numbers(numbers) for numbers in found["entries"])
-        return cls(dict(found["sizes"]), tuple(found["excluded"]), entries)
+        try:
+            entries = _from_columns(found, [None] * len(found["rounds"]))
+            unusable = dict(found["unusable"])
+            return cls(dict(found["sizes"]), tuple(found["excluded"]), entries, unusable)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{path} cannot be read as a ledger: {error}") from error
 
     def fates(self, index: int) -> dict[int, str]:
         """What became of every registered client in a round, counted from 1.

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from rsfl import _heap
 from rsfl._checks import Float64, count
 from rsfl._models import evaluating
-from rsfl.fed.client import Client, Task, Trainer
+from rsfl.fed.client import Client
 from rsfl.fed.layout import Layout
+from rsfl.fed.survey import survey
+from rsfl.fed.trainer import Task, Trainer, classes
 from rsfl.fed.training import Failure, train
 
 __all__ = ["PerClient", "accuracy", "per_client", "personalise"]
@@ -61,11 +63,16 @@ def personalise(
     with _heap.kept():
         for index in range(after + 1, after + rounds + 1):
             tasks = [Task(index, client.id, count("seed", seed)) for client in members]
-            replies = train(model, members, vectors, tasks, stacked=stacked)
-            for client, reply in zip(members, replies, strict=True):
-                if problem := reply if isinstance(reply, Failure) else layout.problem(reply):
-                    raise RuntimeError(f"client {client.id} {problem} in round {index}")
-            vectors = [layout.vector(reply) for reply in replies]
+            labels = classes(model)
+            known = {} if labels is None else survey(members, labels)
+            apart = [id_ for id_, one in known.items() if one.unusable]
+            replies = train(model, members, vectors, tasks, stacked=stacked, apart=apart)
+            trained = list(vectors)
+            for i, reply in replies:
+                if problem := reply if type(reply) is Failure else layout.problem(reply):
+                    raise RuntimeError(f"client {members[i].id} {problem} in round {index}")
+                trained[i] = layout.vector(reply)
+            vectors = trained
             for client, vector in zip(members, vectors, strict=True):
                 if not bool(vector.isfinite().all()):
                     raise RuntimeError(

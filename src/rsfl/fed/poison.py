@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rsfl._checks import count, counts, number
-from rsfl.fed.client import Poison
+from rsfl.fed.trainer import Poison
 
 __all__ = [
     "Attack",

@@ -1,30 +1,24 @@
 """The server: a frozen description of a federated run, which it carries out on this machine."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from functools import cached_property
-from math import inf
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
 from rsfl import _heap
-from rsfl._checks import choice, count, number
 from rsfl._progress import progress as shown_progress
-from rsfl.fed.aggregate import Mean, Rule
-from rsfl.fed.client import Member, Schedule, at_round
-from rsfl.fed.layout import Layout
+from rsfl.fed.faults import watched
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import Result, Rounds
+from rsfl.fed.settings import Settings
 from rsfl.fed.training import train
 
 __all__ = ["Server"]
 
-_KEEP = ("samples", "updates")
-
 
 @dataclass(frozen=True)
-class Server:
+class Server(Settings):
     """A federated run: who takes part, how updates are combined, and what is done to the model in
     between.
 
@@ -40,9 +34,10 @@ class Server:
         aggregate: `Mean`, `GeometricMedian`, `CoordinateMedian`, `TrimmedMean`, `Krum`, or any
             `Rule`.
         fraction: Share of the clients that takes part in a round, in (0, 1]; at least one does.
-        server_step: The new model is the broadcast plus this times the aggregated update.
-        clip: Radius rho_t of the ball on which the trained parameters are projected, or a function
-            of the round.
+        server_step: The new model is the broadcast plus this times the aggregated update. This and
+            the next three may be functions of the round, which counts from 1. They are asked for
+            all rounds before the first begins, each once: nothing that clients do can reach them.
+        clip: Radius rho_t of the ball on which the trained parameters are projected.
         noise_std: Standard deviation sigma_t of the Gaussian noise that is then added to them,
             except in the last round.
         update_clip: Largest l2 norm C of an update; longer ones are shortened.
@@ -52,6 +47,9 @@ class Server:
         min_clients: Fewest usable updates that make a round.
         sizes: The registry: samples of each client by id, from which the weights come; what a
             client says of itself at registration if None, and nothing that it says later.
+        max_input_norm: Norm of (x, 1) above which a sample is unusable: clients count it as zero,
+            as they do a label that is no class. So one client that registers a huge input cannot
+            spoil the bound of all.
         timeout: Seconds that a client may take in a round. Each then trains in a thread, which
             cannot be killed: a late one goes on in the background, on a copy of its own, and is not
             listened to. What it draws from the global random state it shares with the others:
@@ -70,60 +68,6 @@ class Server:
         AISTATS 2017. Xie, Chen, Chen and Li, CRFL: certifiably robust federated learning against
         backdoor attacks, ICML 2021, Alg. 1.
     """
-
-    model: nn.Module = field(repr=False)
-    clients: Sequence[Member] = field(repr=False)
-    _: KW_ONLY
-    aggregate: Rule = field(default_factory=Mean)
-    fraction: float = 1.0
-    server_step: float = 1.0
-    clip: Schedule | None = None
-    noise_std: Schedule | None = None
-    update_clip: float | None = None
-    reject_norm: float = 1e6
-    reject: str = "zero"
-    min_clients: int = 1
-    sizes: Mapping[int, int] | None = None
-    timeout: float | None = None
-    stacked: bool = True
-    keep: Collection[str] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        Layout.of(self.model)
-        number("fraction", self.fraction, 0.0, 1.0, open_low=True)
-        number("server_step", self.server_step, 0.0, inf, open_low=True, open_high=True)
-        number("reject_norm", self.reject_norm, 0.0, open_low=True)
-        choice("reject", self.reject, ("zero", "renormalise"))
-        for name in ("clip", "noise_std"):
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                at_round(name, getattr(self, name), 1)
-        for name in ("update_clip", "timeout"):
-            if getattr(self, name) is not None:
-                number(name, getattr(self, name), 0.0, inf, open_low=True, open_high=True)
-        object.__setattr__(
-            self, "keep", frozenset(choice("keep", what, _KEEP) for what in self.keep)
-        )
-        count("min_clients", self.min_clients, 1)
-        count("seed", self.seed)
-        ids = [count("clients", one.id) for one in self.clients]
-        if not ids or len(set(ids)) < len(ids):
-            raise ValueError(
-                f"clients must be at least one, with different ids, got the ids {ids!r}"
-            )
-        object.__setattr__(self, "clients", tuple(sorted(self.clients, key=lambda one: one.id)))
-        if self.sizes is not None and set(self.sizes) != set(ids):
-            raise ValueError(
-                f"sizes must name the clients {sorted(ids)!r}, got {sorted(self.sizes)!r}"
-            )
-        for size in self.registry.values():
-            count("sizes", size, 1)
-
-    @cached_property
-    def registry(self) -> Mapping[int, int]:
-        """Number of samples of each client by id, from which the weights come."""
-        sizes = {one.id: one.size for one in self.clients} if self.sizes is None else self.sizes
-        return {id_: sizes[id_] for id_ in sorted(sizes)}
 
     def run(
         self,
@@ -164,16 +108,14 @@ class Server:
         told = shown_progress(
             run.total, shown=progress, what="federated", unit="round", initial=run.state.round
         )
-        with _heap.kept(), told as bar:
+        with _heap.kept(), watched(), told as bar:
             while run.left:
-                participants, starts, tasks = run.invite()
                 replies = train(
                     self.model,
-                    participants,
-                    starts,
-                    tasks,
+                    *run.invite(),
                     stacked=self.stacked,
+                    apart=run.apart,
                     timeout=self.timeout,
                 )
-                bar.update(1, **run.conclude(participants, replies).metrics)
+                bar.update(1, **run.conclude(replies).metrics)
         return run.result()

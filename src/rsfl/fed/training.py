@@ -2,8 +2,9 @@
 one elsewhere."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from math import inf
 from threading import Thread
 from time import perf_counter
@@ -16,15 +17,17 @@ from torch.func import functional_call, vmap
 
 from rsfl import _draws
 from rsfl._checks import Int64
-from rsfl.fed.client import SGD, Client, Member, Stackable, Task, at_round
+from rsfl.fed.client import Client, Member
+from rsfl.fed.faults import theirs, told
 from rsfl.fed.layout import Layout
+from rsfl.fed.ours import is_ours
+from rsfl.fed.trainer import SGD, Stackable, Task
 from rsfl.train import CrossEntropy
 
 __all__ = ["Failure", "fit_alone", "train"]
 
-_STACK = (
-    1 << 22
-)  # numbers in the parameters or in a batch of a stack: bounds its memory, and gains nothing beyond
+# Numbers in the parameters or in a batch of a stack: bounds its memory, and gains nothing beyond.
+_STACK = 1 << 22
 
 
 class Failure(str):
@@ -40,10 +43,11 @@ def train(
     tasks: Sequence[Task],
     *,
     stacked: bool = True,
+    apart: Collection[int] = (),
     timeout: float | None = None,
-) -> list[Any]:
-    """What each participant sends back, in order: its exchanged tensors by name, or a `Failure`, or
-    anything at all.
+) -> Iterator[tuple[int, Any]]:
+    """What each participant sends back, by its position: its exchanged tensors by name, or a
+    `Failure`, or anything at all. Whoever takes them one by one holds no more than a stack.
 
     Clients that train by the same `SGD` with a `Stackable` loss are trained together if the model
     allows it; the result is the same to rounding. Attackers train one by one, since what they do
@@ -56,15 +60,21 @@ def train(
         starts: The vector that each of them starts from.
         tasks: What each is told.
         stacked: Whether clients may be trained together.
+        apart: Ids of clients that train one by one in any case.
         timeout: Seconds after which a client is given up; such clients train one by one.
     """
     layout = Layout.of(model)
-    replies: dict[int, Any] = {}
+    done: set[int] = set()
     together = stacked and timeout is None and not any(True for _ in model.buffers())
-    honest = [i for i, task in enumerate(tasks) if task.poison is None]
-    for members in (
-        _groups([participants[i] for i in honest], layout, _by_sample(model)) if together else ()
-    ):
+    honest = [
+        i
+        for i, (one, task) in enumerate(zip(participants, tasks, strict=True))
+        if together and task.poison is None and one.id not in apart
+    ]
+    stacks = _groups(
+        [participants[i] for i in honest], [tasks[i] for i in honest], layout, _by_sample(model)
+    )
+    for members in stacks:
         group = [honest[k] for k in members]
         chosen = [participants[i] for i in group]
         try:
@@ -77,12 +87,19 @@ def train(
             )
         except Exception:  # a stack has no culprit: find it one by one
             continue
-        replies.update((i, layout.split(row)) for i, row in zip(group, rows, strict=True))
+        done.update(group)
+        yield from ((i, layout.split(row)) for i, row in zip(group, rows, strict=True))
     for i, participant in enumerate(participants):
-        if i not in replies:
+        if i not in done:
             private = layout.write(deepcopy(model), starts[i]).train()
-            replies[i] = fit_alone(participant, private, tasks[i], timeout)
-    return [replies[i] for i in range(len(participants))]
+            yield i, fit_alone(participant, private, _own(tasks[i], participant), timeout)
+
+
+def _own(task: Task, participant: Member) -> Task:
+    """The task with a centre of its own, where code of somebody else's could write into it."""
+    if not task.center or type(participant.trainer) is SGD:
+        return task
+    return replace(task, center={name: value.clone() for name, value in task.center.items()})
 
 
 def _by_sample(model: nn.Module) -> bool:
@@ -112,8 +129,10 @@ def fit_alone(
                 outcome[0] = (
                     None if isinstance(reply, Failure) else reply
                 )  # why it is absent is not its own to say
-            except (Exception, SystemExit) as error:
-                outcome[0] = Failure(f"raised {_named(error)}")
+            except BaseException as error:
+                if not theirs(error):
+                    raise
+                outcome[0] = Failure(f"raised {told(error)}")
 
     if timeout is None:
         work()
@@ -126,14 +145,9 @@ def fit_alone(
     )
 
 
-def _named(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # its words, too, are a stranger's code
-        return type(error).__name__
-
-
-def _groups(participants: Sequence[Member], layout: Layout, by_sample: bool) -> Iterable[list[int]]:
+def _groups(
+    participants: Sequence[Member], tasks: Sequence[Task], layout: Layout, by_sample: bool
+) -> Iterable[list[int]]:
     """Positions of clients that can be stacked: one trainer, one kind of input, and batches of one
     size.
 
@@ -143,11 +157,14 @@ def _groups(participants: Sequence[Member], layout: Layout, by_sample: bool) -> 
     for i, one in enumerate(participants):
         if (
             type(one) is Client
+            and is_ours(one, Client)
             and type(one.trainer) is SGD
+            and is_ours(one.trainer, SGD)
             and isinstance(one.trainer.loss, Stackable)
         ):
             sizes = () if by_sample else one.trainer.batch_sizes(one.size)
-            groups[id(one.trainer), one.x.shape[1:], one.x.dtype, one.x.device, sizes].append(i)
+            data = one.x.shape[1:], one.x.dtype, one.x.device, one.y.dtype
+            groups[id(one.trainer), tasks[i].lr, data, sizes].append(i)
     for group in groups.values():
         first: Any = participants[group[0]]
         width = min(first.trainer.batch_size or inf, max(participants[i].size for i in group))
@@ -177,7 +194,7 @@ def _fit_stacked(
         if trainer.momentum
         else values
     )
-    decays, lr = trainer.decays(layout), at_round("lr", trainer.lr, tasks[0].round)
+    decays, lr = trainer.decays(layout), tasks[0].rate(trainer.lr)
     skeleton = deepcopy(model).train().requires_grad_(False)
 
     outputs = vmap(lambda parameters, x: functional_call(skeleton, parameters, (x,)))

@@ -10,6 +10,7 @@ from rsfl.runs.curves import (
     high_probability_accuracy,
 )
 from rsfl.runs.job import Interrupted, certify
+from rsfl.runs.joint import joint_accuracy, joint_table, plot_joint
 from rsfl.runs.log import load
 from rsfl.runs.plots import plot_certified_accuracy
 from rsfl.runs.tables import Published, read_tsv, to_dataframe, write_tsv
@@ -25,8 +26,11 @@ __all__ = [
     "certify",
     "envelope",
     "high_probability_accuracy",
+    "joint_accuracy",
+    "joint_table",
     "load",
     "plot_certified_accuracy",
+    "plot_joint",
     "read_tsv",
     "to_dataframe",
     "write_tsv",

@@ -1,6 +1,7 @@
 """The inputs of a data set, by index or one after the other."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.utils.data import TensorDataset
 from rsfl._checks import count
 from rsfl.train.batches import indexable
 
-__all__ = ["example", "peeked"]
+__all__ = ["example", "labelled", "peeked"]
 
 
 def peeked(dataset: Any) -> tuple[Any, Any]:
@@ -42,16 +43,36 @@ def peeked(dataset: Any) -> tuple[Any, Any]:
     return first[0], itertools.chain(first, rest)
 
 
-def example(item: Any, model: nn.Module) -> tuple[Tensor, int]:
+def example(item: Any, model: nn.Module | None) -> tuple[Tensor, int]:
     """One input, as it is in the data set but on the model's device, and its label."""
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise TypeError(f"dataset must yield pairs (x, y), got {type(item).__name__}")
-    if np.ndim(item[1]) > 0:
+        raise TypeError(f"dataset must yield pairs (x, y), got {_kind(item)}")
+    x, y = item
+    if np.ndim(y) > 0:
         raise TypeError(
-            f"dataset must yield one input and its label at a time, got {len(item[1])} labels; "
-            f"of a DataLoader, "
-            "give its dataset"
+            f"dataset must yield one input and its label at a time, got {len(y)} labels; "
+            f"of a DataLoader, give its dataset"
         )
-    x, y = torch.as_tensor(item[0]), count("y", item[1])
-    device = next((p.device for p in model.parameters()), x.device)
-    return x.to(device), y
+    if isinstance(x, Mapping) or type(x).__module__.partition(".")[0] == "PIL":
+        raise TypeError(f"x must be a tensor, got {_kind(x)}")
+    x = torch.as_tensor(x)
+    own = () if model is None else model.parameters()
+    device = next((p.device for p in own), x.device)
+    return x.to(device), count("y", y)
+
+
+def labelled(y: int, num_classes: int) -> None:
+    """Raise ValueError where a label is none of the classes."""
+    if y >= num_classes:
+        raise ValueError(f"y must be a class in [0, {num_classes}), got {y}: labels count from 0")
+
+
+def _kind(item: Any) -> str:
+    """What something is that is no pair or no tensor, with the way to one where it is known."""
+    if type(item).__module__.partition(".")[0] == "PIL":
+        return "a PIL image: torchvision.transforms.ToTensor() makes a tensor of it"
+    if isinstance(item, Mapping):
+        return f"a mapping of {sorted(map(str, item))}: give [(item[...], item[...]), ...] of it"
+    if isinstance(item, tuple | list):
+        return f"{len(item)} entries: give the two that are input and label"
+    return type(item).__name__

@@ -4,26 +4,35 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from rsfl._checks import Int64, count
+from rsfl._checks import Int64, choice, count
+from rsfl._fingerprint import input_hash
 from rsfl._models import input_dtype
 from rsfl._progress import progress as shown_progress
-from rsfl.runs.inputs import example, peeked
-from rsfl.runs.log import Record, certified, data_of, read_log, recording, records, true_labels
+from rsfl._text import floored
+from rsfl.runs.inputs import example, labelled, peeked
+from rsfl.runs.log import Directory, Record, records, refused, true_labels
 from rsfl.runs.schedule import groups, owner, remaining
-from rsfl.runs.settings import FILE, Settings, fingerprint
-from rsfl.smooth import Certificate, ParameterSmoother, Voter, floored
+from rsfl.runs.settings import FILE, Settings, autocast, machine
+from rsfl.smooth import Ballot, Certificate, ParameterSmoother, Voter
+from rsfl.smooth.reading import ByCount
 from rsfl.train.batches import indexable
 
 __all__ = ["Interrupted", "certify"]
+
+OnBad: TypeAlias = Literal["raise", "record"]
+Item: TypeAlias = tuple[int, Callable[[], Any]]
+"""The number of an input, and what loads it."""
 
 _READ_AGAIN = 16  # inputs that were certified before, to see that the data are the same
 
@@ -67,34 +76,82 @@ def _signals() -> Iterator[Callable[[], int]]:
         restore()
 
 
-def _certified(
-    group: list[tuple[int, Callable[[], Any]]],
-    settings: Settings,
-    smoother: Voter,
-    batch_size: int | None,
-) -> tuple[Certificate, list[tuple[Tensor, int]]]:
-    """The certificate of one group, and its inputs with their labels."""
-    inputs = [example(load(), smoother.model) for _, load in group]
-    for (index, _), (x, _) in zip(group, inputs, strict=True):
-        if x.shape != settings.input_shape:
+@dataclass(frozen=True)
+class _Work:
+    """How the records of a group of inputs come about."""
+
+    smoother: Voter
+    settings: Settings
+    batch_size: int | None
+    on_bad: OnBad
+
+    def records(self, group: Sequence[Item]) -> list[Record]:
+        """The records of a group, by input."""
+        good: list[tuple[int, Tensor, int]] = []
+        bad: list[Record] = []
+        for index, load in group:
+            with _naming(index):
+                x, label = example(load(), self.smoother.model)
+            try:
+                self._check(x, label)
+                good.append((index, x, label))
+            except (TypeError, ValueError) as error:
+                if self.on_bad == "raise":
+                    raise type(error)(f"input {index}: {error}") from error
+                bad.append(refused(self.settings, index, label, str(error)))
+        if good:
+            began = time.perf_counter()
+            ballot = self._ballot(torch.stack([x for _, x, _ in good]), [i for i, _, _ in good])
+            seconds = (time.perf_counter() - began) / len(good)
+            bad += records(self.settings, ballot, [label for _, _, label in good], seconds)
+        return sorted(bad, key=lambda record: record.index)
+
+    def _check(self, x: Tensor, label: int) -> None:
+        labelled(label, self.settings.num_classes)
+        if x.shape != self.settings.input_shape:
             raise ValueError(
-                f"input {index} has shape {tuple(x.shape)}, the first one {settings.input_shape}"
+                f"it has shape {tuple(x.shape)}, the first one {self.settings.input_shape}"
             )
-    batch = torch.stack([x for x, _ in inputs])
-    shared: dict[str, Any] = {"n0": settings.n0, "alpha": settings.alpha, "seed": settings.seed}
-    shared |= {"index": [index for index, _ in group], "batch_size": batch_size}
-    if settings.radius is None:
-        return smoother.certify(batch, n=settings.n, **shared), inputs
-    return smoother.certify_at(batch, settings.radius, n_max=settings.n, **shared), inputs
+        self.smoother.checked(x[None])
+
+    def _ballot(self, x: Tensor, index: list[int]) -> Ballot:
+        rule = self.settings.rule
+        shared: dict[str, Any] = {"n0": self.settings.n0, "seed": self.settings.seed}
+        shared |= {"index": index, "batch_size": self.batch_size}
+        if rule is None:
+            ByCount().enough(self.settings.n, self.settings.alpha)
+            return self.smoother.ballot(x, n=self.settings.n, **shared)
+        return self.smoother.ballot_at(x, rule.radius, alpha=rule.alpha, n_max=rule.n_max, **shared)
+
+    def same(self, group: Iterable[Item], done: Mapping[int, Record]) -> None:
+        """Read inputs again, to see that they are those that were certified before."""
+        for index, load in group:
+            if index in done and not done[index].impossible:
+                x, label = example(load(), self.smoother.model)
+                _compare(index, (f"{input_hash(x):016x}", label), done[index])
 
 
-def _same(found: Iterable[tuple[int, str]], done: Mapping[int, Record]) -> None:
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Errors in the block say of which input they are."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"input {index}: {error}") from error
+
+
+def _same(made: Iterable[Record], done: Mapping[int, Record]) -> None:
     """Raise ValueError if an input is not the one that was certified before under its index."""
-    for index, data in found:
-        if index in done and data != done[index].data:
-            raise ValueError(
-                f"dataset is not the one of this run: input {index} is another than was certified"
-            )
+    for record in made:
+        if record.index in done:
+            _compare(record.index, record.data, done[record.index])
+
+
+def _compare(index: int, data: tuple[str, int], before: Record) -> None:
+    if data != before.data:
+        raise ValueError(
+            f"dataset is not the one of this run: input {index} is another than was certified"
+        )
 
 
 def certify(
@@ -112,6 +169,7 @@ def certify(
     batch_size: int | None = None,
     rank: int = 0,
     world_size: int = 1,
+    on_bad: OnBad = "raise",
     progress: bool = False,
 ) -> tuple[Certificate, Int64]:
     """Certify a data set and log the votes; do nothing twice.
@@ -121,7 +179,8 @@ def certify(
     processes may share the work: each passes its ``rank``. What a lost one has left is done by
     calling again with any number of them; another number than before shares it evenly. Some of the
     inputs that are done are read again: data that have changed are another run. So is a model whose
-    weights, buffers or plain attributes have.
+    weights, attributes, hooks or code have changed, or its answers about the first input, or the
+    machine; the error names which.
 
     Noise is added to the inputs as they are in the data set; what the model gets is converted to
     the dtype of its first parameter, which is a part of the classifier that is certified.
@@ -129,7 +188,7 @@ def certify(
     Args:
         smoother: What is certified.
         dataset: Pairs (x, y) of one input and its label, by index or one after the other; or two
-            tensors, of all inputs and of all labels.
+            tensors, of all inputs and of all labels. Labels count from 0.
         out: Directory of the run, made if missing.
         n0: Votes for selection, at least 1.
         n: Votes for estimation, or at most this many if ``radius`` is given; the smoother's
@@ -142,6 +201,8 @@ def certify(
         batch_size: Noisy inputs per forward call; None chooses one that fits.
         rank: Which process this is, in [0, world_size).
         world_size: How many share the work.
+        on_bad: What to do about an input that cannot be certified (NaN, another shape, off the
+            law's grid): ``raise``, or ``record`` the reason and go on. What was recorded abstains.
         progress: Show how far it is.
 
     Returns:
@@ -150,48 +211,38 @@ def certify(
 
     Raises:
         ValueError: An argument is out of its range, or the directory holds another run, or votes or
-            data of one.
+            data of one; or an input, which is named, cannot be certified.
         TypeError: The data set does not yield pairs (x, y), or yields whole batches.
         BlockingIOError: Another process works on this rank of the run.
         OSError: The directory cannot be written. What was done before is safe.
         Interrupted: SIGINT or SIGTERM came; the inputs at work were finished and are safe.
     """
+    if not isinstance(smoother, Voter):
+        raise TypeError(
+            f"smoother must be a smoother, such as smooth.GaussianSmoother(model, sigma=0.5, "
+            f"num_classes=10), got {type(smoother).__name__}"
+        )
     world_size = count("world_size", world_size, 1)
     rank = count("rank", rank)
     if rank >= world_size:
         raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
+    choice("on_bad", on_bad, get_args(OnBad))
     skip = count("skip", skip, 1)
     limit = None if limit is None else count("limit", limit, 1)
     first, dataset = peeked(dataset)
-    x, y = example(first, smoother.model)
-    settings = Settings(
-        law=smoother.law,
-        radius=radius,
-        n0=n0,
-        n=smoother.default_n if n is None else n,
-        alpha=alpha,
-        seed=seed,
-        num_classes=smoother.num_classes,
-        input_shape=tuple(x.shape),
-        dim=smoother.dim(x[None]),
-        dtype=str(input_dtype(smoother.model, x)).removeprefix("torch."),
-        device=x.device.type,
-        model=fingerprint(smoother.model),
-        parameters=smoother.parameters if isinstance(smoother, ParameterSmoother) else None,
-        data=fingerprint((x, y)),
-        skip=skip,
-        limit=limit,
-        inputs=len(range(0, len(dataset), skip)[:limit]) if indexable(dataset) else None,
-    )
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with recording(out, rank) as append, _signals() as stopped:
-        if (out / FILE).exists():
-            settings.agree(out)
-        done = read_log(out, settings)
-        again = list(done)[:: -(len(done) // _READ_AGAIN + 1)] if indexable(dataset) else []
-        _same(((index, data_of(*example(dataset[index], smoother.model))) for index in again), done)
-
+    asked = {"n0": n0, "alpha": alpha, "radius": radius, "seed": seed, "skip": skip, "limit": limit}
+    asked["n"] = smoother.default_n if n is None else n
+    settings = _settings(smoother, example(first, smoother.model), dataset, asked)
+    work = _Work(smoother, settings, batch_size, on_bad)
+    run = Directory(Path(out), settings)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with run.recording(rank) as append, _signals() as stopped:
+        if (run.path / FILE).exists():
+            settings.agree(run.path)
+        done = run.records()
+        if indexable(dataset):
+            again = list(done)[:: -(len(done) // _READ_AGAIN + 1)]
+            work.same(((index, partial(dataset.__getitem__, index)) for index in again), done)
         total = remaining(settings, done, rank, world_size)
         what = "certifying" + (f", rank {rank}" if world_size > 1 else "")
         seen = right = 0
@@ -199,33 +250,46 @@ def certify(
             for number, group in enumerate(groups(dataset, settings)):
                 if owner(number, world_size) != rank or all(index in done for index, _ in group):
                     if not indexable(dataset):  # they had to be read to get past them
-                        _same(
-                            (
-                                (index, data_of(*example(load(), smoother.model)))
-                                for index, load in group
-                            ),
-                            done,
-                        )
+                        work.same(group, done)
                     continue
-                began = time.perf_counter()
-                certificate, inputs = _certified(group, settings, smoother, batch_size)
-                seconds = (time.perf_counter() - began) / len(group)
-                if (
-                    seen == 0
-                ):  # only now: a call that fails at once leaves no settings to disagree with
-                    settings.establish(out)
-                made = records(settings, certificate, inputs, seconds)
-                _same(((record.index, record.data) for record in made), done)
+                made = work.records(group)
+                if seen == 0:  # only now: a call that fails at once leaves nothing to disagree with
+                    settings.establish(run.path)
+                _same(made, done)
                 new = [record for record in made if record.index not in done]
                 append(new)
-                right += int(
-                    (certificate.label.cpu() == torch.tensor([label for _, label in inputs])).sum()
-                )
+                label = torch.from_numpy(true_labels(made))
+                right += int((run.certificate(made).label == label).sum())
                 seen += len(group)
                 bar.update(len(new), certified_accuracy=floored(right / seen, 3))
                 if came := stopped():
                     raise Interrupted(
                         f"{signal.Signals(came).name}: stopped, all votes are safe in {out}", came
                     )
-    found = list(read_log(out, settings).values())
-    return certified(settings, found), true_labels(found)
+    found = list(run.records().values())
+    return run.certificate(found), true_labels(found)
+
+
+def _settings(
+    smoother: Voter, first: tuple[Tensor, int], dataset: Any, asked: dict[str, Any]
+) -> Settings:
+    """What the votes of this run are a function of."""
+    x, y = first
+    skip, limit = asked["skip"], asked["limit"]
+    dtype = x.dtype if smoother.model is None else input_dtype(smoother.model, x)
+    return Settings(
+        law=smoother.law,
+        num_classes=smoother.num_classes,
+        input_shape=tuple(x.shape),
+        dim=smoother.dim(x[None]),
+        dtype=str(dtype).removeprefix("torch."),
+        device=x.device.type,
+        machine=machine(x.device),
+        autocast=autocast(x.device),
+        model=smoother.fingerprint(smoother.checked(x[None])),
+        spot_checked=smoother.spot_checked,
+        parameters=smoother.parameters if isinstance(smoother, ParameterSmoother) else None,
+        data=f"{input_hash(x):016x} {y}",
+        inputs=len(range(0, len(dataset), skip)[:limit]) if indexable(dataset) else None,
+        **asked,
+    )

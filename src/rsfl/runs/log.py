@@ -1,153 +1,134 @@
 """The vote log: one line an input, written once, read back whole or not at all.
 
 A run directory holds ``run.json`` (:class:`rsfl.runs.settings.Settings`) and a file of votes for
-each rank that ever wrote, ``votes-00000.jsonl`` and on. Every line names the run and the input that
-its votes are of, and ends in a checksum of itself.
+each rank that ever wrote, ``votes-00000.jsonl`` and on. Every line is a ballot
+(:class:`rsfl.smooth.Ballot`) of one input as a file holds it, with the run that it belongs to.
 """
 
-import json
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from rsfl import bounds
-from rsfl._checks import Int64, number
+from rsfl import _document
+from rsfl._checks import Int64
 from rsfl._files import appended, locked
-from rsfl.runs.settings import FORMAT, Settings, fingerprint
-from rsfl.smooth import Certificate
-from rsfl.smooth.certificate import certified_by_count, certified_by_test
-from rsfl.smooth.votes import Votes
+from rsfl.runs.settings import Settings
+from rsfl.smooth import Ballot, Certificate, Confidence, RunnerUp, Votes
 
 __all__ = [
+    "Directory",
     "Record",
-    "certified",
-    "data_of",
     "load",
-    "read_log",
     "read_shard",
-    "recording",
     "records",
-    "true_labels",
 ]
+
+_FORMAT = 1
+_OWN = ("run", "label", "seconds", "impossible")
 
 
 @dataclass(frozen=True)
 class Record:
-    """The votes of one input.
+    """The ballot of one input.
 
     Attributes:
-        run: Identity of the settings under which they were cast.
-        data: Fingerprint of the input and its label.
-        index: Which input.
-        label: Its true label.
-        rule: What stopped the votes: ``fixed`` or ``sequential``.
-        n0: Votes for selection.
-        n: Votes for estimation.
-        selection: Votes for each class that has any, of the selection; the rest of n0 was invalid.
-        counts: The same of the estimation.
-        invalid: How many of the n had non-finite logits.
-        seconds: What they took.
+        run: Identity of the settings under which the votes were cast.
+        label: The input's true label.
+        seconds: What the votes took.
+        impossible: Why no vote was cast, "" where votes were.
+        ballot: What a file says of a ballot of this one input.
     """
 
     run: str
-    data: str
-    index: int
     label: int
-    rule: str
-    n0: int
-    n: int
-    selection: Mapping[int, int]
-    counts: Mapping[int, int]
-    invalid: int
     seconds: float
+    impossible: str
+    ballot: Mapping[str, Any]
+
+    @property
+    def index(self) -> int:
+        """Which input."""
+        return int(self.ballot["index"][0])
+
+    @property
+    def data(self) -> tuple[str, int]:
+        """What tells the input from others: a hash of it, and its label."""
+        return self.ballot["input"][0], self.label
 
     def line(self) -> bytes:
         """The record as it is written."""
-        body = json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":")).encode()
-        return body[:-1] + _seal(body) + b"\n"
+        own = {name: getattr(self, name) for name in _OWN}
+        return _document.line("ballot", _FORMAT, own | dict(self.ballot))
 
     @classmethod
     def parse(cls, line: bytes) -> "Record":
-        """The record of a line without its line break.
+        """The record of a line with its line break.
 
         Raises:
             ValueError: This is not a line that was written here, from its first byte to its last,
                 in this format.
         """
-        start = max(len(line) - len(_seal(b"")), 0)
-        body = line[:start] + b"}"
-        if line[start:] != _seal(body):
-            raise ValueError("the checksum does not fit the line")
-        values = json.loads(body)
-        if (found := values.pop("format", 1)) != FORMAT:
-            raise ValueError(f"format is {found!r}, this version reads {FORMAT}")
-        for name in ("selection", "counts"):
-            values[name] = {int(label): votes for label, votes in values[name].items()}
-        return cls(**values)
+        content = _document.parsed(line, "ballot", _FORMAT)
+        own = {name: content.pop(name) for name in _OWN}
+        record = cls(**own, ballot=content)
+        if record.line() != line:
+            raise ValueError("it is not as it was written")
+        return record
 
     def check(self, settings: Settings) -> None:
         """Raise ValueError if the votes are not of a run with these settings."""
         if self.run != settings.identity:
             raise ValueError(f"votes of the run {self.run} in the run {settings.identity}")
-        if self.rule != settings.rule:
-            raise ValueError(f"{self.rule} votes in a {settings.rule} run")
-        enough = self.n == settings.n if settings.rule == "fixed" else self.n <= settings.n
-        if self.n0 != settings.n0 or not enough:
-            raise ValueError(
-                f"{self.n0} and {self.n} votes in a run of {settings.n0} and {settings.n}"
-            )
-        counted = sum(self.counts.values()) + self.invalid
-        if counted != self.n or sum(self.selection.values()) > self.n0:
-            raise ValueError(f"{counted} votes of {self.n} are accounted for")
-        if any(not 0 <= label < settings.num_classes for label in (*self.selection, *self.counts)):
-            raise ValueError(f"a vote for none of the {settings.num_classes} classes")
-
-
-def _seal(body: bytes) -> bytes:
-    """What ends the line of a record, in place of the closing brace."""
-    return b',"crc32":"%08x"}' % zlib.crc32(body)
+        ballot = Ballot.of_document(dict(self.ballot))
+        if ballot.rule != settings.rule:
+            raise ValueError(f"votes stopped by {ballot.rule} in a run of {settings.rule}")
+        if self.impossible:
+            return
+        n0, n = self.ballot["n0"][0], self.ballot["n"][0]
+        enough = n == settings.n if settings.rule is None else n <= settings.n
+        if n0 != settings.n0 or not enough:
+            raise ValueError(f"{n0} and {n} votes in a run of {settings.n0} and {settings.n}")
 
 
 def records(
-    settings: Settings,
-    certificate: Certificate,
-    inputs: Sequence[tuple[Tensor, int]],
-    seconds: float,
+    settings: Settings, ballot: Ballot, labels: Sequence[int], seconds: float
 ) -> list[Record]:
-    """One record for each input of a certificate, with its label; ``seconds`` is for each."""
-
-    def sparse(row: Tensor) -> dict[int, int]:
-        return {label: int(row[label]) for label in row.nonzero()[:, 0].tolist()}
-
-    c = certificate.cpu()
+    """One record for each input of a ballot, with its label; ``seconds`` is for each."""
+    content = replace(ballot, model=settings.model.whole).document()
+    columns = [name for name, value in content.items() if isinstance(value, list)]
     return [
         Record(
             run=settings.identity,
-            data=data_of(x, label),
-            index=int(c.index[i]),
             label=label,
-            rule=settings.rule,
-            n0=int(c.n0[i]),
-            n=int(c.n[i]),
-            selection=sparse(c.selection_counts[i]),
-            counts=sparse(c.counts[i]),
-            invalid=int(c.invalid[i]),
             seconds=round(seconds, 6),
+            impossible="",
+            ballot=content | {name: content[name][i : i + 1] for name in columns},
         )
-        for i, (x, label) in enumerate(inputs)
+        for i, label in enumerate(labels)
     ]
 
 
-def data_of(x: Tensor, label: int) -> str:
-    """What a record keeps to know its input by."""
-    return fingerprint((x, label))[:16]
+def refused(settings: Settings, index: int, label: int, why: str) -> Record:
+    """The record of an input that cannot be certified: no votes, and the reason."""
+    none = Votes(torch.zeros((1, settings.num_classes), dtype=torch.int64))
+    ballot = Ballot(
+        settings.law,
+        none,
+        none,
+        torch.tensor([index]),
+        dim=settings.dim,
+        seed=settings.seed,
+        rule=settings.rule,
+        model=settings.model.whole,
+        spot_checked=settings.spot_checked,
+    )
+    return Record(settings.identity, label, 0.0, why, ballot.document())
 
 
 def read_shard(path: Path) -> tuple[list[Record], int]:
@@ -161,127 +142,114 @@ def read_shard(path: Path) -> tuple[list[Record], int]:
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
     found = []
-    for number_, line in enumerate(data[:end].split(b"\n")[:-1], 1):
+    for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
         try:
-            found.append(Record.parse(line))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number_}: {error}") from error
+            found.append(Record.parse(line + b"\n"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number}: {_said(error)}") from error
     return found, end
 
 
-def read_log(out: Path, settings: Settings) -> dict[int, Record]:
-    """The records of all ranks by input, in order. The same input may be there twice, with the same
-    votes.
+def _said(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else f"it is no ballot ({error})"
 
-    Raises:
-        ValueError: A line is not as it was written, or not of this run.
+
+@dataclass(frozen=True)
+class Directory:
+    """A run on the disk.
+
+    Attributes:
+        path: Where it is.
+        settings: What its votes are a function of.
     """
-    merged: dict[int, Record] = {}
-    for path in sorted(out.glob("votes-*.jsonl")):
-        for line, record in enumerate(read_shard(path)[0], 1):
-            try:
-                record.check(settings)
-                first = merged.setdefault(record.index, record)
-                if replace(record, seconds=first.seconds) != first:
-                    raise ValueError(f"other votes for input {record.index} than before")
-            except ValueError as error:
-                raise ValueError(f"{path}, line {line}: {error}") from error
-    return dict(sorted(merged.items()))
 
+    path: Path
+    settings: Settings
 
-@contextmanager
-def recording(out: Path, rank: int) -> Iterator[Callable[[Sequence[Record]], None]]:
-    """A function that appends records to a rank's file, and returns when the disk has them.
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Directory":
+        """The run in a directory.
 
-    Raises:
-        BlockingIOError: Another process writes this rank's file.
-        OSError: The file cannot be written.
-    """
-    path = out / f"votes-{rank:05d}.jsonl"
-    with locked(path) as descriptor:
-        _, end = read_shard(path)
-        if os.lseek(descriptor, 0, os.SEEK_END) > end:
-            os.ftruncate(descriptor, end)  # a torn line would swallow the next
-            os.lseek(descriptor, end, os.SEEK_SET)
-        yield lambda new: appended(descriptor, b"".join(record.line() for record in new), path)
+        Raises:
+            ValueError: There is none, or its settings cannot be read.
+        """
+        return cls(Path(path), Settings.read(Path(path)))
 
+    def records(self) -> dict[int, Record]:
+        """The records of all ranks by input, in order. The same input may be there twice, with the
+        same votes.
 
-def _votes(found: Sequence[Mapping[int, int]], invalid: Sequence[int], num_classes: int) -> Votes:
-    counts = torch.zeros((len(found), num_classes), dtype=torch.int64)
-    for i, row in enumerate(found):
-        for label, votes in row.items():
-            counts[i, label] = votes
-    return Votes(counts, torch.tensor(invalid, dtype=torch.int64))
+        Raises:
+            ValueError: A line is not as it was written, or not of this run.
+        """
+        found: dict[int, Record] = {}
+        for path in sorted(self.path.glob("votes-*.jsonl")):
+            for line, record in enumerate(read_shard(path)[0], 1):
+                try:
+                    record.check(self.settings)
+                    first = found.setdefault(record.index, record)
+                    if replace(record, seconds=first.seconds) != first:
+                        raise ValueError(f"other votes for input {record.index} than before")
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {line}: {error}") from error
+        return dict(sorted(found.items()))
 
+    @contextmanager
+    def recording(self, rank: int) -> Iterator[Callable[[Sequence[Record]], None]]:
+        """A function that appends records to a rank's file, and returns when the disk has them.
 
-def certified(
-    settings: Settings,
-    found: Sequence[Record],
-    *,
-    alpha: float | None = None,
-    runner_up: str = "complement",
-    confidence: str = "clopper-pearson",
-) -> Certificate:
-    """The certificate that recorded votes make."""
-    width = settings.num_classes
-    selection = _votes(
-        [r.selection for r in found], [r.n0 - sum(r.selection.values()) for r in found], width
-    )
-    votes = _votes([r.counts for r in found], [r.invalid for r in found], width)
-    index = torch.tensor([r.index for r in found], dtype=torch.int64)
-    law, dim, seed = settings.law, settings.dim, settings.seed
-    if settings.radius is None:
-        alpha = number(
-            "alpha", settings.alpha if alpha is None else alpha, 0, 1, open_low=True, open_high=True
-        )
-        return certified_by_count(
-            law,
-            selection,
-            votes,
-            alpha=alpha,
-            index=index,
-            seed=seed,
-            dim=dim,
-            runner_up=runner_up,
-            confidence=confidence,
-        )
-    asked = {
-        "alpha": settings.alpha if alpha is None else alpha,
-        "runner_up": runner_up,
-        "confidence": confidence,
-    }
-    allowed = {"alpha": settings.alpha, "runner_up": "complement", "confidence": "clopper-pearson"}
-    for name, value in asked.items():
-        if value != allowed[name]:
-            raise ValueError(
-                f"{name} must be {allowed[name]!r}, got {value!r}: a sequential test stopped "
-                f"these votes at radius "
-                f"{settings.radius} and alpha {settings.alpha}, and no other bound holds for them"
-            )
-    p0 = law.probability(settings.radius, dim=dim)
-    chosen = selection.counts.argmax(dim=1)
-    successes = votes.counts.gather(1, chosen[:, None])[:, 0].numpy()
-    n = (votes.counts.sum(dim=1) + votes.invalid).numpy()
-    decided = np.asarray(bounds.sequential_decision(successes, n, p0, settings.alpha)) == 1
-    return certified_by_test(
-        law,
-        selection,
-        votes,
-        decided,
-        radius=settings.radius,
-        p0=p0,
-        alpha=settings.alpha,
-        index=index,
-        seed=seed,
-    )
+        Raises:
+            BlockingIOError: Another process writes this rank's file.
+            OSError: The file cannot be written.
+        """
+        path = self.path / f"votes-{rank:05d}.jsonl"
+        with locked(path) as descriptor:
+            _, end = read_shard(path)
+            if os.lseek(descriptor, 0, os.SEEK_END) > end:
+                os.ftruncate(descriptor, end)  # a torn line would swallow the next
+                os.lseek(descriptor, end, os.SEEK_SET)
+            yield lambda new: appended(descriptor, b"".join(one.line() for one in new), path)
+
+    def ballot(self, found: Sequence[Record] | None = None) -> Ballot:
+        """The votes of these records, or of all that there are."""
+        found = list(self.records().values()) if found is None else found
+        if not found:
+            none = Votes(torch.zeros((0, self.settings.num_classes), dtype=torch.int64))
+            settings = self.settings
+            return Ballot(settings.law, none, none, dim=settings.dim, seed=settings.seed)
+        return Ballot.of_document(*(dict(record.ballot) for record in found))
+
+    def certificate(
+        self,
+        found: Sequence[Record] | None = None,
+        *,
+        alpha: float | None = None,
+        runner_up: RunnerUp = "complement",
+        confidence: Confidence = "clopper-pearson",
+    ) -> Certificate:
+        """The certificate of these records, or of all that there are, as :func:`load` reads it."""
+        ballot, own = self.ballot(found), self.settings.alpha
+        if self.settings.rule is None:
+            alpha = own if alpha is None else alpha
+            return ballot.certificate(alpha, runner_up=runner_up, confidence=confidence)
+        asked = {"alpha": alpha, "runner_up": runner_up, "confidence": confidence}
+        allowed = {"alpha": own, "runner_up": "complement", "confidence": "clopper-pearson"}
+        for name, value in asked.items():
+            if value not in (None, allowed[name]):
+                raise ValueError(
+                    f"{name} must be {allowed[name]!r}, got {value!r}: a sequential test stopped "
+                    f"these votes at radius {self.settings.radius} and alpha {own}; the ballot's "
+                    f"certificate_at reads them at others"
+                )
+        return ballot.certificate_at(self.settings.radius, own)
 
 
 def load(
     out: str | os.PathLike[str],
     *,
     alpha: float | None = None,
-    runner_up: str = "complement",
-    confidence: str = "clopper-pearson",
+    runner_up: RunnerUp = "complement",
+    confidence: Confidence = "clopper-pearson",
 ) -> tuple[Certificate, Int64]:
     """Read what a run has certified so far.
 
@@ -292,8 +260,8 @@ def load(
 
     Args:
         out: The run's directory.
-        alpha: Failure probability for each input; that of the run by default. Sequential votes have
-            no other.
+        alpha: Failure probability for each input; that of the run by default. Sequential votes are
+            read at the run's own.
         runner_up: ``complement`` or ``bounded``, as in :meth:`rsfl.smooth.Smoother.certify`; for a
             fixed number of votes only.
         confidence: ``clopper-pearson`` or ``hoeffding``, likewise.
@@ -305,12 +273,10 @@ def load(
         ValueError: There is no run, a line of its log is damaged, or the votes do not allow what is
             asked.
     """
-    out = Path(out)
-    settings = Settings.read(out)
-    found = list(read_log(out, settings).values())
-    return certified(
-        settings, found, alpha=alpha, runner_up=runner_up, confidence=confidence
-    ), true_labels(found)
+    run = Directory.open(out)
+    found = list(run.records().values())
+    certificate = run.certificate(found, alpha=alpha, runner_up=runner_up, confidence=confidence)
+    return certificate, true_labels(found)
 
 
 def true_labels(found: Sequence[Record]) -> Int64:

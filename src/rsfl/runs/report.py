@@ -18,10 +18,9 @@ from rsfl.runs.curves import (
     envelope,
     high_probability_accuracy,
 )
-from rsfl.runs.log import certified, read_log, true_labels
-from rsfl.runs.settings import Settings
+from rsfl.runs.log import Directory, true_labels
 from rsfl.runs.tables import Published, read_tsv
-from rsfl.smooth import ABSTAIN, Certificate
+from rsfl.smooth import ABSTAIN, Certificate, RunnerUp
 
 __all__ = ["Run", "as_json", "as_text", "read_runs"]
 
@@ -58,7 +57,7 @@ def read_runs(
     paths: Sequence[str],
     *,
     alpha: float | None = None,
-    runner_up: str = "complement",
+    runner_up: RunnerUp = "complement",
     norm: str = "l2",
     unit: str = "input units",
 ) -> list[Run]:
@@ -76,9 +75,9 @@ def read_runs(
     for path in paths:
         name = Path(path).name if names[Path(path).name] == 1 else path
         if Path(path).is_dir():
-            settings = Settings.read(Path(path))
-            found = list(read_log(Path(path), settings).values())
-            certificate = certified(settings, found, alpha=alpha, runner_up=runner_up)
+            directory = Directory.open(path)
+            settings, found = directory.settings, list(directory.records().values())
+            certificate = directory.certificate(found, alpha=alpha, runner_up=runner_up)
             seconds = np.array([record.seconds for record in found])
             run = Run(
                 name,

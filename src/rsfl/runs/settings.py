@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from rsfl._checks import count, number, stored
+from rsfl._checks import count, level, number, stored
 from rsfl._files import locked, replaced
-from rsfl._fingerprint import described, model_fingerprint
-from rsfl._version import __version__
+from rsfl._fingerprint import Fingerprint
 from rsfl.noise import Law
+from rsfl.smooth import Sequential
+from rsfl.smooth.documents import versions
 from rsfl.smooth.laws import from_document, to_document
 
-__all__ = ["FILE", "FORMAT", "Settings", "fingerprint"]
+__all__ = ["FILE", "Settings", "autocast", "machine"]
 
-FORMAT = 2
+FORMAT = 3
 FILE = "run.json"
 
 
@@ -46,9 +46,13 @@ class Settings:
         dim: Number of coordinates of the noise that one vote sees.
         dtype: Type in which the model gets noisy inputs: the certified classifier computes in it.
         device: Type of the device; other devices draw and round differently.
-        model: Fingerprint of the model's structure, weights and buffers.
+        machine: The instruction set of the CPU, or the name of another device: they round, and
+            may draw, in ways of their own.
+        autocast: The dtype that autocast computes in, "" where it is off.
+        model: Fingerprint of the model, and of what it answers about the first input.
+        spot_checked: Whether the model was asked twice before it voted.
         parameters: Names of the parameters that carry noise, None where the input does.
-        data: Fingerprint of the first input and its label.
+        data: Hash of the first input, and its label.
         skip: Every ``skip``-th input is certified.
         limit: How many are certified at most.
         inputs: How many that makes, None where the data have no length.
@@ -65,7 +69,10 @@ class Settings:
     dim: int
     dtype: str
     device: str
-    model: str
+    machine: str
+    autocast: str
+    model: Fingerprint
+    spot_checked: bool
     parameters: tuple[str, ...] | None
     data: str
     skip: int
@@ -86,12 +93,12 @@ class Settings:
             stored(self, **{name: count(name, getattr(self, name), low)})
         if self.limit is not None:
             stored(self, limit=count("limit", self.limit, 1))
-        stored(self, alpha=number("alpha", self.alpha, 0, 1, open_low=True, open_high=True))
+        stored(self, alpha=level("alpha", self.alpha))
 
-    @property
-    def rule(self) -> str:
-        """What stopped the votes: their ``fixed`` number, or the ``sequential`` test."""
-        return "fixed" if self.radius is None else "sequential"
+    @cached_property
+    def rule(self) -> Sequential | None:
+        """What stopped the votes; None where their number was fixed."""
+        return None if self.radius is None else Sequential(self.radius, self.alpha, self.n)
 
     @cached_property
     def identity(self) -> str:
@@ -117,6 +124,7 @@ class Settings:
             values |= {
                 "law": from_document(values["law"]),
                 "input_shape": tuple(values["input_shape"]),
+                "model": Fingerprint(**values["model"]),
             }
             values["parameters"] = (
                 None if values["parameters"] is None else tuple(values["parameters"])
@@ -134,6 +142,11 @@ class Settings:
         there = Settings.read(out)
         for field in dataclasses.fields(self):
             ours, theirs = getattr(self, field.name), getattr(there, field.name)
+            if isinstance(ours, Fingerprint) and ours != theirs:
+                raise ValueError(
+                    f"{out} holds another run: model is '{theirs.whole[:16]}' there, got "
+                    f"'{ours.whole[:16]}', which differs in {_listed(ours.differs(theirs))}"
+                )
             if ours != theirs:
                 raise ValueError(
                     f"{out} holds another run: {field.name} is {theirs!r} there, got {ours!r}"
@@ -150,28 +163,38 @@ class Settings:
 
     def _fields(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
-            "law": to_document(self.law)
+            "law": to_document(self.law),
+            "model": dataclasses.asdict(self.model),
         }
 
     def _document(self) -> dict[str, Any]:
-        versions = {
-            "rsfl": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        }
-        return {"format": FORMAT, "rule": self.rule, **self._fields(), "versions": versions}
+        rule = "fixed" if self.rule is None else "sequential"
+        told = {"threads": torch.get_num_threads(), "versions": versions()}
+        return {"format": FORMAT, "rule": rule, **self._fields(), **told}
 
 
-def fingerprint(of: nn.Module | tuple[Tensor, int]) -> str:
-    """A hash of a model or of one input and its label.
+def machine(device: torch.device) -> str:
+    """What kind of device computes."""
+    if device.type == "cpu":
+        return str(torch.backends.cpu.get_cpu_capability())
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
-    Of a model it is all of :class:`rsfl._fingerprint.Fingerprint`. What a model stores while it
-    runs makes it another model.
-    """
-    if isinstance(of, nn.Module):
-        return model_fingerprint(of).whole
-    return _hashed(*map(described, of))
+
+def autocast(device: torch.device) -> str:
+    """The dtype that autocast computes in on a device, "" where it is off."""
+    if not torch.is_autocast_enabled(device.type):
+        return ""
+    return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """Parts of a model, and what else may make its answers others."""
+    if list(parts) == ["answers"]:
+        return (
+            f"its answers alone: code that it calls, or the number of threads, here "
+            f"{torch.get_num_threads()}"
+        )
+    return ", ".join(parts)
 
 
 def _hashed(*texts: str) -> str:

@@ -2,7 +2,8 @@
 
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
-from rsfl.smooth.certificate import ABSTAIN, Certificate
+from rsfl.smooth.ballot import Ballot
+from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.exact import exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
@@ -11,19 +12,31 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
+from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
 from rsfl.smooth.parameter import ParameterSmoother
+from rsfl.smooth.reading import ABSTAIN, Confidence, RunnerUp, Sequential
 from rsfl.smooth.voter import Voter
+from rsfl.smooth.votes import Votes
 
 __all__ = [
     "ABSTAIN",
+    "Ballot",
     "Certificate",
+    "Confidence",
     "DeformationSmoother",
     "GaussianSmoother",
+    "JointBallot",
+    "JointCertificate",
+    "JointSmoother",
+    "Judge",
     "LaplaceSmoother",
     "ParameterSmoother",
+    "RunnerUp",
+    "Sequential",
     "Smoother",
     "UniformSmoother",
     "Voter",
+    "Votes",
     "evaluating",
     "exact_votes",
     "floored",

@@ -1,59 +1,42 @@
-"""What is promised: the certificate, and how votes become one."""
+"""What is promised: the certificate, its text and its file."""
 
 import html
-import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, SupportsIndex
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
-from rsfl import _document, bounds
-from rsfl._checks import choice
+from rsfl import _document
+from rsfl._batches import rows_of
+from rsfl._checks import Float64, Int64, stored
 from rsfl._text import floored, raised
-from rsfl.assumptions import (
-    FIXED_NUMBER,
-    FRESH_VOTES,
-    ONE_FUNCTION,
-    OPTIONAL_STOPPING,
-    PER_INPUT,
-    Assumption,
-)
+from rsfl.assumptions import Assumption
 from rsfl.noise import Law
-from rsfl.smooth.laws import from_document, to_document
+from rsfl.smooth.documents import evidence_from, evidence_to, reals_from, reals_to, versions
+from rsfl.smooth.reading import (
+    ABSTAIN,
+    Counted,
+    MostVoted,
+    Numbers,
+    Reading,
+    Sequential,
+    assumed,
+    reading_from,
+    reading_to,
+)
 from rsfl.smooth.votes import Votes
 
-__all__ = [
-    "ABSTAIN",
-    "CONFIDENCE",
-    "Certificate",
-    "Measure",
-    "certified_by_count",
-    "certified_by_test",
-    "predicted",
-]
-
-ABSTAIN = -1
-"""The label of an input on which the smoothed classifier makes no statement."""
+__all__ = ["Certificate", "Measure"]
 
 _SHOWN = 10
-_FORMAT = 1
+_FORMAT = 2
 _REALS = ("radius", "p_lower", "p_upper")
-
-Bound = Callable[[Any, Any, float], Any]
-CONFIDENCE: dict[str, tuple[Bound, Bound]] = {
-    "clopper-pearson": (bounds.clopper_pearson_lower, bounds.clopper_pearson_upper),
-    "hoeffding": (
-        lambda k, n, alpha: bounds.hoeffding_lower(k / n, n, alpha),
-        lambda k, n, alpha: bounds.hoeffding_upper(k / n, n, alpha),
-    ),
-}
-"""Lower and upper bounds on a probability, from successes, trials and level."""
+_ROUNDING = 1e-9
+"""Up to which share a number of another version may differ from the one derived here."""
 
 
 class Measure(Protocol):
@@ -95,6 +78,13 @@ class Certificate:
         seed: Seed of the run.
         index: (B,) int64, which inputs these are.
         assumptions: What the promise rests on.
+        reading: How the numbers follow from the votes; None where they come from no votes.
+        rule: What stopped the votes; None where their number was fixed.
+        dim: Number of coordinates of one input's noise.
+        inputs: (B,) int64, hashes of the inputs; 0 where they are unknown.
+        model: Fingerprint of the model, "" where it is unknown.
+        spot_checked: Whether the model was asked twice, alone and in a batch.
+        condition: What a vote had to meet beside its label, "" where nothing.
     """
 
     label: Tensor
@@ -111,6 +101,17 @@ class Certificate:
     law: Measure
     seed: int
     assumptions: tuple[Assumption, ...]
+    reading: Reading | None = field(default=None, kw_only=True)
+    rule: Sequential | None = field(default=None, kw_only=True)
+    dim: int = field(default=1, kw_only=True)
+    inputs: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # filled in below
+    model: str = field(default="", kw_only=True)
+    spot_checked: bool = field(default=False, kw_only=True)
+    condition: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.inputs is None:
+            stored(self, inputs=torch.zeros_like(self.label))
 
     @property
     def abstained(self) -> Tensor:
@@ -136,26 +137,18 @@ class Certificate:
         return len(self.label)
 
     def _columns(self) -> Iterator[tuple[str, Tensor]]:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if isinstance(value, Tensor):
-                yield field.name, value
+                yield one.name, value
 
     def _mapped(self, **columns: Tensor) -> Self:
         return replace(self, **columns)  # type: ignore[arg-type]
 
     def __getitem__(self, key: SupportsIndex | slice | Tensor | Sequence[int]) -> Self:
         """The certificate of some of the inputs; a single number gives a batch of one."""
-        if not isinstance(key, slice):
-            key = torch.as_tensor(key, device=self.label.device)
-            if key.ndim == 0:
-                place = operator.index(key)
-                if not -len(self) <= place < len(self):
-                    raise IndexError(
-                        f"index {place} is out of range for a certificate of {len(self)} inputs"
-                    )
-                key = key[None]
-        return self._mapped(**{name: value[key] for name, value in self._columns()})
+        rows = rows_of(key, len(self), self.label.device)
+        return self._mapped(**{name: value[rows] for name, value in self._columns()})
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
@@ -172,7 +165,7 @@ class Certificate:
         first = parts[0]
         for part in parts[1:]:
             for name in (
-                field.name for field in fields(first) if field.name not in dict(first._columns())
+                one.name for one in fields(first) if one.name not in dict(first._columns())
             ):
                 if getattr(part, name) != getattr(first, name):
                     raise ValueError(
@@ -206,12 +199,11 @@ class Certificate:
             "assumptions": [str(assumption) for assumption in self.assumptions],
         }
 
-    def _measure(self) -> dict[str, str]:
-        return {"norm": self.norm, "space": self.space, "unit": self.unit}
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to a JSON file, whole and with a checksum; every number is kept
         exactly.
+
+        The file says everything that its numbers follow from: see the page on the format.
 
         Args:
             path: The file; one that is there is replaced.
@@ -223,18 +215,23 @@ class Certificate:
         """
         if type(self) is not Certificate:
             raise TypeError(f"only a smooth.Certificate can be saved, got a {type(self).__name__}")
-        columns = {name: column.tolist() for name, column in self._columns()}
-        kept = {
-            **columns,
-            **{
-                name: [str(value) for value in columns[name]] for name in _REALS
-            },  # inf is no number in JSON
-            "classes": self.counts.shape[1],
+        if self.reading is None:
+            raise TypeError("only a certificate that was read from votes can be saved")
+        selected = self.n0 - self.selection_counts.sum(dim=1)
+        kept = evidence_to(
+            law=self.law,
+            rule=self.rule,
+            selection=Votes(self.selection_counts, selected),
+            votes=Votes(self.counts, self.invalid),
+            **{name: getattr(self, name) for name in _CONDITIONS},
+        )
+        kept |= {
             "alpha": self.alpha,
-            "law": to_document(self.law),
-            **self._measure(),
-            "seed": int(self.seed),
+            "reading": reading_to(self.reading),
+            "label": self.label.tolist(),
+            **{name: reals_to(getattr(self, name)) for name in _REALS},
             "assumptions": [asdict(assumption) for assumption in self.assumptions],
+            "versions": versions(),
         }
         _document.write(path, "certificate", _FORMAT, kept)
 
@@ -243,69 +240,85 @@ class Certificate:
         """Read a certificate back, to the CPU: the same promise under the same law, which must be
         known here.
 
+        Its numbers are derived from its votes anew, and compared with those that the file claims.
+
         Args:
             path: A file that :meth:`save` wrote.
 
         Returns:
-            The certificate. It names at least the assumptions that it named, and those that its law
-            names here.
+            The certificate. It names at least the assumptions that it named, and those that its
+            reading and its law name here.
 
         Raises:
-            ValueError: The file is not as it was written, or no law here has that name and measures
-                radii as it did.
+            ValueError: The file is not as it was written, its numbers do not follow from its
+                votes, or no law here has that name and measures radii as it did.
             OSError: The file cannot be read.
         """
         found = _document.read(path, "certificate", _FORMAT)
         try:
-            law = from_document(found["law"])
-            named = (*(Assumption(**one) for one in found["assumptions"]), *law.assumptions)
-            reals = {
-                name: torch.tensor([float(text) for text in found[name]], dtype=torch.float64)
-                for name in _REALS
-            }
-            whole = {
-                name: torch.tensor(found[name], dtype=torch.int64)
-                for name in ("label", "invalid", "n0", "n", "index")
-            }
-            votes = {
-                name: torch.tensor(found[name], dtype=torch.int64).reshape(-1, found["classes"])
-                for name in ("selection_counts", "counts")
-            }
-            certificate = Certificate(
-                **reals,
-                **whole,
-                **votes,
-                alpha=found["alpha"],
-                law=law,
-                seed=found["seed"],
-                assumptions=tuple({assumption.id: assumption for assumption in named}.values()),
-            )
-            if (
-                then := {name: found[name] for name in certificate._measure()}
-            ) != certificate._measure():
-                raise ValueError(
-                    f"the law measured {then} and measures {certificate._measure()} here"
-                )
+            evidence = evidence_from(found)
+            selection, votes, law = (evidence.pop(name) for name in ("selection", "votes", "law"))
+            reading, alpha = reading_from(found["reading"]), float(found["alpha"])
+            counted = Counted(selection.counts.numpy(), votes.counts.numpy(), votes.n.numpy())
+            numbers = reading.numbers(counted, law, evidence["dim"], alpha)
+            claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
+            _follow(numbers, claims, evidence["index"])
+            said = (Assumption(**one) for one in found["assumptions"])
+            follow = assumed(reading, law, spot_checked=evidence["spot_checked"])
+            assumptions = tuple({one.id: one for one in (*said, *follow)}.values())
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a certificate: {error}") from error
-        return certificate
+        return cls.read_from(
+            numbers,
+            selection,
+            votes,
+            law,
+            alpha=alpha,
+            reading=reading,
+            assumptions=assumptions,
+            **evidence,
+        )
+
+    @classmethod
+    def read_from(
+        cls, numbers: Numbers, selection: Votes, votes: Votes, law: Law, **rest: Any
+    ) -> "Certificate":
+        """The certificate of these numbers, on the device of the votes that they were read from."""
+        device = votes.counts.device
+
+        def column(values: Int64 | Float64, dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        return Certificate(
+            label=column(numbers.label, torch.int64),
+            radius=column(numbers.radius, torch.float64),
+            p_lower=column(numbers.p_lower, torch.float64),
+            p_upper=column(numbers.p_upper, torch.float64),
+            selection_counts=selection.counts,
+            counts=votes.counts,
+            invalid=votes.invalid,
+            n0=selection.n,
+            n=votes.n,
+            law=law,
+            **rest,
+        )
 
     def _table(self) -> tuple[str, list[list[str]], str]:
-        """Heading, rows and closing line; radii and lower bounds are floored, upper bounds
-        raised."""
-        abstained = int(self.abstained.sum())
+        """Heading, rows and closing line; radii and lower bounds are floored, upper bounds raised.
+        Of a prediction there are none."""
+        abstained, size = int(self.abstained.sum()), f"{len(self)} input{'s' * (len(self) != 1)}"
+        plain = isinstance(self.reading, MostVoted)
+        what = "" if plain else f"{self.norm} radius in {self.unit} ({self.space} space), "
         heading = (
-            f"Certificate of {len(self)} input{'s' * (len(self) != 1)}, {abstained} abstained: "
-            f"{self.norm} radius in {self.unit} ({self.space} space), {self.law}, alpha = "
-            f"{self.alpha:g} for each"
+            f"{'Prediction' if plain else 'Certificate'} of {size}, {abstained} abstained: {what}"
+            f"{self.law}, alpha = {self.alpha:g} for each"
         )
-        rows = [["index", "label", "radius", "p_lower", "p_upper", "n"]]
+        rows = [["index", "label", *([] if plain else ["radius", "p_lower", "p_upper"]), "n"]]
         for c in (self[i].cpu() for i in range(min(len(self), _SHOWN))):
             label = "abstain" if int(c.label) == ABSTAIN else str(int(c.label))
             low, high = floored(float(c.p_lower)), raised(float(c.p_upper))
-            rows.append(
-                [str(int(c.index)), label, floored(float(c.radius)), low, high, str(int(c.n))]
-            )
+            figures = [] if plain else [floored(float(c.radius)), low, high]
+            rows.append([str(int(c.index)), label, *figures, str(int(c.n))])
         more = f"... and {len(self) - _SHOWN} more. " if len(self) > _SHOWN else ""
         return (
             heading,
@@ -331,159 +344,20 @@ class Certificate:
         )
 
 
-def _numpy(tensor: Tensor) -> NDArray[np.int64]:
-    return np.asarray(tensor.cpu().numpy())
+_CONDITIONS = ("index", "inputs", "dim", "seed", "model", "spot_checked", "condition")
 
 
-def _assembled(
-    law: Law,
-    index: Tensor,
-    selection: Votes | None,
-    votes: Votes,
-    *,
-    label: NDArray[np.int64],
-    radius: Any,
-    p_lower: Any,
-    p_upper: Any,
-    alpha: float,
-    seed: int,
-    statistics: tuple[Assumption, ...],
-) -> Certificate:
-    device = votes.counts.device
-    size = len(label)
-
-    def column(values: Any, dtype: torch.dtype) -> Tensor:
-        return torch.tensor(np.broadcast_to(values, (size,)), dtype=dtype, device=device)
-
-    if selection is None:
-        selection = Votes(torch.zeros_like(votes.counts), torch.zeros_like(votes.invalid))
-    return Certificate(
-        label=column(label, torch.int64),
-        radius=column(radius, torch.float64),
-        p_lower=column(p_lower, torch.float64),
-        p_upper=column(p_upper, torch.float64),
-        selection_counts=selection.counts,
-        counts=votes.counts,
-        invalid=votes.invalid,
-        n0=selection.counts.sum(1) + selection.invalid,
-        n=votes.counts.sum(1) + votes.invalid,
-        index=index.to(device),
-        alpha=alpha,
-        law=law,
-        seed=seed,
-        assumptions=(*statistics, PER_INPUT, ONE_FUNCTION, *law.assumptions),
-    )
-
-
-def certified_by_count(
-    law: Law,
-    selection: Votes,
-    votes: Votes,
-    *,
-    alpha: float,
-    index: Tensor,
-    seed: int,
-    dim: int = 1,
-    runner_up: str = "complement",
-    confidence: str = "clopper-pearson",
-) -> Certificate:
-    """A certificate from votes whose number was fixed beforehand.
-
-    ``runner_up="complement"`` bounds the label's probability at alpha and gives all the rest to one
-    rival. ``"bounded"`` spends half of alpha on the label and half on the largest other count,
-    which bounds every rival: the upper bound grows with the count.
-
-    Args:
-        law: The noise.
-        selection: Votes that select the class.
-        votes: Other votes, that bound its probability.
-        alpha: Failure probability for each input, in (0, 1).
-        index: (B,) which inputs these are.
-        seed: Seed of the run.
-        dim: Number of coordinates of one input's noise.
-        runner_up: ``complement`` or ``bounded``.
-        confidence: ``clopper-pearson`` or ``hoeffding``, which is never tighter.
-
-    Returns:
-        The certificate; it abstains where the radius is 0.
-    """
-    choice("runner_up", runner_up, ("complement", "bounded"))
-    lower, upper = CONFIDENCE[choice("confidence", confidence, tuple(CONFIDENCE))]
-    chosen = _numpy(selection.counts.argmax(dim=1))
-    counts = _numpy(votes.counts)
-    n = counts.sum(axis=1) + _numpy(votes.invalid)
-    rows = np.arange(len(counts))
-    first = counts[rows, chosen]
-    if runner_up == "complement":
-        p_a = np.asarray(lower(first, n, alpha))
-        p_b, radius = 1 - p_a, law.radius(p_a, dim=dim)
-    else:
-        p_a = np.asarray(lower(first, n, alpha / 2))
-        others = counts.copy()
-        others[rows, chosen] = 0
-        second = others.max(axis=1)
-        p_b = np.minimum(upper(second, n, alpha / 2), np.nextafter(1 - p_a, 1))
-        radius = law.radius(p_a, p_b, dim=dim)
-    return _assembled(
-        law,
-        index,
-        selection,
-        votes,
-        label=np.where(radius > 0, chosen, ABSTAIN),
-        radius=radius,
-        p_lower=p_a,
-        p_upper=p_b,
-        alpha=alpha,
-        seed=seed,
-        statistics=(FRESH_VOTES, FIXED_NUMBER),
-    )
-
-
-def certified_by_test(
-    law: Law,
-    selection: Votes,
-    votes: Votes,
-    decided: NDArray[np.bool_],
-    *,
-    radius: float,
-    p0: float,
-    alpha: float,
-    index: Tensor,
-    seed: int,
-) -> Certificate:
-    """A certificate of exactly ``radius`` where the sequential test ``decided`` that the label is
-    more probable than ``p0``, and none elsewhere."""
-    chosen = _numpy(selection.counts.argmax(dim=1))
-    return _assembled(
-        law,
-        index,
-        selection,
-        votes,
-        label=np.where(decided, chosen, ABSTAIN),
-        radius=np.where(decided, radius, 0.0),
-        p_lower=np.where(decided, p0, 0.0),
-        p_upper=np.where(decided, np.nextafter(1 - p0, 1), 1.0),
-        alpha=alpha,
-        seed=seed,
-        statistics=(FRESH_VOTES, OPTIONAL_STOPPING),
-    )
-
-
-def predicted(law: Law, votes: Votes, *, alpha: float, index: Tensor, seed: int) -> Certificate:
-    """The most voted class where it is significantly ahead of the second, without a radius."""
-    top = _numpy(votes.counts.topk(min(2, votes.counts.shape[1]), dim=1).values)
-    second = top[:, 1] if top.shape[1] == 2 else np.zeros_like(top[:, 0])
-    ahead = np.asarray(bounds.top_two_p_value(top[:, 0], second)) <= alpha
-    return _assembled(
-        law,
-        index,
-        None,
-        votes,
-        label=np.where(ahead, _numpy(votes.counts.argmax(dim=1)), ABSTAIN),
-        radius=0.0,
-        p_lower=0.0,
-        p_upper=1.0,
-        alpha=alpha,
-        seed=seed,
-        statistics=(FIXED_NUMBER,),
-    )
+def _follow(derived: Numbers, claims: Sequence[Sequence[float]], index: Tensor) -> None:
+    """Raise ValueError where a claim is not what follows from the votes."""
+    for name, ours, theirs in zip(Numbers._fields, derived, claims, strict=True):
+        if len(theirs) != len(ours):
+            raise ValueError(f"{name} must hold {len(ours)} numbers, got {len(theirs)}")
+        for place, (value, claimed) in enumerate(zip(ours.tolist(), theirs, strict=True)):
+            same = value == claimed or (
+                name != "label" and abs(value - claimed) <= _ROUNDING * abs(value) < float("inf")
+            )
+            if not same:
+                raise ValueError(
+                    f"the {name} of input {int(index[place])} is {claimed!r} in the file, and "
+                    f"{value!r} follows from its votes"
+                )

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rsfl import bounds
+from rsfl._batches import checked_batch, checked_index
 from rsfl._checks import Float64, number
 from rsfl._fingerprint import weights_hash
 from rsfl._models import affine_layer, evaluating
 from rsfl.assumptions import ONE_FUNCTION
-from rsfl.smooth.certificate import ABSTAIN, Certificate
-from rsfl.smooth.voter import checked_batch, checked_index
+from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.reading import ABSTAIN
 
 __all__ = ["ParameterDistance", "exact_votes", "margins"]
 

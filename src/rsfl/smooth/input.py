@@ -1,6 +1,5 @@
 """Smoothers: a model and a law of noise, from inputs to certificates."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -8,9 +7,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rsfl._checks import count
-from rsfl._models import evaluating, input_dtype, widened
+from rsfl._models import as_given, evaluating, input_dtype, widened
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
+from rsfl.smooth.spot import asked_twice, probes
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
 
@@ -36,6 +36,8 @@ class Smoother(Voter):
             dtype. It may write into the batch: that is never the caller's tensor.
         law: How inputs are perturbed.
         num_classes: Width of the logits, at least 1.
+        spot_check: Before the first votes ask the model twice, alone and in a batch, and refuse one
+            whose answers differ by more than rounding explains.
 
     Raises:
         ValueError: The law perturbs parameters, or num_classes is below 1.
@@ -52,8 +54,14 @@ class Smoother(Voter):
         (0, True)
     """
 
-    def __init__(self, model: nn.Module, law: Law, num_classes: int) -> None:
-        super().__init__(model, law, num_classes)
+    model: nn.Module
+
+    def __init__(
+        self, model: nn.Module, law: Law, num_classes: int, *, spot_check: bool = True
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        super().__init__(law, num_classes, model=model, spot_check=spot_check)
         if law.space == "parameters":
             raise ValueError(
                 f"law must perturb inputs, got {law}: ParameterSmoother is for parameters"
@@ -96,11 +104,13 @@ class Smoother(Voter):
         )
 
     @override
-    def dim(self, x: Tensor) -> int:
-        return math.prod(self.law.noise_shape(x.shape[1:]))
+    def spot(self, x: Tensor) -> None:
+        if self.spot_check:
+            rows = as_given(self.model, probes(widened(x[:1])))
+            asked_twice(self.model, rows, self.num_classes)
 
     @override
-    def _count(
+    def count(
         self,
         x: Tensor,
         index: Tensor,
@@ -108,8 +118,8 @@ class Smoother(Voter):
         stop: int,
         *,
         seed: int,
-        batch_size: int | None,
         stage: int = ESTIMATION,
+        batch_size: int | None = None,
     ) -> Votes:
         return count_votes(
             self.model,
@@ -132,10 +142,13 @@ class GaussianSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         sigma: Standard deviation of the noise, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        spot_check: See :class:`Smoother`.
     """
 
-    def __init__(self, model: nn.Module, sigma: float, num_classes: int) -> None:
-        super().__init__(model, Gaussian(sigma), num_classes)
+    def __init__(
+        self, model: nn.Module, sigma: float, num_classes: int, *, spot_check: bool = True
+    ) -> None:
+        super().__init__(model, Gaussian(sigma), num_classes, spot_check=spot_check)
 
 
 class UniformSmoother(Smoother):
@@ -145,10 +158,13 @@ class UniformSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         half_width: Half the side of the cube, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        spot_check: See :class:`Smoother`.
     """
 
-    def __init__(self, model: nn.Module, half_width: float, num_classes: int) -> None:
-        super().__init__(model, Uniform(half_width), num_classes)
+    def __init__(
+        self, model: nn.Module, half_width: float, num_classes: int, *, spot_check: bool = True
+    ) -> None:
+        super().__init__(model, Uniform(half_width), num_classes, spot_check=spot_check)
 
 
 class LaplaceSmoother(Smoother):
@@ -158,10 +174,13 @@ class LaplaceSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         scale: Scale of the noise, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        spot_check: See :class:`Smoother`.
     """
 
-    def __init__(self, model: nn.Module, scale: float, num_classes: int) -> None:
-        super().__init__(model, Laplace(scale), num_classes)
+    def __init__(
+        self, model: nn.Module, scale: float, num_classes: int, *, spot_check: bool = True
+    ) -> None:
+        super().__init__(model, Laplace(scale), num_classes, spot_check=spot_check)
 
 
 class DeformationSmoother(Smoother):
@@ -171,12 +190,20 @@ class DeformationSmoother(Smoother):
         model: Maps a batch of images (B, C, H, W) to logits.
         deformation: The warp and the law of its parameters, such as ``deform.Rotation(0.3)``.
         num_classes: Width of the logits.
+        spot_check: See :class:`Smoother`.
     """
 
-    def __init__(self, model: nn.Module, deformation: Deformation, num_classes: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        deformation: Deformation,
+        num_classes: int,
+        *,
+        spot_check: bool = True,
+    ) -> None:
         if not isinstance(deformation, Deformation):
             raise TypeError(f"deformation must be a deform.Deformation, got {deformation!r}")
-        super().__init__(model, deformation, num_classes)
+        super().__init__(model, deformation, num_classes, spot_check=spot_check)
 
     def shifted(self, x: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
         """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the
@@ -185,7 +212,7 @@ class DeformationSmoother(Smoother):
         This is what :func:`rsfl.attacks.grid_attack` searches: the noise stays the same for all
         shifts.
         """
-        x, _ = self._checked(x, None)
+        x = self.checked(x)
         rows = torch.arange(len(x), device=x.device)
 
         def votes(shift: Tensor) -> Tensor:

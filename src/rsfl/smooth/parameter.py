@@ -12,8 +12,9 @@ from typing_extensions import override
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl._draws import rekey
-from rsfl._models import affine_layer, evaluating, input_dtype, widened
+from rsfl._models import affine_layer, as_given, evaluating, held_elsewhere, widened
 from rsfl.noise import ParameterGaussian
+from rsfl.smooth.spot import asked_twice, probes, unanswered
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, tally
 
@@ -38,8 +39,11 @@ class ParameterSmoother(Voter):
         num_classes: Width of the logits.
         parameters: Names of the parameters that carry noise, as in ``model.named_parameters()``;
             all by default. With a part of them, the certificate is for models whose other
-            parameters are identical. Buffers never carry any, and are to be identical too.
+            parameters are identical. Buffers and tensors that modules hold in other ways never
+            carry any, and are to be identical too. The logits have to answer to each of these
+            parameters: one that is unused, or used through a copy, is refused by its name.
         memory: Bytes that noisy parameters and their logits may take at a time.
+        spot_check: See :class:`Smoother`. That the logits answer to the noise is always checked.
 
     Example:
         >>> model = nn.Linear(2, 2).double()
@@ -48,6 +52,7 @@ class ParameterSmoother(Voter):
         'parameters'
     """
 
+    model: nn.Module
     law: ParameterGaussian
     default_n = 1000
 
@@ -59,6 +64,7 @@ class ParameterSmoother(Voter):
         *,
         parameters: Sequence[str] | None = None,
         memory: int = 2**28,
+        spot_check: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
@@ -73,8 +79,9 @@ class ParameterSmoother(Voter):
         self.parameters = tuple(names if parameters is None else parameters)
         if not self.parameters or not set(self.parameters) <= set(names):
             raise ValueError(f"parameters must be some of {names}, got {list(self.parameters)}")
-        partial = set(self.parameters) < set(names) or any(True for _ in model.buffers())
-        super().__init__(model, ParameterGaussian(sigma, partial=partial), num_classes)
+        rest = set(self.parameters) < set(names) or any(True for _ in model.buffers())
+        law = ParameterGaussian(sigma, partial=rest or held_elsewhere(model))
+        super().__init__(law, num_classes, model=model, spot_check=spot_check)
         self.memory = count("memory", memory, 1)
 
     def noisy(
@@ -116,7 +123,19 @@ class ParameterSmoother(Voter):
         return "loop" if x.device.type == "cpu" else "vmap"
 
     @override
-    def _count(
+    def spot(self, x: Tensor) -> None:
+        rows = probes(as_given(self.model, x[:1]))
+        if self.spot_check:
+            asked_twice(self.model, rows, self.num_classes)
+        if silent := unanswered(self.model, rows, self.parameters, self.law.sigma):
+            raise ValueError(
+                f"parameters must be those that the logits answer to, got {silent}, to which they "
+                f"do not: unused, or used through a copy that noise does not reach. Without them, "
+                f"parameters={[name for name in self.parameters if name not in silent]}"
+            )
+
+    @override
+    def count(
         self,
         x: Tensor,
         index: Tensor,
@@ -124,10 +143,10 @@ class ParameterSmoother(Voter):
         stop: int,
         *,
         seed: int,
-        batch_size: int | None,
         stage: int = ESTIMATION,
+        batch_size: int | None = None,
     ) -> Votes:
-        x = x.to(input_dtype(self.model, x))
+        x = as_given(self.model, x)
         way = self._way(x)
         size = min(len(x), 1000 if batch_size is None else count("batch_size", batch_size, 1))
         counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)

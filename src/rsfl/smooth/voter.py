@@ -1,7 +1,8 @@
-"""From votes to certificates, whatever it is that the votes come from."""
+"""From inputs to ballots, whatever it is that the votes come from."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -9,44 +10,59 @@ import torch
 from torch import Tensor, nn
 
 from rsfl import bounds
-from rsfl._checks import choice, count, counts, number
+from rsfl._batches import checked_index
+from rsfl._checks import Float64, count, level
+from rsfl._fingerprint import Fingerprint, backend_fingerprint, input_hash, model_fingerprint
+from rsfl._models import as_given, evaluating
 from rsfl.noise import Law
-from rsfl.smooth.certificate import (
-    CONFIDENCE,
-    Certificate,
-    certified_by_count,
-    certified_by_test,
-    predicted,
-)
+from rsfl.smooth.ballot import Ballot
+from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.reading import ByCount, Confidence, MostVoted, RunnerUp, Sequential
+from rsfl.smooth.spot import probes
 from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
 
-__all__ = ["Voter", "checked_batch", "checked_index", "looks"]
+__all__ = ["Voter", "count_until", "looks"]
 
 
 class Voter(ABC):
-    """A model under noise that can be asked for votes, and so for predictions and certificates.
+    """Something under noise that can be asked for votes, and so for predictions and certificates.
 
-    Subclasses say what the noise is added to: they count votes.
+    A subclass says what the noise is added to, and counts votes: :meth:`count` is all that a
+    backend of one's own has to define. It is given inputs that were checked.
+
+    Args:
+        law: The noise.
+        num_classes: How many classes there are to vote for, at least 1.
+        model: The model that votes, if it is one of torch; None where something else does.
+        spot_check: Ask the model a few questions before its first votes, to see that it is one
+            function of a single input.
     """
 
     default_n: ClassVar[int] = 100_000
     """Votes for estimation where the caller names no number; fewer where each costs a model."""
 
-    def __init__(self, model: nn.Module, law: Law, num_classes: int) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    def __init__(
+        self,
+        law: Law,
+        num_classes: int,
+        *,
+        model: nn.Module | None = None,
+        spot_check: bool = True,
+    ) -> None:
         if not isinstance(law, Law):
             raise TypeError(f"law must be a noise.Law, got {law!r}")
-        self.model = model
         self.law = law
         self.num_classes = count("num_classes", num_classes, 1)
+        self.model = model
+        self.spot_check = spot_check
+        self._spotted = False
 
     def __repr__(self) -> str:
-        of = f"{type(self.model).__name__}, {self.law}, num_classes={self.num_classes}"
-        return f"{type(self).__name__}({of})"
+        model = "" if self.model is None else f"{type(self.model).__name__}, "
+        return f"{type(self).__name__}({model}{self.law}, num_classes={self.num_classes})"
 
     @abstractmethod
-    def _count(
+    def count(
         self,
         x: Tensor,
         index: Tensor,
@@ -54,14 +70,167 @@ class Voter(ABC):
         stop: int,
         *,
         seed: int,
-        batch_size: int | None,
         stage: int = ESTIMATION,
+        batch_size: int | None = None,
     ) -> Votes:
-        """The votes of the samples start ... stop - 1 of every input."""
+        """The votes of the samples ``start`` ... ``stop - 1`` of every input.
 
-    @abstractmethod
+        The noise of a sample is to be a function of (seed, index of its input, stage, number of the
+        sample) and of nothing else: not of the batch, of neighbours or of what was counted before.
+
+        Args:
+            x: Inputs (B, ...), checked.
+            index: (B,) int64 on the CPU, which inputs these are.
+            start: First sample, at least 0.
+            stop: One past the last sample.
+            seed: Seed of the draws.
+            stage: ``SELECTION`` or ``ESTIMATION``, which share no draw.
+            batch_size: Noisy inputs per forward call; None chooses one that fits.
+
+        Returns:
+            The votes, on the device of ``x``.
+        """
+
     def dim(self, x: Tensor) -> int:
         """The number of coordinates of the noise that one vote sees."""
+        return math.prod(self.law.noise_shape(x.shape[1:]))
+
+    def checked(self, x: Tensor) -> Tensor:
+        """The inputs, if certificates for them would mean something.
+
+        Raises:
+            ValueError: They are not finite, on another device than the model, or the law does not
+                apply to them.
+            TypeError: They are no tensor of numbers.
+        """
+        x = self.law.checked(x)
+        own = () if self.model is None else self.model.parameters()
+        device = next((tensor.device for tensor in own), x.device)
+        if device != x.device:
+            raise ValueError(f"x must be on the model's device {device}, got {x.device}")
+        return x
+
+    def spot(self, x: Tensor) -> None:  # noqa: B027
+        """Ask the model a few questions about the first of these inputs.
+
+        Raises:
+            ValueError: It is not one function of a single input.
+        """
+
+    @property
+    def spot_checked(self) -> bool:
+        """Whether votes are cast only after the model was asked."""
+        return self.spot_check and self.model is not None
+
+    def fingerprint(self, x: Tensor) -> Fingerprint:
+        """What tells this voter from others: its model, and what it answers about one input
+        (1, ...)."""
+        if self.model is None:
+            told = self.count(x, torch.zeros(1, dtype=torch.int64), 0, BLOCK, seed=0)
+            return backend_fingerprint(self, [told.counts, told.invalid])
+        rows = as_given(self.model, probes(x))
+        with evaluating(self.model), torch.random.fork_rng([x.device] if x.is_cuda else []):
+            answers = self.model(rows.clone())
+        return model_fingerprint(self.model, [answers])
+
+    def ballot(
+        self,
+        x: Tensor,
+        *,
+        n0: int = 100,
+        n: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        index: Tensor | Sequence[int] | None = None,
+    ) -> Ballot:
+        """Count votes whose number is fixed; what they promise is read from the ballot, as often as
+        one likes.
+
+        Args:
+            x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
+            n0: Votes for selection; 0 for a ballot that only predicts.
+            n: Votes for estimation; ``default_n`` if None.
+            batch_size: Noisy inputs per forward call, or inputs where the parameters carry noise;
+                None chooses one that fits.
+            seed: Seed of the draws. They depend on it, on ``index`` and on nothing else.
+            index: (B,) which inputs these are; 0 ... B - 1 by default.
+
+        Returns:
+            The ballot, on the device of x.
+
+        Raises:
+            ValueError: An argument is out of its range; or the model is not one function of a
+                single input, as far as the spot check tells.
+            TypeError: x or the logits are not tensors of numbers.
+        """
+        n0, n = count("n0", n0), count("n", self.default_n if n is None else n, 1)
+        x, index, seed = self._ready(x, index, seed)
+        self._ask(x)
+        selection = None
+        if n0:
+            selection = self.count(
+                x, index, 0, n0, seed=seed, stage=SELECTION, batch_size=batch_size
+            )
+        votes = self.count(x, index, 0, n, seed=seed, batch_size=batch_size)
+        return self._cast(x, index, seed, selection, votes)
+
+    def ballot_at(
+        self,
+        x: Tensor,
+        radius: float,
+        *,
+        n0: int = 100,
+        alpha: float = 0.001,
+        n_max: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        index: Tensor | Sequence[int] | None = None,
+    ) -> Ballot:
+        """Count as few votes as it takes to decide whether each input is certified at ``radius``.
+
+        A sequential test (:func:`rsfl.bounds.sequential_decision`) looks at the votes of each input
+        after a fixed schedule of samples and drops inputs that are decided, or that even unanimous
+        votes could no longer certify.
+
+        Args:
+            x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
+            radius: The radius asked for, at least 0, within what the law can certify.
+            n0: Votes for selection, at least 1.
+            alpha: Probability, for each input, with which the certificate may be wrong.
+            n_max: Votes after which an undecided input is given up; ``default_n`` if None.
+            batch_size: Noisy inputs per forward call; None chooses one that fits.
+            seed: Seed of the draws.
+            index: (B,) which inputs these are; 0 ... B - 1 by default.
+
+        Returns:
+            The ballot: ``certificate_at`` is the one reading that it allows.
+
+        Raises:
+            ValueError: An argument is out of its range, or n_max cannot certify the radius.
+            TypeError: x or the logits are not tensors of numbers.
+        """
+        rule = Sequential(radius, alpha, self.default_n if n_max is None else n_max)
+        n0 = count("n0", n0, 1)
+        x, index, seed = self._ready(x, index, seed)
+        p0 = self.law.probability(rule.radius, dim=self.dim(x))
+        least = bounds.sequential_minimum_trials(p0, rule.alpha)
+        if rule.n_max < least:
+            raise ValueError(
+                f"n_max must be at least {least} to certify radius={rule.radius!r} at "
+                f"alpha={rule.alpha!r}, got {rule.n_max}"
+            )
+        self._ask(x)
+        selection = self.count(x, index, 0, n0, seed=seed, stage=SELECTION, batch_size=batch_size)
+        votes = count_until(
+            lambda *part: self.count(*part, seed=seed, batch_size=batch_size),
+            x,
+            index,
+            selection.counts.argmax(dim=1),
+            p0,
+            alpha=rule.alpha,
+            n_max=rule.n_max,
+        )
+        return self._cast(x, index, seed, selection, votes, rule)
 
     def votes(
         self,
@@ -78,8 +247,10 @@ class Voter(ABC):
         votes. Copies with non-finite logits do not vote.
         """
         n, seed = count("n", n, 1), count("seed", seed)
-        x, index = self._checked(x, index)
-        return self._count(x, index, 0, n, seed=seed, batch_size=batch_size).counts
+        x = self.checked(x)
+        return self.count(
+            x, checked_index(index, len(x)), 0, n, seed=seed, batch_size=batch_size
+        ).counts
 
     def certify(
         self,
@@ -91,10 +262,11 @@ class Voter(ABC):
         batch_size: int | None = None,
         seed: int = 0,
         index: Tensor | Sequence[int] | None = None,
-        runner_up: str = "complement",
-        confidence: str = "clopper-pearson",
+        runner_up: RunnerUp = "complement",
+        confidence: Confidence = "clopper-pearson",
     ) -> Certificate:
-        """Select a class with n0 votes, bound its probability with n others, return its radius.
+        """Select a class with n0 votes, bound its probability with n others, return its radius:
+        :meth:`ballot` and its :meth:`~Ballot.certificate`.
 
         Args:
             x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
@@ -114,35 +286,15 @@ class Voter(ABC):
             The certificate; it abstains where no radius is certified.
 
         Raises:
-            ValueError: An argument is out of its range, or n cannot certify anything.
+            ValueError: An argument is out of its range, or n cannot certify anything; or the model
+                is not one function of a single input, as far as the spot check tells.
             TypeError: x or the logits are not tensors of numbers.
         """
-        alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
-        choice("runner_up", runner_up, ("complement", "bounded"))
-        lower, _ = CONFIDENCE[choice("confidence", confidence, tuple(CONFIDENCE))]
-        n0, n = count("n0", n0, 1), count("n", self.default_n if n is None else n, 1)
-        seed = count("seed", seed)
-        least = bounds.minimum_trials(
-            alpha if runner_up == "complement" else alpha / 2, lower=lower
-        )
-        if n < least:
-            raise ValueError(
-                f"n must be at least {least} to certify anything at alpha={alpha!r}, got {n}"
-            )
-        x, index = self._checked(x, index)
-        selection = self._count(x, index, 0, n0, seed=seed, batch_size=batch_size, stage=SELECTION)
-        votes = self._count(x, index, 0, n, seed=seed, batch_size=batch_size)
-        return certified_by_count(
-            self.law,
-            selection,
-            votes,
-            alpha=alpha,
-            index=index,
-            seed=seed,
-            dim=self.dim(x),
-            runner_up=runner_up,
-            confidence=confidence,
-        )
+        alpha, n0 = level("alpha", alpha), count("n0", n0, 1)
+        n = count("n", self.default_n if n is None else n, 1)
+        ByCount(runner_up, confidence).enough(n, alpha)
+        ballot = self.ballot(x, n0=n0, n=n, batch_size=batch_size, seed=seed, index=index)
+        return ballot.certificate(alpha, runner_up=runner_up, confidence=confidence)
 
     def predict(
         self,
@@ -155,7 +307,7 @@ class Voter(ABC):
         index: Tensor | Sequence[int] | None = None,
     ) -> Certificate:
         """The smoothed classifier's class where n votes tell it from the second, else ``ABSTAIN``;
-        no radius.
+        no radius: :meth:`ballot` and its :meth:`~Ballot.prediction`.
 
         Args:
             x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
@@ -173,16 +325,10 @@ class Voter(ABC):
             ValueError: An argument is out of its range, or n cannot decide anything.
             TypeError: x or the logits are not tensors of numbers.
         """
-        alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
-        seed = count("seed", seed)
-        n, least = count("n", n, 1), bounds.top_two_minimum_trials(alpha)
-        if n < least:
-            raise ValueError(
-                f"n must be at least {least} to predict anything at alpha={alpha!r}, got {n}"
-            )
-        x, index = self._checked(x, index)
-        votes = self._count(x, index, 0, n, seed=seed, batch_size=batch_size)
-        return predicted(self.law, votes, alpha=alpha, index=index, seed=seed)
+        alpha, n = level("alpha", alpha), count("n", n, 1)
+        MostVoted().enough(n, alpha)
+        ballot = self.ballot(x, n0=0, n=n, batch_size=batch_size, seed=seed, index=index)
+        return ballot.prediction(alpha)
 
     def certify_at(
         self,
@@ -197,127 +343,105 @@ class Voter(ABC):
         index: Tensor | Sequence[int] | None = None,
     ) -> Certificate:
         """Decide whether each input is certified at least at ``radius``, with as few votes as the
-        answer needs.
-
-        A sequential test (:func:`rsfl.bounds.sequential_decision`) looks at the votes of each input
-        after a fixed schedule of samples and drops inputs that are decided, or that even unanimous
-        votes could no longer certify.
-
-        Args:
-            x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
-            radius: The radius asked for, at least 0, within what the law can certify.
-            n0: Votes for selection, at least 1.
-            alpha: Probability, for each input, with which the certificate may be wrong.
-            n_max: Votes after which an undecided input is given up; ``default_n`` if None.
-            batch_size: Noisy inputs per forward call; None chooses one that fits.
-            seed: Seed of the draws.
-            index: (B,) which inputs these are; 0 ... B - 1 by default.
+        answer needs: :meth:`ballot_at`, which says what the arguments are, and its
+        :meth:`~Ballot.certificate_at`.
 
         Returns:
             A certificate of exactly ``radius`` where it is certified, ABSTAIN and 0 elsewhere; its
             ``n`` says what each input took.
-
-        Raises:
-            ValueError: An argument is out of its range, or n_max cannot certify the radius.
-            TypeError: x or the logits are not tensors of numbers.
         """
-        alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
-        radius = number("radius", radius, 0, np.inf, open_high=True)
-        n0, n_max = (
-            count("n0", n0, 1),
-            count("n_max", self.default_n if n_max is None else n_max, 1),
+        ballot = self.ballot_at(
+            x,
+            radius,
+            n0=n0,
+            alpha=alpha,
+            n_max=n_max,
+            batch_size=batch_size,
+            seed=seed,
+            index=index,
         )
-        seed = count("seed", seed)
-        x, index = self._checked(x, index)
-        p0 = self.law.probability(radius, dim=self.dim(x))
-        least = bounds.sequential_minimum_trials(p0, alpha)
-        if n_max < least:
-            raise ValueError(
-                f"n_max must be at least {least} to certify radius={radius!r} at "
-                f"alpha={alpha!r}, got {n_max}"
-            )
-        selection = self._count(x, index, 0, n0, seed=seed, batch_size=batch_size, stage=SELECTION)
-        chosen = selection.counts.argmax(dim=1)
-        found, invalid = torch.zeros_like(selection.counts), torch.zeros_like(selection.invalid)
-        certified = np.zeros(len(x), dtype=bool)
-        undecided = torch.arange(len(x), device=x.device)
-        for start, stop in looks(n_max):
-            new = self._count(
-                x[undecided], index[undecided.cpu()], start, stop, seed=seed, batch_size=batch_size
-            )
-            found[undecided] += new.counts
-            invalid[undecided] += new.invalid
-            successes = found[undecided, chosen[undecided]].cpu().numpy()
-            decision = np.asarray(bounds.sequential_decision(successes, stop, p0, alpha))
-            hopeless = (
-                np.asarray(bounds.sequential_decision(successes + n_max - stop, n_max, p0, alpha))
-                != 1
-            )
-            certified[undecided.cpu().numpy()] = decision == 1
-            undecided = undecided[torch.from_numpy((decision == 0) & ~hopeless).to(x.device)]
-            if len(undecided) == 0:
-                break
-        return certified_by_test(
+        return ballot.certificate_at()
+
+    def _ready(
+        self, x: Tensor, index: Tensor | Sequence[int] | None, seed: int
+    ) -> tuple[Tensor, Tensor, int]:
+        """Inputs, indices and seed, checked."""
+        seed, x = count("seed", seed), self.checked(x)
+        return x, checked_index(index, len(x)), seed
+
+    def _ask(self, x: Tensor) -> None:
+        """Before the first votes, see what the model is."""
+        if not self._spotted:
+            self.spot(x)
+            self._spotted = True
+
+    def _cast(
+        self,
+        x: Tensor,
+        index: Tensor,
+        seed: int,
+        selection: Votes | None,
+        votes: Votes,
+        rule: Sequential | None = None,
+    ) -> Ballot:
+        return Ballot(
             self.law,
             selection,
-            Votes(found, invalid),
-            certified,
-            radius=radius,
-            p0=p0,
-            alpha=alpha,
-            index=index,
+            votes,
+            index,
+            dim=self.dim(x),
             seed=seed,
+            rule=rule,
+            inputs=torch.tensor([input_hash(one) for one in x.cpu()]),
+            spot_checked=self.spot_checked,
         )
 
-    def _checked(self, x: Tensor, index: Tensor | Sequence[int] | None) -> tuple[Tensor, Tensor]:
-        """The inputs and their indices, if certificates for them would mean something."""
-        x = checked_batch(x)
-        device = next((tensor.device for tensor in self.model.parameters()), x.device)
-        if device != x.device:
-            raise ValueError(f"x must be on the model's device {device}, got {x.device}")
-        self.law.check(x)
-        return x, checked_index(index, len(x))
 
+def count_until(
+    cast: Callable[[Tensor, Tensor, int, int], Votes],
+    x: Tensor,
+    index: Tensor,
+    chosen: Tensor,
+    p0: float | Float64,
+    *,
+    alpha: float,
+    n_max: int,
+) -> Votes:
+    """Count votes until the sequential test has decided on every input, or no longer can.
 
-def checked_batch(x: Tensor) -> Tensor:
-    """``x``, detached, if it is a batch (B, ...) of finite inputs.
+    Args:
+        cast: Counts the samples [start, stop) of inputs and their indices.
+        x: Inputs (B, ...).
+        index: Which inputs these are, on the CPU.
+        chosen: (B,) int64, the class of each that is to be certified, on the device of x.
+        p0: The probability that it has to exceed, for all inputs or (B,) for each.
+        alpha: Level of the test.
+        n_max: Votes after which an undecided input is given up.
 
-    Raises:
-        ValueError: It holds no number, or an infinity or NaN.
-        TypeError: It is no dense tensor of floating point numbers.
+    Returns:
+        The votes; their number is for each input the one at which it was dropped.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
-    if x.layout != torch.strided:
-        raise TypeError(f"x must be a dense tensor, got one of layout {x.layout}")
-    if x.ndim < 2 or x.numel() == 0:
-        raise ValueError(
-            f"x must be a batch (B, ...) of at least one input, got shape {tuple(x.shape)}"
-        )
-    finite = x.isfinite()
-    if not bool(finite.all()):
-        where = tuple((~finite).nonzero()[0].tolist())
-        raise ValueError(f"x must be finite, got {x[where].item()!r} at index {where}")
-    return x.detach()
-
-
-def checked_index(index: Tensor | Sequence[int] | None, rows: int) -> Tensor:
-    """Which inputs a batch holds, (rows,) int64 on the CPU; 0 ... rows - 1 if that is not said.
-
-    Raises:
-        ValueError: It is not one whole number of at least 0 for each input.
-        TypeError: It holds something else than numbers.
-    """
-    if index is None:
-        return torch.arange(rows)
-    numbers = counts("index", index.cpu() if isinstance(index, Tensor) else index)
-    if numbers.shape != (rows,):
-        raise ValueError(
-            f"index must hold {rows} whole numbers, one for each input, got {numbers.tolist()}"
-        )
-    return torch.from_numpy(numbers)
+    found: Votes | None = None
+    threshold = np.broadcast_to(np.asarray(p0, dtype=np.float64), (len(x),))
+    undecided = torch.arange(len(x), device=x.device)
+    for start, stop in looks(n_max):
+        rows = undecided.cpu()
+        new = cast(x[undecided], index[rows], start, stop)
+        if found is None:
+            found = Votes(new.counts.clone(), new.invalid.clone())
+        else:
+            found.counts[undecided] += new.counts
+            found.invalid[undecided] += new.invalid
+        successes = found.counts[undecided, chosen[undecided]].cpu().numpy()
+        above = threshold[rows.numpy()]
+        decision = np.asarray(bounds.sequential_decision(successes, stop, above, alpha))
+        best = bounds.sequential_decision(successes + n_max - stop, n_max, above, alpha)
+        hopeless = np.asarray(best) != 1
+        undecided = undecided[torch.from_numpy((decision == 0) & ~hopeless).to(x.device)]
+        if len(undecided) == 0:
+            break
+    assert found is not None  # there is always a first look
+    return found
 
 
 def looks(n_max: int) -> list[tuple[int, int]]:

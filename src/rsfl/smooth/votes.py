@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rsfl import _heap
-from rsfl._checks import count
+from rsfl._checks import count, stored
 from rsfl._draws import rekey
 from rsfl._models import evaluating, input_dtype, widened
 from rsfl.noise import Law
@@ -34,11 +34,24 @@ SELECTION, ESTIMATION = 0, 1
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes counted so far: ``counts`` (B, K) and ``invalid`` (B,), int64; an invalid vote had
-    non-finite logits."""
+    """Votes counted so far.
+
+    Attributes:
+        counts: (B, K) int64, for each class.
+        invalid: (B,) int64, those that went to no class, for non-finite logits; none by default.
+    """
 
     counts: Tensor
-    invalid: Tensor
+    invalid: Tensor = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.invalid is None:
+            stored(self, invalid=self.counts.new_zeros(len(self.counts)))
+
+    @property
+    def n(self) -> Tensor:
+        """(B,) int64, all votes that were cast."""
+        return self.counts.sum(dim=1) + self.invalid
 
     def __add__(self, other: "Votes") -> "Votes":
         return Votes(self.counts + other.counts, self.invalid + other.invalid)
@@ -119,6 +132,15 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
+def explain(error: Exception, x: Tensor, rows: int) -> None:
+    """Add to an error of the model what it was called with."""
+    if sys.version_info >= (3, 11):  # which shows notes below the message
+        error.add_note(
+            f"The model was called with {rows} inputs of shape {tuple(x.shape[1:])}; one input "
+            f"alone is given as x[None]."
+        )
+
+
 def count_votes(
     model: nn.Module,
     law: Law,
@@ -183,12 +205,7 @@ def count_votes(
                 tally(logits, bins, counts)
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
-                    if sys.version_info >= (3, 11):  # which shows notes below the message
-                        error.add_note(
-                            f"The model was called with {size} noisy inputs of shape "
-                            f"{tuple(x.shape[1:])}; one input "
-                            "alone is given as x[None]."
-                        )
+                    explain(error, x, size)
                     raise
                 batch, noisy = max(1, size // 2), torch.empty(0)  # what was counted stays counted
                 continue

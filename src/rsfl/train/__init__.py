@@ -5,16 +5,21 @@ from rsfl.train.batches import Batches, DatasetBatches, Source
 from rsfl.train.checkpoint import CheckpointError
 from rsfl.train.loop import Epoch, fit
 from rsfl.train.losses import Adversarial, CrossEntropy, Loss, pseudo_labels
+from rsfl.train.noisy import MACER, Consistency, SmoothMix, Stability
 
 __all__ = [
+    "MACER",
     "Adversarial",
     "Batches",
     "CheckpointError",
+    "Consistency",
     "CrossEntropy",
     "DatasetBatches",
     "Epoch",
     "Loss",
+    "SmoothMix",
     "Source",
+    "Stability",
     "fit",
     "pseudo_labels",
 ]

@@ -26,7 +26,7 @@ from rsfl._progress import progress as shown_progress
 from rsfl.train.batches import GLOBAL, LOSS, Source
 from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.identity import run_identity
-from rsfl.train.losses import Adversarial, Loss
+from rsfl.train.losses import Loss
 
 __all__ = ["Epoch", "fit"]
 
@@ -81,7 +81,9 @@ def fit(
         optimizer: Steps the parameters; the ones that it does not hold stay, as in fine-tuning a
             head.
         epochs: Number of epochs in all, those before a resumption included.
-        warmup: Epochs over which the budget of an :class:`Adversarial` loss grows to its own.
+        warmup: Epochs over which a loss that has ``warmed_up(epoch, epochs)`` becomes its own: the
+            budget of :class:`Adversarial` and the weight of :class:`SmoothMix` grow,
+            :class:`MACER` goes without its hinge.
         seed: Seed of the loss's draws.
         scheduler: Stepped after each epoch.
         metrics: Measures the model after each epoch. Called with the model in evaluation mode and
@@ -112,8 +114,11 @@ def fit(
             f"got {loss!r}"
         )
     epochs, warmup, _ = count("epochs", epochs, 1), count("warmup", warmup), count("seed", seed)
-    if warmup and not isinstance(loss, Adversarial):
-        raise TypeError(f"loss must be Adversarial for a warmup, got {loss!r}")
+    if warmup and not hasattr(loss, "warmed_up"):
+        raise TypeError(
+            "loss must have a method warmed_up(epoch, epochs) for a warmup, as Adversarial, MACER "
+            f"and SmoothMix have, got {loss!r}"
+        )
     path, run = None if checkpoint is None else Path(checkpoint), dict[str, str]()
     if path is not None:
         run = run_identity(model, batches, loss, optimizer, scheduler, warmup=warmup, seed=seed)
@@ -130,7 +135,7 @@ def fit(
     bars = shown_progress(total, shown=progress, what="training", unit="batch", initial=begun)
     with _heap.kept(), bars as bar:
         for epoch in range(len(history) + 1, epochs + 1):
-            now = loss.warmed_up(epoch, warmup) if isinstance(loss, Adversarial) else loss
+            now = loss.warmed_up(epoch, warmup) if hasattr(loss, "warmed_up") else loss
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 seed_global(seed, epoch, GLOBAL)
                 begin = perf_counter()

@@ -1,0 +1,74 @@
+"""What the server reads of its clients' samples before each round: how long the inputs are, and
+which cannot be trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, nextafter
+
+import torch
+from torch import Tensor
+
+from rsfl.fed.client import Client, Member, Remote
+from rsfl.fed.trainer import SGD, usable
+from rsfl.train import CrossEntropy
+
+__all__ = ["Survey", "survey"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One client's samples.
+
+    Args:
+        input_norm: Bound on the norm of (x, 1) over those that can be trained on; inf where there
+            is none.
+        unusable: How many cannot, and so count as zero.
+    """
+
+    input_norm: float = inf
+    unusable: int = 0
+
+
+def survey(members: Sequence[Member], labels: int, longest: float = inf) -> dict[int, Survey]:
+    """What the samples of clients are like now, by id. A data set that clients share is read once.
+
+    Args:
+        members: Who takes part.
+        labels: Number of labels of the model.
+        longest: Norm of (x, 1) above which a sample is unusable.
+    """
+    found: dict[int, Survey] = {}
+    read: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    for one in members:
+        if type(one) is Remote:
+            found[one.id] = Survey(min(one.input_norm, longest))
+        elif type(one) is Client:
+            key = id(one.x), id(one.y)
+            if key not in read:
+                read[key] = _read(one.x, one.y, labels, longest)
+            squares, good = (column[torch.from_numpy(one.where)] for column in read[key])
+            if type(one.trainer) is SGD and type(one.trainer.loss) is CrossEntropy:
+                squares = squares[good]  # which it leaves out
+                found[one.id] = Survey(_norm(squares), len(good) - len(squares))
+            else:
+                found[one.id] = Survey(_norm(squares))
+        else:
+            found[one.id] = Survey()
+    return found
+
+
+def _read(x: Tensor, y: Tensor, labels: int, longest: float) -> tuple[Tensor, Tensor]:
+    """The squared norm of each input, and whether the sample can be trained on."""
+    blocks = list(zip(torch.split(x, 4096), torch.split(y, 4096), strict=True))
+    squares = [part.flatten(1).double().square().sum(dim=1) for part, _ in blocks]
+    good = [usable(*block, labels, longest) for block in blocks]
+    return torch.cat(squares).cpu(), torch.cat(good).cpu()
+
+
+def _norm(squares: Tensor) -> float:
+    """A bound on || (x, 1) ||; inf if a number is not finite."""
+    largest = float(squares.max()) if len(squares) else 0.0
+    if not largest < inf:
+        return inf
+    # Rounding of the sum and of the root: far less than the widening.
+    return nextafter((largest + 1) ** 0.5 * (1 + 1e-12), inf)

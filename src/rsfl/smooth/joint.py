@@ -1,0 +1,461 @@
+"""One certificate for a threat against the training and a perturbed input: votes that say, beside
+their label, which threats the label withstands."""
+
+import html
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from rsfl import _document
+from rsfl._checks import count, counts
+from rsfl._text import floored
+from rsfl.assumptions import COUNTED_IF_WITHSTOOD, Assumption
+from rsfl.noise import Law
+from rsfl.smooth.ballot import Ballot
+from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.input import Smoother
+from rsfl.smooth.reading import ABSTAIN, Confidence
+from rsfl.smooth.votes import Votes
+
+__all__ = ["JointBallot", "JointCertificate", "JointSmoother", "Judge"]
+
+_FORMAT = 1
+_SHOWN = 10
+
+
+class Judge(nn.Module, ABC):
+    """A classifier that judges itself: beside its label at an input it says which threats against
+    its training the label withstands there, by a certificate that no chance is in.
+
+    The threats form a ladder: what withstands a rung withstands all rungs below it. On rung 0
+    nobody attacks.
+
+    Args:
+        num_classes: Number of labels, K.
+        ladder: What each rung is, in words, the lowest first.
+        assumptions: What the judgement rests on.
+    """
+
+    def __init__(
+        self, num_classes: int, ladder: Sequence[str], assumptions: Sequence[Assumption] = ()
+    ) -> None:
+        super().__init__()
+        self.num_classes = count("num_classes", num_classes, 1)
+        self.ladder = tuple(ladder)
+        if not self.ladder:
+            raise ValueError(f"ladder must have at least one rung, got {ladder!r}")
+        self.assumptions = tuple(assumptions)
+
+    @abstractmethod
+    def judged(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Label (B,) and highest rung (B,) that it withstands, both int64; -1 is no statement."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One column a pair of label and rung, (B, K * rungs), and a one in the pair that was
+        found; a row without a statement is NaN, which votes for nothing."""
+        label, rung = self.judged(x)
+        width = len(self.ladder)
+        pairs = torch.zeros((len(x), self.num_classes * width), device=x.device)
+        stated = (label >= 0) & (rung >= 0)
+        place = torch.where(stated, label * width + rung.clamp(max=width - 1), 0)
+        pairs.scatter_(1, place[:, None], 1.0)
+        return pairs.masked_fill_(~stated[:, None], torch.nan)
+
+
+class _Labels(nn.Module):
+    """The labels of a judge, and no vote where they do not withstand a rung."""
+
+    def __init__(self, judge: Judge, rung: int) -> None:
+        super().__init__()
+        self.judge, self.rung = judge, rung
+
+    def forward(self, x: Tensor) -> Tensor:
+        label, rung = self.judge.judged(x)
+        withstood = (label >= 0) & (rung >= self.rung)
+        labels = nn.functional.one_hot(label.clamp(min=0), self.judge.num_classes).float()
+        return labels.masked_fill(~withstood[:, None], torch.nan)
+
+
+class _AtRung(Smoother):
+    """Votes of one rung: its ballots say what a vote had to meet to count."""
+
+    def __init__(self, judge: Judge, rung: int, law: Law, spot_check: bool) -> None:
+        super().__init__(_Labels(judge, rung), law, judge.num_classes, spot_check=spot_check)
+        self.condition = _withstood(judge.ladder[rung])
+
+    @override
+    def _cast(self, *votes: Any) -> Ballot:
+        return replace(super()._cast(*votes), condition=self.condition)
+
+
+def _withstood(threat: str) -> str:
+    """What a vote had to meet, in words."""
+    return f"certified against {threat}"
+
+
+@dataclass(frozen=True)
+class JointBallot:
+    """Votes for pairs of a label and the highest rung that it withstands.
+
+    Attributes:
+        pairs: The votes, (B, K * rungs): column ``label * rungs + rung``.
+        ladder: What each rung is, in words.
+        assumptions: What the judgement of one noisy copy rests on.
+    """
+
+    pairs: Ballot
+    ladder: tuple[str, ...]
+    assumptions: tuple[Assumption, ...] = ()
+
+    def __post_init__(self) -> None:
+        columns = self.pairs.votes.counts.shape[1]
+        if not self.ladder or columns % len(self.ladder):
+            raise ValueError(
+                f"pairs must have a column for each label and rung, got {columns} for "
+                f"{len(self.ladder)} rungs"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def at(self, rung: int) -> Ballot:
+        """The votes of those copies whose label withstands a rung; the others count as votes for
+        no class."""
+        rung = _rung(rung, self.ladder)
+        selection = self.pairs.selection
+        return replace(
+            self.pairs,
+            selection=None if selection is None else self._reached(selection, rung),
+            votes=self._reached(self.pairs.votes, rung),
+            condition=_withstood(self.ladder[rung]),
+        )
+
+    def _reached(self, votes: Votes, rung: int) -> Votes:
+        by_rung = votes.counts.view(len(votes.counts), -1, len(self.ladder))
+        reached = by_rung[:, :, rung:].sum(dim=2)
+        return Votes(reached, votes.n - reached.sum(dim=1))
+
+    def certificate(
+        self,
+        alpha: float = 0.001,
+        *,
+        rungs: Sequence[int] | None = None,
+        together: bool = False,
+        confidence: Confidence = "clopper-pearson",
+    ) -> "JointCertificate":
+        """A radius for each rung, from one set of votes.
+
+        Args:
+            alpha: Probability, for each input, with which the certificate may be wrong.
+            rungs: Which rungs, ascending; all by default.
+            together: Whether alpha is for all of the rungs at once, as for a curve over them, so
+                that each gets its share of it; else it is for each rung by itself.
+            confidence: ``clopper-pearson``, or ``hoeffding``, which is never tighter.
+        """
+        chosen = tuple(range(len(self.ladder))) if rungs is None else _rungs(rungs, self.ladder)
+        spent = alpha / len(chosen) if together else alpha
+        named = (COUNTED_IF_WITHSTOOD, *self.assumptions)
+        steps = []
+        for rung in chosen:
+            step = self.at(rung).certificate(spent, confidence=confidence)
+            steps.append(replace(step, assumptions=(*step.assumptions, *named)))
+        return JointCertificate(self, tuple(steps), chosen, alpha, together, confidence)
+
+    @classmethod
+    def cat(cls, parts: Sequence["JointBallot"]) -> "JointBallot":
+        """One ballot for the inputs of several, cast under the same conditions.
+
+        Raises:
+            ValueError: There is none, or they differ in what the votes were cast under.
+        """
+        if not parts:
+            raise ValueError(f"parts must not be empty, got {parts!r}")
+        for part in parts[1:]:
+            if (part.ladder, part.assumptions) != (parts[0].ladder, parts[0].assumptions):
+                raise ValueError(
+                    f"parts must agree in ladder and assumptions, got {parts[0].ladder} and "
+                    f"{part.ladder}"
+                )
+        return replace(parts[0], pairs=Ballot.cat([part.pairs for part in parts]))
+
+    def document(self) -> dict[str, Any]:
+        """What a file says of the ballot."""
+        return {
+            "pairs": self.pairs.document(),
+            "ladder": list(self.ladder),
+            "assumptions": [asdict(one) for one in self.assumptions],
+        }
+
+    @classmethod
+    def of_document(cls, content: dict[str, Any]) -> "JointBallot":
+        """The ballot that :meth:`document` described."""
+        named = tuple(Assumption(**one) for one in content["assumptions"])
+        return cls(Ballot.of_document(content["pairs"]), tuple(content["ladder"]), named)
+
+
+def _rung(rung: int, ladder: Sequence[str]) -> int:
+    found = count("rung", rung)
+    if found >= len(ladder):
+        raise ValueError(f"rung must be from 0 to {len(ladder) - 1}, got {rung!r}")
+    return found
+
+
+def _rungs(rungs: Sequence[int], ladder: Sequence[str]) -> tuple[int, ...]:
+    found = counts("rungs", list(rungs))
+    if found.ndim != 1 or not found.size or (found[1:] <= found[:-1]).any():
+        raise ValueError(f"rungs must be at least one, ascending, got {rungs!r}")
+    return tuple(_rung(one, ladder) for one in found.tolist())
+
+
+@dataclass(frozen=True, repr=False)
+class JointCertificate:
+    """What the vote of noisy copies of a judged classifier promises, rung by rung.
+
+    With probability at least 1 - alpha for each input (and for each rung, or for all of ``rungs``
+    at once where ``together``): whatever the threat of the rung has done to the training, every
+    input within ``radius(rung)`` gets ``label(rung)`` from the vote of noisy copies of the model
+    that came of it. That vote is what has to be used. Nothing but sampling is in alpha: the
+    judgement of one copy is no estimate.
+
+    Attributes:
+        ballot: The votes.
+        steps: One certificate a rung.
+        rungs: Which rungs those are.
+        alpha: Failure probability for each input.
+        together: Whether that is for all of the rungs at once.
+        confidence: How probabilities were bounded.
+    """
+
+    ballot: JointBallot
+    steps: tuple[Certificate, ...]
+    rungs: tuple[int, ...]
+    alpha: float
+    together: bool
+    confidence: Confidence
+
+    def at(self, rung: int) -> Certificate:
+        """The certificate of one rung.
+
+        Raises:
+            ValueError: That rung was not asked for.
+        """
+        if rung not in self.rungs:
+            raise ValueError(f"rung must be one of {list(self.rungs)}, got {rung!r}")
+        return self.steps[self.rungs.index(rung)]
+
+    def label(self, rung: int) -> Tensor:
+        """(B,) int64, the label at a rung, or ``ABSTAIN``."""
+        return self.at(rung).label
+
+    def radius(self, rung: int) -> Tensor:
+        """(B,) float64, how far the input may move while the threat of a rung is withstood."""
+        return self.at(rung).radius
+
+    def reach(self, radius: float = 0.0) -> Tensor:
+        """(B,) int64, the highest of the rungs that is certified at a radius; -1 where none is."""
+        highest = torch.full((len(self),), -1, device=self.steps[0].label.device)
+        for rung, step in zip(self.rungs, self.steps, strict=True):
+            held = ~step.abstained & (step.radius >= radius)
+            highest = torch.where(held, rung, highest)
+        return highest
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """What each of the rungs is, in words."""
+        return tuple(self.ballot.ladder[rung] for rung in self.rungs)
+
+    @property
+    def law(self) -> Any:
+        """The noise."""
+        return self.steps[0].law
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What the promise rests on."""
+        return self.steps[0].assumptions
+
+    def __len__(self) -> int:
+        return len(self.ballot)
+
+    def __getitem__(self, key: Any) -> "JointCertificate":
+        """The certificate of some of the inputs; a single number gives a batch of one."""
+        steps = tuple(step[key] for step in self.steps)
+        pairs = self.ballot.pairs[key]
+        return replace(self, ballot=replace(self.ballot, pairs=pairs), steps=steps)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the votes, and how they were read, to a JSON file with a checksum: labels and
+        radii are derived again by whoever reads it.
+
+        Raises:
+            TypeError: The law cannot be named.
+            OSError: The file cannot be written.
+        """
+        kept = {
+            "ballot": self.ballot.document(),
+            "rungs": list(self.rungs),
+            "alpha": self.alpha,
+            "together": self.together,
+            "confidence": self.confidence,
+            "label": [step.label.tolist() for step in self.steps],
+            "radius": [[repr(r) for r in step.radius.tolist()] for step in self.steps],
+        }
+        _document.write(path, "joint certificate", _FORMAT, kept)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "JointCertificate":
+        """Read a certificate back, to the CPU.
+
+        Raises:
+            ValueError: The file is not as it was written, its law is not known here, or its labels
+                and radii do not follow from its votes.
+            OSError: The file cannot be read.
+        """
+        found = _document.read(path, "joint certificate", _FORMAT)
+        try:
+            certificate = JointBallot.of_document(found["ballot"]).certificate(
+                found["alpha"],
+                rungs=found["rungs"],
+                together=found["together"],
+                confidence=found["confidence"],
+            )
+            certificate._compare(found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as a joint certificate: {error}") from error
+        return certificate
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        """Raise ValueError where a file says something else than follows from its votes."""
+        for at, step in enumerate(self.steps):
+            for name, here in (("label", step.label.tolist()), ("radius", step.radius.tolist())):
+                there = [float(value) for value in found[name][at]]
+                for i, (ours, theirs) in enumerate(zip(here, there, strict=True)):
+                    if ours != theirs:
+                        raise ValueError(
+                            f"{name} of input {i} at rung {self.rungs[at]} is {theirs!r} there, "
+                            f"and {ours!r} follows from the votes"
+                        )
+
+    def _table(self) -> tuple[str, list[list[str]], str]:
+        """Heading, rows and closing line; radii are floored."""
+        each = "at once" if self.together else "each"
+        heading = (
+            f"Joint certificate of {len(self)} input{'s' * (len(self) != 1)}: {self.law.norm} "
+            f"radius in {self.law.unit} under {self.law} for each of {len(self.rungs)} threats, "
+            f"alpha = {self.alpha:g} for each input and the threats {each}"
+        )
+        shown = self._shown()
+        rows = [["index", "label", *(self.ballot.ladder[rung] for rung in shown)]]
+        for i in range(min(len(self), _SHOWN)):
+            label = int(self.steps[0].label[i])
+            radii = [floored(float(self.radius(rung)[i])) for rung in shown]
+            name = "abstain" if label == ABSTAIN else str(label)
+            rows.append([str(int(self.steps[0].index[i])), name, *radii])
+        more = f"... and {len(self) - _SHOWN} more. " if len(self) > _SHOWN else ""
+        named = ", ".join(dict.fromkeys(map(str, self.assumptions)))
+        return heading, rows, f"{more}Assumes {named}."
+
+    def _shown(self) -> list[int]:
+        """At most six rungs, from the first to the last."""
+        last = len(self.rungs) - 1
+        places = sorted({round(last * part / 5) for part in range(6)})
+        return [self.rungs[place] for place in places]
+
+    def __repr__(self) -> str:
+        heading, rows, closing = self._table()
+        widths = [max(len(cell) for cell in column) + 2 for column in zip(*rows, strict=True)]
+
+        def lines() -> Iterator[str]:
+            for row in rows:
+                yield "".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True))
+
+        return "\n".join([heading, *lines(), closing])
+
+    def _repr_html_(self) -> str:
+        heading, rows, closing = self._table()
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
+        )
+        return (
+            f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table><p>{html.escape(closing)}</p>"
+        )
+
+
+class JointSmoother:
+    """The vote of noisy copies of a judged classifier: one certificate for a threat against its
+    training *and* a change of its input.
+
+    Args:
+        judge: Says of one input which threats its label withstands, such as
+            ``fed.GroupJudge`` or ``fed.LinearJudge``.
+        law: How inputs are perturbed.
+        spot_check: Before the first votes ask the judge twice, alone and in a batch.
+
+    Example:
+        >>> from rsfl.noise import Gaussian
+        >>> class Sign(Judge):  # sure of itself far from 0
+        ...     def judged(self, x):
+        ...         return (x[:, 0] > 0).long(), x[:, 0].abs().floor().long()
+        >>> smoother = JointSmoother(Sign(2, ["nobody", "one client"]), Gaussian(0.5))
+        >>> certificate = smoother.certify(torch.tensor([[2.0]]), n=1000)
+        >>> certificate.label(1).item(), bool(certificate.radius(1) < certificate.radius(0))
+        (1, True)
+    """
+
+    def __init__(self, judge: Judge, law: Law, *, spot_check: bool = True) -> None:
+        if not isinstance(judge, Judge):
+            raise TypeError(
+                f"judge must be a smooth.Judge, such as fed.GroupJudge(vote), got {judge!r}"
+            )
+        self.judge, self.law = judge, law
+        width = judge.num_classes * len(judge.ladder)
+        self.pairs = Smoother(judge, law, width, spot_check=spot_check)
+
+    def __repr__(self) -> str:
+        return f"JointSmoother({type(self.judge).__name__}, {self.law})"
+
+    def ballot(self, x: Tensor, **votes: Any) -> JointBallot:
+        """The votes of noisy copies of each input, as :meth:`Smoother.ballot` counts them.
+
+        Args:
+            x: Inputs (B, ...), finite.
+            votes: ``n0``, ``n``, ``seed``, ``index``, ``batch_size``.
+        """
+        return JointBallot(self.pairs.ballot(x, **votes), self.judge.ladder, self.judge.assumptions)
+
+    def certify(
+        self,
+        x: Tensor,
+        *,
+        alpha: float = 0.001,
+        rungs: Sequence[int] | None = None,
+        together: bool = False,
+        confidence: Confidence = "clopper-pearson",
+        **votes: Any,
+    ) -> JointCertificate:
+        """A radius for each rung, from one set of votes.
+
+        Args:
+            x: Inputs (B, ...), finite.
+            alpha: Probability, for each input, with which the certificate may be wrong.
+            rungs: Which rungs; all by default.
+            together: Whether alpha is for all of the rungs at once.
+            confidence: ``clopper-pearson`` or ``hoeffding``.
+            votes: ``n0``, ``n``, ``seed``, ``index``, ``batch_size``.
+        """
+        ballot = self.ballot(x, **votes)
+        return ballot.certificate(alpha, rungs=rungs, together=together, confidence=confidence)
+
+    def at(self, rung: int) -> Smoother:
+        """The smoother whose votes count at one rung only, for everything that smoothers do: its
+        certificates hold whatever the threat of that rung did."""
+        rung = _rung(rung, self.judge.ladder)
+        return _AtRung(self.judge, rung, self.law, self.pairs.spot_check)

@@ -1,0 +1,108 @@
+"""Whether a model is one function of a single input, as far as a few questions tell."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rsfl._models import evaluating
+from rsfl.smooth.votes import checked_logits, explain
+
+__all__ = ["asked_twice", "probes", "unanswered"]
+
+_COMPANY = 7
+"""Rows that stand beside the one that is asked about: the majority of their batch."""
+
+
+def probes(x: Tensor) -> Tensor:
+    """A few inputs (R, ...) made of one input (1, ...): itself first, then others that a classifier
+    is likely to call otherwise. Whole numbers may be the names of things, so these stay as they
+    are."""
+    if not x.is_floating_point():
+        return x
+    turned = x.flatten(1).flip(1).view_as(x)
+    rolled = x.flatten(1).roll(x[0].numel() // 2, dims=1).view_as(x)
+    spread = torch.linspace(-1, 1, x[0].numel(), dtype=x.dtype, device=x.device).view_as(x)
+    extreme = 1 + x.abs().amax()
+    return torch.cat(
+        [x, -x, turned, rolled, x + spread * extreme, extreme + 0 * x, -extreme - 0 * x]
+    )
+
+
+def asked_twice(model: nn.Module, x: Tensor, num_classes: int) -> None:
+    """Ask about the same input twice, alone, and again in the company of others.
+
+    Args:
+        model: Gives logits.
+        x: Inputs (R, ...) as the model gets them. The first one is asked about, each other one
+            makes the rest of a batch.
+        num_classes: Width of the logits.
+
+    Raises:
+        ValueError: Answers differ by more than rounding explains.
+    """
+
+    def ask(*parts: Tensor) -> Tensor:
+        rows = torch.cat(parts)
+        try:
+            return checked_logits(model(rows), len(rows), num_classes)
+        except Exception as error:
+            explain(error, x, len(rows))
+            raise
+
+    devices = [x.device] if x.is_cuda else []
+    one = x[:1]
+    with evaluating(model), torch.random.fork_rng(devices):
+        first = ask(one)
+        _compare(first, ask(one), "asked twice about one input")
+        for place, other in enumerate(x):
+            company = other.expand(_COMPANY, *other.shape)
+            answer = ask(company, one)[-1:] if place % 2 else ask(one, company)[:1]
+            _compare(first, answer, "asked about one input alone and in a batch of others")
+
+
+def _compare(first: Tensor, second: Tensor, how: str) -> None:
+    both = torch.stack([first.double(), second.double()])
+    finite = both.isfinite()
+    if bool((finite[0] == finite[1]).all()):
+        both = torch.where(finite, both, 0.0)
+        apart, size = float((both[0] - both[1]).abs().amax()), float(both.abs().amax())
+        if apart <= _rounding(first) * size:
+            return
+    else:
+        apart = float("inf")
+    raise ValueError(
+        f"model must be one function of a single input: {how}, it gave logits that differ by "
+        f"{apart:.3g}. Chance (dropout), batch statistics or train() inside forward would void "
+        f"every certificate; spot_check=False switches this check off"
+    )
+
+
+def _rounding(logits: Tensor) -> float:
+    """What share of the largest logit sums in another order may cost, generously; a GPU may
+    multiply float32 with ten bits."""
+    if logits.is_cuda and logits.dtype == torch.float32:
+        return 0.01
+    return float(torch.finfo(logits.dtype).eps ** 0.5) if logits.is_floating_point() else 0.0
+
+
+def unanswered(model: nn.Module, x: Tensor, names: tuple[str, ...], sigma: float) -> list[str]:
+    """The parameters among ``names`` that no logit answers to, each moved alone by noise of sigma
+    and of more."""
+    values = {name: p.detach() for name, p in model.named_parameters() if name in names}
+    draws = torch.Generator().manual_seed(0)
+    silent = []
+    with evaluating(model), torch.random.fork_rng([x.device] if x.is_cuda else []):
+        still = model(x.clone())
+        for name, value in values.items():
+            noise = torch.randn(value.shape, generator=draws, dtype=torch.float32)
+            noise = noise.to(value.device, value.dtype)
+            if not any(
+                _differ(still, functional_call(model, {name: value + scale * noise}, (x.clone(),)))
+                for scale in (sigma, 1.0, 100.0)
+            ):
+                silent.append(name)
+    return silent
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return not torch.equal(one, other)

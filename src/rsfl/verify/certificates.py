@@ -1,0 +1,405 @@
+"""Whether the numbers of a certificate follow from its votes: derived a second time, input by
+input."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf, isfinite, isnan
+from typing import Any
+
+from rsfl.assumptions import register
+from rsfl.verify import arithmetic
+from rsfl.verify.arithmetic import Number, complement, exact
+from rsfl.verify.findings import Finding
+
+__all__ = ["LAWS", "Row", "check_assumptions", "check_certificate", "check_evidence", "rows_of"]
+
+ABSTAIN = -1
+_SHOWN = 5  # inputs that are named where there are more
+
+_INPUT, _WARP = ("raw-input", "ideal-noise"), ("original-input", "ideal-noise")
+LAWS: dict[str, tuple[dict[str, str], frozenset[str], tuple[str, ...]]] = {
+    # measure, parameters and assumptions of every law
+    "Gaussian": (
+        {"norm": "l2", "space": "input", "unit": "input units"},
+        frozenset({"sigma"}),
+        _INPUT,
+    ),
+    "Uniform": (
+        {"norm": "l1", "space": "input", "unit": "input units"},
+        frozenset({"half_width"}),
+        _INPUT,
+    ),
+    "Laplace": (
+        {"norm": "l1", "space": "input", "unit": "input units"},
+        frozenset({"scale"}),
+        _INPUT,
+    ),
+    "RoundedGaussian": (
+        {"norm": "l2", "space": "input", "unit": "input units"},
+        frozenset({"sigma", "levels"}),
+        ("raw-input", "grid-input", "rounded-table"),
+    ),
+    "ParameterGaussian": (
+        {"norm": "l2", "space": "parameters", "unit": "parameter units"},
+        frozenset({"sigma", "partial"}),
+        ("shared-models", "independent-draws", "ideal-noise"),
+    ),
+    "Rotation": (
+        {"norm": "l1", "space": "parametric", "unit": "radians"},
+        frozenset({"half_width", "padding"}),
+        _WARP,
+    ),
+    "Scaling": (
+        {"norm": "l1", "space": "parametric", "unit": "scale"},
+        frozenset({"half_width", "padding"}),
+        _WARP,
+    ),
+    "Translation": (
+        {"norm": "l2", "space": "parametric", "unit": "half images"},
+        frozenset({"sigma", "padding"}),
+        _WARP,
+    ),
+    "Affine": (
+        {"norm": "l2", "space": "parametric", "unit": "affine coefficients"},
+        frozenset({"sigma", "padding"}),
+        _WARP,
+    ),
+    "DCT": (
+        {"norm": "l2", "space": "parametric", "unit": "DCT coefficients"},
+        frozenset({"sigma", "bases", "padding"}),
+        _WARP,
+    ),
+    "PixelFlow": (
+        {"norm": "l2", "space": "parametric", "unit": "half images"},
+        frozenset({"sigma", "padding"}),
+        _WARP,
+    ),
+}
+_STATISTICS = {
+    "radius": ("fresh-votes", "fixed-number"),
+    "at": ("fresh-votes", "optional-stopping"),
+    "prediction": ("fixed-number",),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The votes on one input."""
+
+    index: int
+    n0: int
+    selection: Mapping[int, int]
+    n: int
+    counts: Mapping[int, int]
+
+    @property
+    def chosen(self) -> int:
+        """The class with most of the votes that select; the first of equals, as of none at all."""
+        return max(self.selection, key=lambda label: (self.selection[label], -label), default=0)
+
+    @property
+    def successes(self) -> int:
+        """Votes for the chosen class among those that bound it."""
+        return self.counts.get(self.chosen, 0)
+
+    @property
+    def runner_up(self) -> int:
+        """The most votes of any other class."""
+        return max((v for label, v in self.counts.items() if label != self.chosen), default=0)
+
+
+def rows_of(content: Mapping[str, Any]) -> list[Row]:
+    """The votes of each input of a ballot or certificate.
+
+    Raises:
+        ValueError: They are no votes, or do not add up.
+        KeyError, TypeError: Something is missing, or of another type.
+    """
+    names = ("index", "n0", "selection", "n", "counts")
+    columns = [content[name] for name in names]
+    if len({len(column) for column in columns}) > 1:
+        raise ValueError(f"the columns {', '.join(names)} are not of one length")
+    rows = []
+    for index, n0, selection, n, counts in zip(*columns, strict=True):
+        row = Row(index, n0, _votes(selection), n, _votes(counts))
+        for cast, counted in ((row.n0, row.selection), (row.n, row.counts)):
+            _whole("votes", cast, 0, 2**53)
+            for label, votes in counted.items():
+                _whole("a label", label, 0, content["classes"] - 1)
+                _whole("votes", votes, 0, cast)
+            if sum(counted.values()) > cast:
+                raise ValueError(f"input {row.index}: {sum(counted.values())} votes of {cast}")
+        _whole("an index", row.index, 0, 2**63)
+        rows.append(row)
+    return rows
+
+
+def _votes(counted: Mapping[str, int]) -> dict[int, int]:
+    found = {int(label): votes for label, votes in counted.items()}
+    if len(found) < len(counted) or any(str(int(label)) != label for label in counted):
+        raise ValueError(f"labels are not written as numbers once each: {sorted(counted)}")
+    return found
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{value!r} is no {name} from {low} to {high}")
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return "; ".join(texts[:_SHOWN]) + more
+
+
+def _known_law(law: Mapping[str, Any]) -> str:
+    """What is wrong with a law, "" for nothing."""
+    if law.get("name") not in LAWS:
+        return f"law {law.get('name')!r} is not one of this library"
+    _, parameters, _ = LAWS[law["name"]]
+    if set(law) - {"name"} != parameters:
+        return f"{law['name']} has the parameters {sorted(parameters)}, not {sorted(law)}"
+    for name in parameters & {"sigma", "half_width", "scale"}:
+        if type(law[name]) not in (int, float) or not 0 < law[name] < inf:
+            return f"{name} = {law[name]!r} is no scale of noise"
+    if "levels" in law and (type(law["levels"]) is not int or not 2 <= law["levels"] <= 2**23):
+        return f"levels = {law['levels']!r} is no number of grid points that float32 holds"
+    return ""
+
+
+def check_evidence(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
+    """What can be said of votes without the model: that they are votes, under a law that is
+    known."""
+
+    def finding(holds: bool | None, text: str) -> Finding:
+        return Finding(subject, "arithmetic", holds, text)
+
+    try:
+        rows, law, rule = rows_of(content), content["law"], content["rule"]
+        _whole("a number of coordinates", content["dim"], 1, 2**53)
+        _whole("a seed", content["seed"], 0, 2**64 - 1)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        yield finding(False, f"no votes: {error!r}")
+        return
+    if problem := _known_law(law):
+        yield finding(None if ":" in str(law.get("name")) else False, problem)
+    elif content["measure"] != LAWS[law["name"]][0]:
+        yield finding(False, f"radii under {law['name']} are no {content['measure']}")
+    if rule.get("name") == "fixed":
+        cast = sorted({row.n for row in rows} - {0})
+        many = len(cast) > 1
+        text = f"the number of votes was fixed, and is {cast} for different inputs"
+        if many:
+            yield finding(False, text)
+    elif rule.get("name") == "sequential":
+        beyond = [str(row.index) for row in rows if row.n > rule["n_max"]]
+        if beyond:
+            yield finding(False, f"more than {rule['n_max']} votes on the inputs {_some(beyond)}")
+    else:
+        yield finding(False, f"votes are stopped by a fixed number or a test, not by {rule!r}")
+    yield finding(True, f"{len(rows)} inputs, {sum(row.n for row in rows)} votes that add up")
+
+
+def check_assumptions(
+    subject: str, content: Mapping[str, Any], needed: Sequence[str]
+) -> Iterator[Finding]:
+    """Whether a promise names what it rests on, in the words of the register."""
+    texts: dict[str, list[Mapping[str, Any]]] = {}
+    for one in register():
+        plain = {name: getattr(one, name) for name in ("id", "statement", "basis", "where")}
+        texts.setdefault(one.id, []).append(plain)
+    named = content["assumptions"]
+    missing = [name for name in needed if name not in [one.get("id") for one in named]]
+    if missing:
+        yield Finding(subject, "arithmetic", False, f"it rests on {', '.join(missing)}, unsaid")
+    for one in named:
+        known = texts.get(one.get("id"), [])
+        spot = bool(content.get("spot_checked")) and one.get("basis") == "spot-checked"
+        if one not in known and not (spot and one.get("statement") == known[0]["statement"]):
+            text = f"assumption {one.get('id')!r} is said in other words than in the register"
+            yield Finding(subject, "arithmetic", False, text)
+    if not missing:
+        text = f"rests on {', '.join(str(one.get('id')) for one in named)}"
+        yield Finding(subject, "arithmetic", True, text)
+
+
+class _Derived:
+    """The numbers that follow from votes, each derived once."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.law, self.dim = content["law"], content["dim"]
+        self.alpha, self.reading = content["alpha"], content["reading"]
+        bounded = self.reading.get("runner_up") == "bounded"
+        self.level = self.alpha / 2 if bounded else self.alpha
+        self.bounded = bounded
+        self.proved = lru_cache(maxsize=None)(self._proved)
+        self.decided = lru_cache(maxsize=None)(self._decided)
+
+    def lower(self, k: int, n: int) -> Number:
+        return arithmetic.lower_probability(k, n, self.level, self.reading["confidence"])
+
+    def upper(self, k: int, second: int, n: int) -> Number:
+        """An upper bound on every other class: its own votes, or what the label leaves."""
+        rest = complement(self.lower(k, n))
+        if not self.bounded:
+            return rest
+        own = arithmetic.upper_probability(second, n, self.level, self.reading["confidence"])
+        return _Smaller(lambda: own.enclose().min(rest.enclose()), own, rest)
+
+    def _proved(
+        self, k: int, second: int, n: int, low: float, high: float, radius: float
+    ) -> tuple[str, ...]:
+        """What does not follow from k and ``second`` votes of n."""
+        found = []
+        if n == 0:
+            return () if low <= 0 and high >= 1 and radius <= 0 else ("no votes were cast",)
+        p_a, p_b = self.lower(k, n), self.upper(k, second, n)
+        if not p_a.proves_at_least(low):
+            found.append(f"p_lower is {low!r}, where {p_a} follows")
+        left = complement(exact(low))  # at least what is left by a bound that was found to hold
+        if not ((not found and left.proves_at_most(high)) or p_b.proves_at_most(high)):
+            found.append(f"p_upper is {high!r}, where {p_b} follows")
+        # Of bounds that were found to hold, else of those that follow.
+        bounds = (p_a, p_b) if found else (exact(low), exact(high))
+        reach = self.reach(*(bounds if self.bounded else bounds[:1]))
+        if not reach.proves_at_least(radius):
+            right = self.reach(*((p_a, p_b) if self.bounded else (p_a,)))
+            found.append(_excess("radius", radius, right))
+        return tuple(found)
+
+    def reach(self, p_a: Number, p_b: Number | None = None) -> Number:
+        return arithmetic.radius(self.law, p_a, p_b, dim=self.dim)
+
+    def _decided(self, k: int, n: int, p0: float) -> bool:
+        return arithmetic.decides(k, n, p0, self.alpha)
+
+
+@dataclass(frozen=True)
+class _Smaller(Number):
+    """The smaller of two numbers, compared through each."""
+
+    one: Number
+    other: Number
+
+    def compare(self, claim: Any) -> int:
+        return max(self.one.compare(claim), self.other.compare(claim))
+
+
+def _excess(name: str, claimed: float, right: Number) -> str:
+    ball = right.ball()
+    follows = f"{name} is {claimed!r}, where {right} follows"
+    if not (isfinite(claimed) and ball.is_finite()):
+        return follows
+    return f"{follows}: {float(claimed - ball.mid()):.3g} too much"
+
+
+def check_certificate(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether each number of a certificate follows from its votes, alpha, law and rule."""
+    yield from check_evidence(subject, content)
+    if _known_law(content["law"]):
+        return
+    try:
+        found = _check_rows(content)
+        needed = _needed(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        yield Finding(subject, "arithmetic", False, f"no certificate: {error!r}")
+        return
+    wrong = [f"input {index}: {text}" for index, texts in found for text in texts]
+    text = f"labels, bounds and radii of {len(found)} inputs are proved from their votes"
+    yield Finding(subject, "arithmetic", not wrong, _some(wrong) if wrong else text)
+    yield from check_assumptions(subject, content, needed)
+
+
+def _needed(content: Mapping[str, Any]) -> tuple[str, ...]:
+    law, reading = content["law"], content["reading"]["name"]
+    rest = ("same-rest",) if law.get("partial") else ()
+    return (*_STATISTICS[reading], "per-input", "one-function", *LAWS[law["name"]][2], *rest)
+
+
+def _check_rows(content: Mapping[str, Any]) -> list[tuple[int, tuple[str, ...]]]:
+    rows, derived = rows_of(content), _Derived(content)
+    if not 0 < derived.alpha < 1:
+        raise ValueError(f"alpha = {derived.alpha!r} is no probability of failure")
+    reading = derived.reading["name"]
+    allowed = {"fixed": _READINGS, "sequential": {"at"}}[content["rule"]["name"]]
+    if reading not in allowed:
+        raise ValueError(f"{reading!r} is no reading of votes by rule {content['rule']}")
+    if content.get("condition") and (derived.bounded or reading == "prediction"):
+        raise ValueError(f"votes that had to be {content['condition']!r} bound no rival")
+    label, *reals = (content[name] for name in ("label", "radius", "p_lower", "p_upper"))
+    claims = [label, *([float(text) for text in column] for column in reals)]
+    if {len(column) for column in claims} != {len(rows)}:
+        raise ValueError("label, radius, p_lower and p_upper are not of one length")
+    check = _CHECKS[reading]
+    return [
+        (row.index, check(derived, row, *claim)) for row, *claim in zip(rows, *claims, strict=True)
+    ]
+
+
+def _silent(label: int, radius: float) -> tuple[str, ...] | None:
+    """What is wrong with an abstention; None if it is none."""
+    if label != ABSTAIN:
+        return None
+    return () if radius <= 0 else (f"it abstains with a radius of {radius!r}",)
+
+
+def _by_count(
+    derived: _Derived, row: Row, label: int, radius: float, low: float, high: float
+) -> tuple[str, ...]:
+    found = list(derived.proved(row.successes, row.runner_up, row.n, low, high, radius))
+    if (silent := _silent(label, radius)) is not None:
+        return (*silent, *found)
+    if label != row.chosen:
+        found.append(f"the label is {label}, where the votes select {row.chosen}")
+    if not radius > 0:
+        found.append(f"it names a label with a radius of {radius!r}")
+    return tuple(found)
+
+
+def _at_radius(
+    derived: _Derived, row: Row, label: int, radius: float, low: float, high: float
+) -> tuple[str, ...]:
+    found = []
+    asked = float(derived.reading["radius"])
+    if low > 0 or high < 1 or label != ABSTAIN:
+        if isnan(low) or not 0 < low < 1 or not derived.decided(row.successes, row.n, low):
+            found.append(f"{row.successes} of {row.n} votes do not decide that p exceeds {low!r}")
+        if not complement(exact(low)).proves_at_most(high):
+            found.append(f"p_upper is {high!r}, below 1 - {low!r}")
+    if (silent := _silent(label, radius)) is not None:
+        return (*silent, *found)
+    if label != row.chosen:
+        found.append(f"the label is {label}, where the votes select {row.chosen}")
+    reach = derived.reach(exact(low)) if 0 < low < 1 else exact(0)
+    if radius != asked:
+        found.append(f"radius is {radius!r}, where {asked!r} was asked for")
+    if not reach.proves_at_least(radius):
+        found.append(_excess("radius", radius, reach))
+    return tuple(found)
+
+
+def _most_voted(
+    derived: _Derived, row: Row, label: int, radius: float, low: float, high: float
+) -> tuple[str, ...]:
+    found = []
+    if radius > 0 or low > 0 or high < 1 or isnan(radius + low + high):
+        found.append("a prediction has no radius and no bounds")
+    if label == ABSTAIN:
+        return tuple(found)
+    votes = sorted(row.counts.values(), reverse=True)
+    first = row.counts.get(label, 0)
+    if not votes or first != votes[0]:
+        found.append(f"the label is {label}, which has not the most votes")
+    else:
+        p_value = arithmetic.top_two_p_value(first, votes[1] if len(votes) > 1 else 0)
+        if not p_value.proves_at_most(derived.alpha):
+            found.append(f"{first} votes are not ahead: p-value {p_value} at {derived.alpha!r}")
+    return tuple(found)
+
+
+_CHECKS: dict[str, Callable[..., tuple[str, ...]]] = {
+    "radius": _by_count,
+    "at": _at_radius,
+    "prediction": _most_voted,
+}
+_READINGS = frozenset(_CHECKS)

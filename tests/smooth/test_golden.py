@@ -1,0 +1,51 @@
+"""Readings of votes that are given by hand, bit for bit as they were when ``golden.json`` was
+written.
+
+A change here is a change of radii. Where it is meant, it goes into the changelog under
+"Guarantees".
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsfl.smooth import Ballot, Sequential, Votes
+from rsfl.smooth.laws import from_document
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+
+
+def named(reading):
+    law = "-".join(map(str, reading["law"].values()))
+    return f"{reading['kind']}-{law}-{reading['dim']}-{reading['alpha']}"
+
+
+def ballot(reading, **how):
+    return Ballot(
+        from_document(reading["law"]),
+        Votes(torch.tensor(GOLDEN["selection"]), torch.tensor(GOLDEN["selection_invalid"])),
+        Votes(torch.tensor(GOLDEN["counts"]), torch.tensor(GOLDEN["invalid"])),
+        torch.tensor(GOLDEN["index"]),
+        dim=reading["dim"],
+        seed=3,
+        **how,
+    )
+
+
+@pytest.mark.parametrize("reading", GOLDEN["readings"], ids=named)
+def test_a_reading_is_what_it_was(reading):
+    alpha = reading["alpha"]
+    if reading["kind"] == "prediction":
+        found = ballot(reading).prediction(alpha)
+    elif reading["kind"] == "certificate":
+        how = {name: reading[name] for name in ("runner_up", "confidence")}
+        found = ballot(reading).certificate(alpha, **how)
+    else:
+        rule = Sequential(float.fromhex(reading["radius_asked"]), alpha, 1000)
+        found = ballot(reading, rule=rule).certificate_at()
+    assert found.label.tolist() == reading["label"]
+    for name in ("radius", "p_lower", "p_upper"):
+        if name in reading:
+            assert [value.hex() for value in getattr(found, name).tolist()] == reading[name], name
