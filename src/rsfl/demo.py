@@ -88,15 +88,16 @@ def trained(sigma: float, x: Tensor, y: Tensor, *, epochs: int = 40) -> nn.Modul
 
 def frozen_features(model: nn.Module, public: Tensor) -> Callable[[Tensor], Tensor]:
     """What the network sees in an image before its last layer: centred on public images, of norm 1,
-    in float64."""
+    in float64, whatever the type of the image."""
     extractor = cast(nn.Sequential, model)[:-1].eval()
+    dtype = next(extractor.parameters()).dtype
 
-    def features(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            seen: Tensor = extractor(x).double() - extractor(public).double().mean(dim=0)
-        return functional.normalize(seen)
+    @torch.no_grad()
+    def seen(x: Tensor) -> Tensor:
+        return cast(Tensor, extractor(x.to(dtype))).double()
 
-    return features
+    center = seen(public).mean(dim=0)
+    return lambda x: functional.normalize(seen(x) - center)
 
 
 def federation(features: Tensor, labels: Tensor, *, clients: int = 40) -> fed.Server:
