@@ -195,8 +195,13 @@ class Mesh:
         step = -(-len(self.nodes) // _CANDIDATES)
         candidates = torch.arange(0, len(self.nodes), step, device=self.x.device)
         features = self._features
-        near = torch.cdist(features[candidates], features)
-        far = near[:, self.corners[wanted].T].amax(dim=1) + self.excess[wanted].float()
+        corners, excess = self.corners[wanted].T, self.excess[wanted].float()
+        far = torch.cat(
+            [
+                torch.cdist(features[part], features)[:, corners].amax(dim=1) + excess
+                for part in torch.split(candidates, 200)
+            ]
+        )
         room = radius[candidates].float()
         held = far <= room[:, None]
         open_, chosen = torch.ones(len(wanted), dtype=torch.bool, device=self.x.device), []

@@ -13,6 +13,8 @@ from rsfl.smooth.input import (
     UniformSmoother,
 )
 from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
+from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
+from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
 from rsfl.smooth.parameter import ParameterSmoother
 from rsfl.smooth.reading import ABSTAIN, Confidence, RunnerUp, Sequential
 from rsfl.smooth.voter import Voter
@@ -30,6 +32,10 @@ __all__ = [
     "JointSmoother",
     "Judge",
     "LaplaceSmoother",
+    "OrbitBallot",
+    "OrbitCertificate",
+    "OrbitPlan",
+    "OrbitTests",
     "ParameterSmoother",
     "RunnerUp",
     "Sequential",
@@ -41,5 +47,6 @@ __all__ = [
     "exact_votes",
     "floored",
     "margins",
+    "orbit_ballot",
     "raised",
 ]

@@ -1,6 +1,6 @@
 """Smoothers: a model and a law of noise, from inputs to certificates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from rsfl._checks import count
 from rsfl._models import as_given, evaluating, input_dtype, widened
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
+from rsfl.orbit import Orbit
+from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
+from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.spot import asked_twice, probes
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
@@ -102,6 +105,71 @@ class Smoother(Voter):
         return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).mean(
             dim=0
         )
+
+    def orbit_ballot(
+        self,
+        x: Tensor,
+        family: Orbit,
+        *,
+        allowance: float = 0.0,
+        alpha: float = 0.001,
+        plan: OrbitPlan | None = None,
+        seed: int = 0,
+        index: Tensor | Sequence[int] | None = None,
+    ) -> OrbitBallot:
+        """Votes about all pictures of an orbit: :func:`rsfl.smooth.orbit_ballot`."""
+        return orbit_ballot(
+            self, x, family, allowance=allowance, alpha=alpha, plan=plan, seed=seed, index=index
+        )
+
+    def certify_orbit(
+        self,
+        x: Tensor,
+        family: Orbit,
+        *,
+        allowance: float = 0.0,
+        alpha: float = 0.001,
+        plan: OrbitPlan | None = None,
+        seed: int = 0,
+        index: Tensor | Sequence[int] | None = None,
+    ) -> OrbitCertificate:
+        """One label for every picture of a family, and for all within an allowance of one.
+
+        The picture is the one that somebody hands in: it may have been turned, resampled and saved
+        before. The noise is that of the pixels, and must be measured in l2.
+
+        Args:
+            x: Images (B, C, H, W), finite; one of them alone is ``x[None]``.
+            family: The family of pictures, such as ``orbit.Rotations(math.radians(50))``.
+            allowance: l2 distance that a picture may be from one of the family, such as
+                ``orbit.eight_bit_allowance(x.shape[1:])`` for pictures that were saved in 8 bits.
+            alpha: Probability, for each input, with which the certificate may be wrong.
+            plan: How votes are spent.
+            seed: Seed of the draws. They depend on it, on ``index``, on the centre they are cast
+                for, and on nothing else.
+            index: (B,) which inputs these are; 0 ... B - 1 by default.
+
+        Returns:
+            The certificate; it abstains where some picture could not be certified.
+
+        Raises:
+            ValueError: An argument is out of its range, or the noise is not measured in l2.
+            TypeError: x or the logits are not tensors of numbers.
+
+        Example:
+            >>> from rsfl.noise import Gaussian
+            >>> from rsfl.orbit import Rotations
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 2))
+            >>> _ = model[1].weight.data.copy_(torch.stack([-torch.ones(9), torch.ones(9)]))
+            >>> _ = model[1].bias.data.copy_(torch.tensor([3.0, -3.0]))  # bright, or dark
+            >>> dark = torch.full((1, 1, 3, 3), 0.2)
+            >>> Smoother(model, Gaussian(0.5), 2).certify_orbit(dark, Rotations(0.3)).label
+            tensor([0])
+        """
+        ballot = self.orbit_ballot(
+            x, family, allowance=allowance, alpha=alpha, plan=plan, seed=seed, index=index
+        )
+        return ballot.certificate(allowance=allowance, alpha=alpha)
 
     @override
     def spot(self, x: Tensor) -> None:

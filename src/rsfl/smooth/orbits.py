@@ -1,0 +1,500 @@
+"""Orbits in votes: the tests, the ballot that holds them, and the certificate that is read from
+it."""
+
+import html
+import math
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, SupportsIndex
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from rsfl import _document, bounds, orbit
+from rsfl._checks import Float64, Int64, number
+from rsfl._text import floored, raised
+from rsfl.assumptions import (
+    FRESH_VOTES,
+    ONE_FUNCTION,
+    ONE_RESAMPLING,
+    OPTIONAL_STOPPING,
+    ORBIT_COVER,
+    PER_INPUT,
+    SPLIT_ALPHA,
+    Assumption,
+)
+from rsfl.noise import Law
+from rsfl.orbit import Mesh, Orbit
+from rsfl.smooth.laws import from_document, to_document
+from rsfl.smooth.reading import ABSTAIN
+
+__all__ = ["OrbitBallot", "OrbitCertificate", "OrbitTests", "decisions", "thresholds"]
+
+_FORMAT = 1
+_SHOWN = 10
+_TOP = 1 - 2.0**-53
+_WHOLE = ("owner", "successes", "trials", "invalid")
+_REAL = ("reach", "share")
+
+
+@dataclass(frozen=True, eq=False)
+class OrbitTests:
+    """The tests of one input: what was voted on, how far it has to hold, and the votes.
+
+    Attributes:
+        cells: How many cells the box was cut into, along each parameter.
+        owner: (cells,) int64, the centre whose ball holds each cell, -1 where none does.
+        centres: (N, dim) float64, parameters of the pictures that were voted on.
+        reach: (N,) float64, how far the farthest picture of its cells is from each centre.
+        share: (N,) float64, the share of alpha that each test was given; at most 1 in all.
+        successes: (N,) int64, votes for the label.
+        trials: (N,) int64, votes that were cast.
+        invalid: (N,) int64, those of them with non-finite logits.
+    """
+
+    cells: tuple[int, ...]
+    owner: Int64
+    centres: Float64
+    reach: Float64
+    share: Float64
+    successes: Int64
+    trials: Int64
+    invalid: Int64
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    def __post_init__(self) -> None:
+        size = len(self.centres)
+        for name in ("reach", "share", "successes", "trials", "invalid"):
+            if len(getattr(self, name)) != size:
+                raise ValueError(
+                    f"{name} must hold {size} numbers, one for each centre, got "
+                    f"{len(getattr(self, name))}"
+                )
+        if len(self.owner) != math.prod(self.cells) or (self.owner >= size).any():
+            raise ValueError(
+                f"owner must name one of {size} centres for each of {math.prod(self.cells)} "
+                f"cells, got {self.owner!r}"
+            )
+        if not (self.share >= 0).all() or self.share.sum() > 1:
+            raise ValueError(f"share must be at most 1 in all, got {self.share!r}")
+        if not (self.reach >= 0).all():
+            raise ValueError(f"reach must be at least 0, got {self.reach!r}")
+
+    def passed(self, law: Law, *, allowance: float, alpha: float, dim: int) -> bool:
+        """Whether every cell of the box has a centre whose votes decide that the label holds as far
+        as the cell's pictures reach, and by ``allowance`` beyond."""
+        if not len(self.owner) or (self.owner < 0).any():
+            return False
+        used = np.unique(self.owner)
+        p0 = thresholds(law, self.reach[used] + allowance, dim)
+        if np.isnan(p0).any():
+            return False
+        found = decisions(self.successes[used], self.trials[used], p0, self.share[used] * alpha)
+        return bool((found == 1).all())
+
+    def confirmed(self, family: Orbit, x: Tensor) -> bool:
+        """Whether no cell of this image (1, C, H, W) reaches farther from its centre than is
+        said."""
+        mesh = Mesh.of(family, x, self.cells)
+        for place in np.unique(self.owner[self.owner >= 0]):
+            centre = family(x, torch.from_numpy(self.centres[place])[None].to(x.device))
+            own = torch.from_numpy(np.flatnonzero(self.owner == place)).to(x.device)
+            if float(mesh.distances(centre, own).max()) > self.reach[place] * (1 + 1e-12):
+                return False
+        return True
+
+    def document(self) -> dict[str, Any]:
+        """The tests as JSON takes them."""
+        columns = {name: getattr(self, name).tolist() for name in (*_WHOLE, *_REAL, "centres")}
+        return {"cells": list(self.cells), **columns}
+
+    @classmethod
+    def of_document(cls, found: Mapping[str, Any], dim: int) -> Self:
+        """The tests that :meth:`document` wrote, of an orbit with ``dim`` parameters."""
+        columns: dict[str, Any] = {name: np.array(found[name], dtype=np.int64) for name in _WHOLE}
+        columns |= {name: np.array(found[name], dtype=np.float64) for name in _REAL}
+        centres = np.array(found["centres"], dtype=np.float64).reshape(-1, dim)
+        return cls(cells=tuple(found["cells"]), centres=centres, **columns)
+
+
+def thresholds(law: Law, radius: Float64, dim: int) -> Float64:
+    """Probabilities from which on a law certifies these radii, at most 1e-9 above the least; NaN
+    where none does."""
+    radius = np.asarray(radius) * (1 + 2.0**-51)
+    low, high = np.full(radius.shape, 0.5), np.full(radius.shape, _TOP)
+    out = ~(np.asarray(law.radius(high, dim=dim)) >= radius)
+    while (high - low > 1e-9).any():
+        middle = (low + high) / 2
+        enough = np.asarray(law.radius(middle, dim=dim)) >= radius
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.where(out, np.nan, high)
+
+
+def decisions(successes: Int64, trials: Int64, p0: Float64, level: Float64) -> Int64:
+    """The sequential test of each centre at its own level."""
+    found = np.zeros(len(p0), dtype=np.int64)
+    for alpha in np.unique(level):
+        at = level == alpha
+        found[at] = bounds.sequential_decision(successes[at], trials[at], p0[at], float(alpha))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class OrbitBallot:
+    """Votes about all pictures of an orbit, for a batch of B inputs: evidence, from which any
+    reading can be made.
+
+    Attributes:
+        chosen: (B,) int64, the label that the pilot votes chose.
+        pilot: (B,) int64, how many pilot votes were cast.
+        index: (B,) int64, which inputs these are.
+        tests: The tests of each input.
+        shape: The shape of one image.
+        orbit: The family of pictures.
+        law: The noise.
+        seed: Seed of the run.
+    """
+
+    chosen: Tensor
+    pilot: Tensor
+    index: Tensor
+    tests: tuple[OrbitTests, ...]
+    shape: tuple[int, ...]
+    orbit: Orbit
+    law: Law
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def votes(self) -> Tensor:
+        """(B,) int64, votes that each input took, pilot included."""
+        return self.pilot + torch.tensor([int(tests.trials.sum()) for tests in self.tests])
+
+    @property
+    def centres(self) -> Tensor:
+        """(B,) int64, how many pictures were voted on, pilots apart."""
+        return torch.tensor([len(tests) for tests in self.tests], dtype=torch.int64)
+
+    def __getitem__(self, key: SupportsIndex | slice | Sequence[int]) -> Self:
+        """The ballot of some of the inputs; a single number gives a batch of one."""
+        places = _places(key, len(self))
+        return replace(
+            self,
+            chosen=self.chosen[places],
+            pilot=self.pilot[places],
+            index=self.index[places],
+            tests=tuple(self.tests[place] for place in places),
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """One ballot for the inputs of several, which must agree in everything else."""
+        if not parts:
+            raise ValueError(f"parts must not be empty, got {parts!r}")
+        first = parts[0]
+        for part in parts[1:]:
+            for name in ("shape", "orbit", "law", "seed"):
+                if getattr(part, name) != getattr(first, name):
+                    raise ValueError(
+                        f"parts must agree in {name}, got {getattr(first, name)} and "
+                        f"{getattr(part, name)}"
+                    )
+        return replace(
+            first,
+            chosen=torch.cat([part.chosen for part in parts]),
+            pilot=torch.cat([part.pilot for part in parts]),
+            index=torch.cat([part.index for part in parts]),
+            tests=tuple(tests for part in parts for tests in part.tests),
+        )
+
+    def certificate(self, *, allowance: float = 0.0, alpha: float = 0.001) -> "OrbitCertificate":
+        """What the votes promise, for pictures within ``allowance`` of one of the family.
+
+        No model is called. The tests stay valid wherever the voting stopped, so the allowance and
+        alpha may be others than those that the votes were planned for, if they are chosen without a
+        look at the votes.
+
+        Args:
+            allowance: l2 distance, at least 0, that a picture may be from one of the family.
+            alpha: Probability, for each input, with which the certificate may be wrong.
+        """
+        allowance = number("allowance", allowance, 0, np.inf, open_high=True)
+        alpha = number("alpha", alpha, 0, 1, open_low=True, open_high=True)
+        held = [
+            tests.passed(self.law, allowance=allowance, alpha=alpha, dim=math.prod(self.shape))
+            for tests in self.tests
+        ]
+        label = torch.where(torch.tensor(held, dtype=torch.bool), self.chosen, ABSTAIN)
+        return OrbitCertificate(
+            label=label,
+            ballot=self,
+            allowance=allowance,
+            alpha=alpha,
+            assumptions=(
+                FRESH_VOTES,
+                OPTIONAL_STOPPING,
+                SPLIT_ALPHA,
+                PER_INPUT,
+                ORBIT_COVER,
+                ONE_RESAMPLING,
+                ONE_FUNCTION,
+                *self.law.assumptions,
+            ),
+        )
+
+    def confirmed(self, x: Tensor) -> Tensor:
+        """Whether the geometry is that of these images: no picture of a cell is bounded to be
+        farther from its centre than was said.
+
+        Args:
+            x: The images (B, C, H, W) that were voted on.
+
+        Returns:
+            (B,) bool; a cell without a centre has nothing to confirm.
+        """
+        if tuple(x.shape) != (len(self), *self.shape):
+            raise ValueError(f"x must have shape {(len(self), *self.shape)}, got {tuple(x.shape)}")
+        return torch.tensor(
+            [
+                tests.confirmed(self.orbit, image[None])
+                for image, tests in zip(x, self.tests, strict=True)
+            ],
+            dtype=torch.bool,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON takes it: what a log keeps."""
+        return {
+            "chosen": self.chosen.tolist(),
+            "pilot": self.pilot.tolist(),
+            "index": self.index.tolist(),
+            "shape": list(self.shape),
+            "orbit": orbit.to_document(self.orbit),
+            "law": to_document(self.law),
+            "seed": int(self.seed),
+            "tests": [tests.document() for tests in self.tests],
+        }
+
+    @classmethod
+    def of_document(cls, found: Mapping[str, Any]) -> Self:
+        """The ballot that :meth:`document` wrote.
+
+        Raises:
+            ValueError: It is no such document.
+        """
+        try:
+            family = orbit.from_document(found["orbit"])
+            return cls(
+                chosen=torch.tensor(found["chosen"], dtype=torch.int64),
+                pilot=torch.tensor(found["pilot"], dtype=torch.int64),
+                index=torch.tensor(found["index"], dtype=torch.int64),
+                tests=tuple(OrbitTests.of_document(one, family.dim) for one in found["tests"]),
+                shape=tuple(found["shape"]),
+                orbit=family,
+                law=from_document(found["law"]),
+                seed=found["seed"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"this is no ballot of an orbit: {error}") from error
+
+
+def _places(key: SupportsIndex | slice | Sequence[int], size: int) -> list[int]:
+    if isinstance(key, slice):
+        return list(range(size))[key]
+    places = (
+        [operator.index(place) for place in key]
+        if isinstance(key, Sequence | Tensor) and not (isinstance(key, Tensor) and key.ndim == 0)
+        else [operator.index(key)]
+    )
+    for place in places:
+        if not -size <= place < size:
+            raise IndexError(f"index {place} is out of range for {size} inputs")
+    return places
+
+
+@dataclass(frozen=True, repr=False)
+class OrbitCertificate:
+    """What a smoothed classifier promises about all pictures of an orbit.
+
+    With probability at least 1 - alpha for each input x: where ``label`` is not ``ABSTAIN``, the
+    smoothed classifier gives that label to T(x, t) + d for **every** t in the box of the orbit and
+    **every** d with an l2 norm of at most ``allowance``, under the named ``assumptions``. T(x, t)
+    is the picture itself: somebody may make it and hand it in.
+
+    Attributes:
+        label: (B,) int64, the class of all pictures, or ``ABSTAIN``.
+        ballot: The votes that it was read from.
+        allowance: How far a picture that is handed in may be from one of the family, in l2.
+        alpha: Failure probability for each input.
+        assumptions: What the promise rests on.
+    """
+
+    label: Tensor
+    ballot: OrbitBallot
+    allowance: float
+    alpha: float
+    assumptions: tuple[Assumption, ...]
+
+    @property
+    def abstained(self) -> Tensor:
+        """(B,) bool, where no statement is made."""
+        return self.label == ABSTAIN
+
+    @property
+    def orbit(self) -> Orbit:
+        """The family of pictures."""
+        return self.ballot.orbit
+
+    @property
+    def law(self) -> Law:
+        """The noise."""
+        return self.ballot.law
+
+    @property
+    def index(self) -> Tensor:
+        """(B,) int64, which inputs these are."""
+        return self.ballot.index
+
+    @property
+    def votes(self) -> Tensor:
+        """(B,) int64, votes that each input took, pilot included."""
+        return self.ballot.votes
+
+    @property
+    def centres(self) -> Tensor:
+        """(B,) int64, how many pictures were voted on, pilots apart."""
+        return self.ballot.centres
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, key: SupportsIndex | slice | Sequence[int]) -> Self:
+        """The certificate of some of the inputs; a single number gives a batch of one."""
+        places = _places(key, len(self))
+        return replace(self, label=self.label[places], ballot=self.ballot[places])
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """One certificate for the inputs of several, which must agree in everything that is not per
+        input."""
+        if not parts:
+            raise ValueError(f"parts must not be empty, got {parts!r}")
+        first = parts[0]
+        for part in parts[1:]:
+            for name in ("allowance", "alpha", "assumptions"):
+                if getattr(part, name) != getattr(first, name):
+                    raise ValueError(
+                        f"parts must agree in {name}, got {getattr(first, name)} and "
+                        f"{getattr(part, name)}"
+                    )
+        label = torch.cat([part.label for part in parts])
+        return replace(first, label=label, ballot=OrbitBallot.cat([part.ballot for part in parts]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """NumPy arrays for what there is per input, plain values for the rest."""
+        return {
+            "label": self.label.numpy(),
+            "abstained": self.abstained.numpy(),
+            "centres": self.centres.numpy(),
+            "votes": self.votes.numpy(),
+            "index": self.index.numpy(),
+            "orbit": repr(self.orbit),
+            "allowance": self.allowance,
+            "alpha": self.alpha,
+            "law": repr(self.law),
+            "seed": self.ballot.seed,
+            "assumptions": [str(assumption) for assumption in self.assumptions],
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate with its votes to a JSON file, whole and with a checksum.
+
+        Args:
+            path: The file; one that is there is replaced.
+
+        Raises:
+            TypeError: The law or the orbit is of a kind that has no name here.
+            OSError: The file cannot be written.
+        """
+        content = {
+            "label": self.label.tolist(),
+            "ballot": self.ballot.document(),
+            "allowance": self.allowance,
+            "alpha": self.alpha,
+            "assumptions": [asdict(assumption) for assumption in self.assumptions],
+        }
+        _document.write(path, "orbit certificate", _FORMAT, content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "OrbitCertificate":
+        """Read a certificate back: the votes are read again, and must say what the file says.
+
+        Args:
+            path: A file that :meth:`save` wrote.
+
+        Raises:
+            ValueError: The file is not as it was written, or its votes do not carry its labels.
+            OSError: The file cannot be read.
+        """
+        found = _document.read(path, "orbit certificate", _FORMAT)
+        try:
+            ballot = OrbitBallot.of_document(found["ballot"])
+            certificate = ballot.certificate(allowance=found["allowance"], alpha=found["alpha"])
+            named = (*(Assumption(**one) for one in found["assumptions"]), *certificate.assumptions)
+            if certificate.label.tolist() != found["label"]:
+                raise ValueError("its votes do not carry its labels")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as an orbit certificate: {error}") from error
+        unique = {assumption.id: assumption for assumption in named}
+        return replace(certificate, assumptions=tuple(unique.values()))
+
+    def _table(self) -> tuple[str, list[list[str]], str]:
+        abstained = int(self.abstained.sum())
+        box = ", ".join(
+            f"{name} in [{raised(low)}, {floored(high)}]"
+            for name, (low, high) in zip(self.orbit.parameters, self.orbit.box, strict=True)
+        )
+        heading = (
+            f"OrbitCertificate of {len(self)} input{'s' * (len(self) != 1)}, {abstained} "
+            f"abstained: every picture of {type(self.orbit).__name__} ({box}) and all within l2 "
+            f"{floored(self.allowance)} of one, {self.law}, alpha = {self.alpha:g} for each"
+        )
+        rows = [["index", "label", "centres", "votes"]]
+        for place in range(min(len(self), _SHOWN)):
+            label = int(self.label[place])
+            rows.append(
+                [
+                    str(int(self.index[place])),
+                    "abstain" if label == ABSTAIN else str(label),
+                    str(int(self.centres[place])),
+                    str(int(self.votes[place])),
+                ]
+            )
+        more = f"... and {len(self) - _SHOWN} more. " if len(self) > _SHOWN else ""
+        named = ", ".join(dict.fromkeys(map(str, self.assumptions)))
+        return heading, rows, f"{more}Assumes {named}."
+
+    def __repr__(self) -> str:
+        heading, rows, closing = self._table()
+        return "\n".join(
+            [heading, *("".join(f"{cell:>10}" for cell in row) for row in rows), closing]
+        )
+
+    def _repr_html_(self) -> str:
+        heading, rows, closing = self._table()
+        head = "".join(f"<th>{cell}</th>" for cell in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
+        )
+        return (
+            f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table><p>{html.escape(closing)}</p>"
+        )
