@@ -220,7 +220,7 @@ ERRORS = {
     "no parameter": (["--law", "uniform"], "--law uniform has no --sigma, got 0.5"),
     "radius": (
         ["--at-radius", "50"],
-        "radius must be one that Gaussian(sigma=0.5) can certify, got 50.0",
+        "radius must be one that Gaussian(sigma=0.5) can certify, at most 4.1",
     ),
     "unknown law": (["--law", "cauchy"], "invalid choice: 'cauchy'"),
     "unknown option": (["--frobnicate"], "unrecognized arguments: --frobnicate"),
@@ -318,14 +318,14 @@ def test_report_errors_are_one_line(run, capsys, more, words):
 
 
 def test_every_option_is_explained(capsys):
-    for command in ("certify", "report", "demo"):
+    for command in ("certify", "report", "verify", "demo"):
         with pytest.raises(SystemExit) as stop:
             cli.main([command, "--help"])
         assert stop.value.code == 0
         shown = capsys.readouterr().out
         assert "--debug" in shown
     (commands,) = (action.choices for action in cli._parser()._actions if action.choices)
-    assert set(commands) == {"certify", "report", "demo"}
+    assert set(commands) == {"certify", "report", "verify", "demo"}
     for command in commands.values():
         assert all(action.help for action in command._actions)
 
@@ -354,3 +354,41 @@ def test_torchrun_gives_the_votes_of_one_process(tmp_path):
     assert votes(tmp_path / "two") == votes(tmp_path / "one")
     shards = sorted((tmp_path / "two").glob("votes-*.jsonl"))
     assert [len(read_shard(path)[0]) for path in shards] == [6, 6]
+
+
+def test_the_version_is_told(capsys):
+    from rsfl import __version__
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"rsfl {__version__}\n"
+
+
+def test_half_a_turn_is_the_most_and_is_told_in_radians(tmp_path, capsys):
+    assert certify(tmp_path, law=("--law", "rotation", "--half-width", "20")) == 2
+    shown = capsys.readouterr().err
+    assert "half_width must be at most pi radians, half a turn, got 20.0: 20 degrees are" in shown
+
+
+def test_a_reader_that_has_enough_is_no_error(run):
+    words = f"{sys.executable} -m rsfl report {run} {run} {run} --envelope"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        ["bash", "-c", f"{words} | true; echo ${{PIPESTATUS[0]}}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr == ""
+    assert done.stdout in ("0\n", "141\n")
+
+
+def test_a_bad_input_is_recorded_where_that_is_asked_for(tmp_path, monkeypatch):
+    dataset = data()
+    dataset[5] = (torch.tensor([float("nan")]), 0)
+    monkeypatch.setattr("callables.data", lambda: dataset)
+    assert certify(tmp_path) == 2
+    assert certify(tmp_path, "--on-bad", "record") == 0
+    assert len(runs.load(tmp_path)[0]) == SIZE

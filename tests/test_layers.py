@@ -52,6 +52,25 @@ def test_no_arrow_runs_back(path):
             assert name.split(".")[0] != "torch", f"{path}: bounds are numbers in, numbers out"
 
 
+FACED = ["attacks", "cli", "deform", "noise", "runs", "smooth"]
+"""Rooms that know others by their faces only: by what their ``__init__`` names."""
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if room(p) in FACED], ids=lambda path: str(path.relative_to(SOURCE))
+)
+def test_other_rooms_are_known_by_their_faces(path):
+    for name in imports(path):
+        there, *inside = name.removeprefix("rsfl.").split(".")
+        if not name.startswith("rsfl.") or there.startswith("_") or there == room(path):
+            continue
+        assert len(inside) <= 1, f"{path}: {name} is inside of another room"
+        if inside and (SOURCE / there).is_dir():
+            assert inside[0] in importlib.import_module(f"rsfl.{there}").__all__, (
+                f"{path}: {name} is not in the room's face"
+            )
+
+
 def test_the_order_names_every_room():
     assert {room(path) for path in FILES} - {"__init__", "__main__"} <= set(ORDER)
 

@@ -49,7 +49,7 @@ def test_probability_is_the_least_that_gives_the_radius(name, radius):
 
 @pytest.mark.parametrize("name", LAWS)
 def test_a_radius_beyond_the_law_is_named(name):
-    with pytest.raises(ValueError, match=r"radius must be one that .* can certify, got 1000\.0"):
+    with pytest.raises(ValueError, match=r"radius must be one that .*, at most .*, got 1000\.0"):
         LAWS[name].probability(1000.0)
 
 

@@ -1,15 +1,17 @@
-"""What a batch of inputs has to be before a certificate for it would mean something."""
+"""What a batch of inputs has to be before a certificate for it would mean something, and where it
+comes from."""
 
 import operator
-from collections.abc import Sequence
-from typing import SupportsIndex
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from rsfl._checks import counts
 
-__all__ = ["batch", "checked_batch", "checked_index", "rows_of"]
+__all__ = ["batch", "checked_batch", "checked_index", "indexable", "rows_of"]
 
 
 def batch(x: Tensor) -> Tensor:
@@ -38,6 +40,15 @@ def _kind(x: object) -> str:
             "a PIL image: torchvision.transforms.functional.to_tensor(image)[None] is a batch of it"
         )
     return kind.__name__
+
+
+def indexable(dataset: Any) -> bool:
+    """Whether a data set gives its items by index, and says how many there are."""
+    return (
+        hasattr(dataset, "__getitem__")
+        and hasattr(dataset, "__len__")
+        and not isinstance(dataset, (IterableDataset, Mapping))
+    )
 
 
 def checked_batch(x: Tensor) -> Tensor:

@@ -2,14 +2,29 @@
 
 import json
 import os
+import platform
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rsfl._files import replaced
+import numpy as np
+import torch
 
-__all__ = ["line", "parsed", "read", "write"]
+from rsfl._files import replaced
+from rsfl._version import __version__
+
+__all__ = ["line", "parsed", "read", "versions", "write"]
+
+
+def versions() -> dict[str, str]:
+    """What wrote a document."""
+    return {
+        "rsfl": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def line(kind: str, version: int, content: Mapping[str, Any]) -> bytes:

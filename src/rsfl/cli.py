@@ -1,10 +1,11 @@
-"""The command line: ``rsfl certify``, ``rsfl report``, ``rsfl demo``."""
+"""The command line: ``rsfl certify``, ``rsfl report``, ``rsfl verify``, ``rsfl demo``."""
 
 import argparse
 import dataclasses
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -13,13 +14,12 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rsfl import demo, runs
+from rsfl import demo, runs, verify
+from rsfl._laws import known, to_document
 from rsfl._models import input_dtype
+from rsfl._version import __version__
 from rsfl.noise import Law
-from rsfl.runs.inputs import example, peeked
-from rsfl.runs.report import as_json, as_text, read_runs
 from rsfl.smooth import Smoother, evaluating, floored
-from rsfl.smooth.laws import known
 
 __all__ = ["main"]
 
@@ -128,8 +128,8 @@ def _certify(args: argparse.Namespace) -> None:
             f"--model {args.model!r} must give a torch.nn.Module, got {type(model).__name__}"
         )
     model.to(_device(args.device), getattr(torch, args.dtype) if args.dtype else None)
-    first, dataset = peeked(_made("data", args.data))
-    x, _ = example(first, model)
+    first, dataset = runs.peeked(_made("data", args.data))
+    x, _ = runs.example(first, model)
     one = x[None].to(input_dtype(model, x), copy=True)  # the model may write into it
     with evaluating(model):
         logits = _calling(
@@ -153,6 +153,7 @@ def _certify(args: argparse.Namespace) -> None:
         skip=args.skip,
         limit=args.limit,
         batch_size=args.batch_size,
+        on_bad=args.on_bad,
         rank=rank,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         progress=not args.quiet and rank == 0,
@@ -168,12 +169,12 @@ def _certify(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     measure = {"norm": args.norm, "unit": args.unit}
-    found = read_runs(args.paths, alpha=args.alpha, runner_up=args.runner_up, **measure)
+    found = runs.read_runs(args.paths, alpha=args.alpha, runner_up=args.runner_up, **measure)
     radii = [text.strip() for text in args.radii.split(",")]
     text = (
-        as_json(found, radii)
+        runs.as_json(found, radii)
         if args.json
-        else as_text(found, radii, with_envelope=args.envelope, rho=args.rho)
+        else runs.as_text(found, radii, with_envelope=args.envelope, rho=args.rho)
     )
     if args.tsv:
         if len(found) != 1:
@@ -187,7 +188,30 @@ def _report(args: argparse.Namespace) -> None:
             {run.name: run.curve for run in found}, envelope=args.envelope
         )
         axes.figure.savefig(args.plot, dpi=150)  # type: ignore[union-attr]
-    print(text)
+    print(text, flush=True)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    printed = None
+    given = [name for name in _law_parameters() if getattr(args, name) is not None]
+    if given or args.n is not None:
+        if args.n is None:
+            raise ValueError(f"-n must be given for logs, beside --{_dashed(given[0])}")
+        printed = verify.Printed(to_document(_law(args)), args.n, args.alpha)
+    witness = None
+    if args.model is not None or args.data is not None:
+        if args.model is None or args.data is None:
+            raise ValueError("--model and --data must be given together: one votes on the other")
+        model = _named("model", args.model)
+        model = model if isinstance(model, nn.Module) else _made("model", args.model)
+        model.to(_device(args.device), getattr(torch, args.dtype) if args.dtype else None)
+        _, dataset = runs.peeked(_made("data", args.data))
+        if not hasattr(dataset, "__getitem__"):
+            dataset = list(dataset)
+        witness = verify.Witness(model, dataset, args.forged, args.missed, args.batch_size)
+    report = verify.verify(*args.paths, witness=witness, printed=printed)
+    print(report, flush=True)
+    return report.status
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -199,8 +223,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="rsfl",
         description="Certify classifiers by randomized smoothing, and report what came out.",
     )
+    parser.add_argument("--version", action="version", version=f"rsfl {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="certify | report | demo"
+        dest="command", required=True, metavar="certify | report | verify | demo"
     )
 
     certify = commands.add_parser(
@@ -272,6 +297,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="B",
         help="noisy inputs per forward call (default: fitting)",
     )
+    certify.add_argument(
+        "--on-bad",
+        default="raise",
+        choices=("raise", "record"),
+        help="what to do about an input that cannot be certified: stop, or record why and go on "
+        "(default: raise)",
+    )
     certify.add_argument("--quiet", action="store_true", help="no progress")
     certify.set_defaults(run=_certify)
 
@@ -325,13 +357,51 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(run=_report)
 
+    check = commands.add_parser(
+        "verify",
+        help="check certificates, ballots, runs, ledgers and classic logs",
+        description="Derive every number of a record a second time; with --model and --data vote "
+        "again on a random sample of its inputs. One line a finding; the exit status is 0, or 1 "
+        "where something is false.",
+    )
+    check.add_argument("paths", nargs="+", metavar="PATH", help="files, and directories of runs")
+    check.add_argument("--model", metavar="pkg.mod:callable", help="the model, as for certify")
+    check.add_argument("--data", metavar="pkg.mod:callable", help="the data, as for certify")
+    check.add_argument(
+        "--forged",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of forged inputs that is to be found by voting again (default: 0.05)",
+    )
+    check.add_argument(
+        "--missed",
+        type=float,
+        default=0.01,
+        metavar="P",
+        help="probability with which it may be missed (default: 0.01)",
+    )
+    check.add_argument("--dtype", choices=DTYPES, help="convert the model, as for certify")
+    check.add_argument("--device", help="where the model computes, as for certify")
+    check.add_argument("--batch-size", type=int, metavar="B", help="as for certify")
+    check.add_argument(
+        "--law", default="gaussian", choices=_laws(), help="law of classic logs (default: gaussian)"
+    )
+    for name, (kind, names) in _law_parameters().items():
+        check.add_argument(f"--{_dashed(name)}", type=kind, help=f"parameter of {', '.join(names)}")
+    check.add_argument("-n", "--n", type=int, help="votes an input of classic logs")
+    check.add_argument(
+        "--alpha", type=float, default=0.001, help="their failure probability (default: 0.001)"
+    )
+    check.set_defaults(run=_verify)
+
     demonstration = commands.add_parser("demo", help="train, certify and plot handwritten digits")
     demonstration.add_argument(
         "--out", default="demo-out", metavar="DIR", help="where the plot goes"
     )
     demonstration.set_defaults(run=_demo)
 
-    for command in (certify, report, demonstration):
+    for command in (certify, report, check, demonstration):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -343,11 +413,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``rsfl``; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 after an error (one line on stderr), 128 + signal when interrupted.
+        The exit status: 0, 1 where ``verify`` finds something false, 2 after an error (one line on
+        stderr), 128 + signal when interrupted.
     """
     args = _parser().parse_args(arguments)
     try:
-        args.run(args)
+        status: int | None = args.run(args)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", 2)
         print(
@@ -355,6 +426,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 128 + int(number)
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if args.debug:
             raise
@@ -362,4 +436,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = " ".join((str(error) if own else f"{type(error).__name__}: {error}").split())
         print(f"rsfl {args.command}: error: {message}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0

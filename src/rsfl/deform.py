@@ -186,7 +186,8 @@ class Rotation(_UniformDeformation):
     the image's sides.
 
     Args:
-        half_width: Largest angle, in radians (the papers print fractions of :math:`\pi`).
+        half_width: Largest angle, in radians, at most pi (the papers print fractions of
+            :math:`\pi`).
         padding: ``zeros``, ``border`` or ``reflection``.
 
     Example:
@@ -197,6 +198,16 @@ class Rotation(_UniformDeformation):
     """
 
     unit = "radians"
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.half_width > math.pi:
+            raise ValueError(
+                f"half_width must be at most pi radians, half a turn, got {self.half_width!r}: "
+                f"{self.half_width:g} degrees are math.radians({self.half_width:g}) = "
+                f"{math.radians(self.half_width):.4g}"
+            )
 
     @override
     def dim(self, height: int, width: int) -> int:

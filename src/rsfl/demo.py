@@ -1,7 +1,6 @@
 """``python -m rsfl.demo``: a small end-to-end run on the digits that scikit-learn bundles."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -86,18 +85,26 @@ def trained(sigma: float, x: Tensor, y: Tensor, *, epochs: int = 40) -> nn.Modul
     return model
 
 
-def frozen_features(model: nn.Module, public: Tensor) -> Callable[[Tensor], Tensor]:
+class _Frozen(nn.Module):
+    """What a network sees in an image before its last layer."""
+
+    def __init__(self, extractor: nn.Module, public: Tensor) -> None:
+        super().__init__()
+        self.extractor = extractor
+        with torch.no_grad():
+            self.register_buffer("centre", extractor(public).double().mean(dim=0))
+
+    centre: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return functional.normalize(self.extractor(x).double() - self.centre)
+
+
+def frozen_features(model: nn.Module, public: Tensor) -> nn.Module:
     """What the network sees in an image before its last layer: centred on public images, of norm 1,
-    in float64, whatever the type of the image."""
-    extractor = cast(nn.Sequential, model)[:-1].eval()
-    dtype = next(extractor.parameters()).dtype
-
-    @torch.no_grad()
-    def seen(x: Tensor) -> Tensor:
-        return cast(Tensor, extractor(x.to(dtype))).double()
-
-    center = seen(public).mean(dim=0)
-    return lambda x: functional.normalize(seen(x) - center)
+    in float64."""
+    return _Frozen(cast(nn.Sequential, model)[:-1], public).eval()
 
 
 def federation(features: Tensor, labels: Tensor, *, clients: int = 40) -> fed.Server:

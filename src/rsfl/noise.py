@@ -95,8 +95,10 @@ class Law(ABC):
         """
         radius = number("radius", radius, 0, np.inf, open_high=True)
         low, high = 0.5, 1 - 2.0**-53
-        if self.radius(high, dim=dim) < radius:
-            raise ValueError(f"radius must be one that {self} can certify, got {radius!r}")
+        if (largest := self.radius(high, dim=dim)) < radius:
+            raise ValueError(
+                f"radius must be one that {self} can certify, at most {largest!r}, got {radius!r}"
+            )
         while np.nextafter(low, 1) < high:
             middle = (low + high) / 2
             low, high = (low, middle) if self.radius(middle, dim=dim) >= radius else (middle, high)

@@ -140,9 +140,9 @@ def test_bounds_are_as_they_were(seed):
             if sharper(level, settings):
                 assert ((new <= old * (1 + 1e-12)) if name == "trace" else (new >= old)).all()
             elif name == "norm":  # where a clip decides, the norm may now be larger
-                moderate = old < 100
-                np.testing.assert_allclose(new[moderate], old[moderate], rtol=1e-12)
-                assert (new >= old * (1 - 1e-12)).all()
+                moderate = old < 100  # less a hair for rounding that depends on the ledger's size
+                np.testing.assert_allclose(new[moderate], old[moderate], rtol=1e-10)
+                assert (new >= old * (1 - 1e-10)).all()
             else:
                 np.testing.assert_allclose(new, old, rtol=1e-13)
 

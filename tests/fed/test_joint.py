@@ -180,7 +180,7 @@ def test_together_shares_alpha():
     assert torch.equal(union.radius(0), ballot.certificate(0.001).radius(0))
     assert union.radius(0)[0] < each.radius(0)[0]
     assert "at once" in repr(union)
-    assert "threats each" in repr(each)
+    assert "and each threat" in repr(each)
 
 
 def test_only_the_complement_bounds_the_rest():

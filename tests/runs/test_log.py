@@ -14,11 +14,11 @@ from models import MODELS
 
 from rsfl import noise, runs
 from rsfl._fingerprint import Fingerprint, model_fingerprint
+from rsfl._laws import known
 from rsfl.runs.log import Directory, Record, read_shard
 from rsfl.runs.report import as_text, read_runs
 from rsfl.runs.settings import Settings
 from rsfl.smooth import GaussianSmoother, ParameterSmoother, Sequential, Smoother
-from rsfl.smooth.laws import known
 
 MODEL = MODELS["staircase"]
 SMOOTHER = GaussianSmoother(MODEL, 0.5, 4)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rsfl._laws import from_document
 from rsfl.smooth import Ballot, Sequential, Votes
-from rsfl.smooth.laws import from_document
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 

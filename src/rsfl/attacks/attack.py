@@ -20,7 +20,7 @@ from rsfl.attacks.objective import (
 from rsfl.attacks.region import Region, rows, size
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law
-from rsfl.smooth.input import Smoother
+from rsfl.smooth import Smoother
 
 __all__ = ["PGD", "Attack", "Attacked", "OnePoint", "SmoothAdvDDN", "SmoothAdvPGD"]
 

@@ -12,8 +12,15 @@ from rsfl._text import floored, raised
 from rsfl.attacks.attack import Attack
 from rsfl.attacks.verified import attacked
 from rsfl.deform import Deformation
-from rsfl.smooth import ABSTAIN, Ballot, Certificate, DeformationSmoother, Smoother, Votes
-from rsfl.smooth.votes import draw_noise
+from rsfl.smooth import (
+    ABSTAIN,
+    Ballot,
+    Certificate,
+    DeformationSmoother,
+    Smoother,
+    Votes,
+    draw_noise,
+)
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rsfl.deform import Deformation
-from rsfl.smooth.input import Smoother
+from rsfl.smooth import Smoother
 
 __all__ = ["checked_labels", "logits_at", "one_point_gradient", "smoothed_cross_entropy"]
 

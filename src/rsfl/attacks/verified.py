@@ -13,7 +13,7 @@ from rsfl.attacks.attack import Attack, Attacked
 from rsfl.attacks.objective import checked_labels
 from rsfl.attacks.region import order, size
 from rsfl.deform import Deformation
-from rsfl.smooth.input import Smoother
+from rsfl.smooth import Smoother
 
 __all__ = ["attacked"]
 

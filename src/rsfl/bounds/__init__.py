@@ -22,6 +22,7 @@ from rsfl.bounds.crfl import (
     kl_budget,
     logistic_lipschitz,
 )
+from rsfl.bounds.frame import local_factors
 from rsfl.bounds.limits import largest_norm, latest_round, most_attackers
 from rsfl.bounds.linear import linear_vote_bounds, linear_votes, margin_radius
 from rsfl.bounds.poisoning import Deviation, deviation
@@ -76,6 +77,7 @@ __all__ = [
     "linear_vote_bounds",
     "linear_votes",
     "linf_radius",
+    "local_factors",
     "log_wealth",
     "logistic_lipschitz",
     "margin_radius",

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from rsfl._checks import Float64, Int64
 from rsfl.bounds._safe import up
-from rsfl.bounds.condition import ConditionError
 from rsfl.bounds.frame import ROOT2, Frame, largest_sums
 
 __all__ = ["Effect", "Lanes", "Submitted", "carried_out", "injected", "left_out", "scaled"]
@@ -143,6 +142,8 @@ def injected(
     gradient at the poisoned iterate. With a = p - y, a sample adds || a x - a' x' || <= || a' || ||
     x - x' || + || a - a' || || x ||.
 
+    Zero for those of whose training nothing is known.
+
     Args:
         frame: The round.
         rows: (n,) who poisons.
@@ -179,7 +180,7 @@ def injected(
     drawn = np.where(frame.left[rows] > 0, frame.sizes[rows], 0.0).sum(axis=1)
     total = rate * total * (1 + (4 * frame.steps[rows] + drawn + 4)[:, None] * 2.0**-52)
     fails = (weights * poisoned[:, None, :] > _OVERFLOW).any(axis=1)
-    return np.where(ruly, total, inf), fails
+    return np.where(ruly, total, 0.0), fails
 
 
 def carried_out(
@@ -234,13 +235,10 @@ def left_out(frame: Frame, lanes: Lanes, named: Bools) -> Effect:
     # The smallest are added up: what a difference of sums leaves of small weights is rounding.
     smallest = np.concatenate([[0.0], np.cumsum(np.sort(weight[others]))])
     left = smallest[np.maximum(len(smallest) - 1 - lanes.most, 0)] / up(weight.size)
-    if (left <= 0).all():
-        raise ConditionError(
-            "someone-left", f"round {frame.record.index}", f"weights={weight.tolist()!r}"
-        )
     alone = left <= 0
     left = np.where(alone, 1.0, left)
     kappa, error = kappa[others], error[others]
+    mean = np.ones(left.shape)
     if others.any():
         # Rounded up before something is taken from it, so that no difference is too small.
         mean = (share * kappa).sum(axis=0) / share.sum(axis=0) * up(2 * weight.size)

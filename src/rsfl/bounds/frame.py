@@ -23,7 +23,7 @@ from rsfl._checks import Float64, Int64
 from rsfl.bounds._safe import ULP, up
 from rsfl.bounds.records import Round
 
-__all__ = ["ROOT2", "Frame", "largest_sums"]
+__all__ = ["ROOT2", "Frame", "largest_sums", "local_factors"]
 
 ROOT2 = sqrt(2.0) * (1 + 2**-52)  # just above: the bound on ||p - y||, ||p - p'|| and ||y - y'||
 
@@ -249,3 +249,16 @@ class Frame:
             np.add.at(shares, (row, step), 1 / sizes[step])
             found.append((names, shares))
         return tuple(found)
+
+
+def local_factors(record: Round) -> tuple[Float64, Float64]:
+    """Eqs. (1) and (2), Lipschitz constants of each participant's local training and of its update.
+
+    Args:
+        record: A round whose participants all train as the certificates' conditions have it.
+
+    Returns:
+        kappa and L, each (participants,), never below the exact values.
+    """
+    frame = Frame.of(record)
+    return frame.kappa, frame.slope

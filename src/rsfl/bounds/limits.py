@@ -4,20 +4,24 @@ attackers, the latest round.
 The deviation bound turned round: each function takes the radii of many predictions at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rsfl._checks import Float64, Floats, Int64, numbers, unwrapped
 from rsfl.bounds._safe import up
-from rsfl.bounds.condition import ConditionError
-from rsfl.bounds.poisoning import framed, propagate
+from rsfl.bounds.frame import Frame
+from rsfl.bounds.poisoning import deviation, framed, propagate
 from rsfl.bounds.records import Round
 from rsfl.bounds.threat import FeatureThreat, Threat
 
 __all__ = ["largest_norm", "latest_round", "most_attackers"]
+
+_RESOLUTION = 2.0**-46
+"""How far below the largest norm the result may lie, relatively."""
 
 
 def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> Floats:
@@ -43,29 +47,79 @@ def largest_norm(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> 
     wanted, where = np.unique(radii, return_inverse=True)
     frames = framed(rounds, threat)
 
-    def holds(norm: Float64) -> NDArray[np.bool_]:
-        # The margin is for rounding that depends on how many lanes are summed at once.
-        below: NDArray[np.bool_] = propagate(frames, threat, norm).trace[-1] * up(200) < wanted
-        return below
+    lanes = max(1, 2**21 // max(len(frame.ids) for frame in frames))  # so many fit in memory
 
-    # Exponents first, then digits: each norm kept was itself found certified, and D is monotone in
-    # the norm.
-    low, smallest, largest = (
-        np.zeros_like(wanted),
-        np.full_like(wanted, -401.0),
-        np.full_like(wanted, 401.0),
+    def bound(norm: Float64) -> Float64:
+        parts = np.split(norm, range(lanes, len(norm), lanes))
+        found = np.concatenate([propagate(frames, threat, part).trace[-1] for part in parts])
+        return np.asarray(found * _lanes_apart(frames), dtype=np.float64)
+
+    # The bound is monotone in the norm. Powers of two first, then digits: each norm kept was itself
+    # found certified.
+    powers = np.exp2(np.arange(-400.0, 401.0, 8.0))
+    found = np.maximum.accumulate(bound(powers))
+    above = np.searchsorted(found, wanted, side="left")  # the first power that is too large
+    low = np.where(above > 0, powers[above - 1], 0.0)
+    high = powers[np.minimum(above, len(powers) - 1)]
+    sure = above == len(powers)
+    ends = np.stack([found[np.maximum(above - 1, 0)], found[np.minimum(above, len(powers) - 1)]])
+    active = np.flatnonzero(~sure & (above > 0))
+    low[active], high[active] = _closed(
+        bound, wanted[active], low[active], high[active], ends[:, active]
     )
-    for _ in range(10):
-        middle = np.floor((smallest + largest) / 2)
-        good = holds(2.0**middle)
-        low = np.where(good, 2.0**middle, low)
-        smallest, largest = np.where(good, middle, smallest), np.where(good, largest, middle)
-    high = np.where(largest > 400, low, 2.0**largest)
-    for _ in range(52):
-        middle = low + (high - low) / 2
-        good = holds(middle)
-        low, high = np.where(good, middle, low), np.where(good, high, middle)
     return unwrapped(low[where].reshape(radii.shape))
+
+
+def _closed(
+    bound: Callable[[Float64], Float64],
+    wanted: Float64,
+    low: Float64,
+    high: Float64,
+    ends: Float64,
+) -> tuple[Float64, Float64]:
+    """Norms next to each other, of which the bound is below ``wanted`` at the first and not at the
+    second.
+
+    A bracketing secant in logarithms (the Illinois rule): each step keeps bound(low) < wanted <=
+    bound(high). A step stays a hair away from the ends, which closes the bracket from the other
+    side once the secant has found the place.
+    """
+    with np.errstate(divide="ignore"):
+        goal, below, above = np.log(wanted), np.log(ends[0]), np.log(ends[1])
+    below, above = np.maximum(below - goal, -800.0), np.minimum(above - goal, 800.0)
+    open_, last = np.arange(len(low)), np.zeros(len(low))
+    for turn in range(200):
+        open_ = open_[high[open_] > low[open_] * (1 + _RESOLUTION)]
+        if not len(open_):
+            break
+        a, b = np.log(low[open_]), np.log(high[open_])
+        share = below[open_] / np.minimum(below[open_] - above[open_], -1e-300)
+        if turn % 8 == 7:  # a function with a kink can hold the secant up
+            share = np.full(len(open_), 0.5)
+        hair = np.minimum(_RESOLUTION / 4 / (b - a), 0.5)
+        middle = np.exp(a + np.clip(share, hair, 1 - hair) * (b - a))
+        middle = np.clip(middle, np.nextafter(low[open_], inf), np.nextafter(high[open_], 0))
+        value = bound(middle)
+        good = value < wanted[open_]
+        with np.errstate(divide="ignore"):
+            error = np.clip(np.log(value) - goal[open_], -800.0, 800.0)
+        # The end that stays twice is drawn nearer.
+        above[open_] *= np.where(good & (last[open_] > 0), 0.5, 1.0)
+        below[open_] *= np.where(~good & (last[open_] < 0), 0.5, 1.0)
+        last[open_] = np.where(good, 1.0, -1.0)
+        low[open_], high[open_] = (
+            np.where(good, middle, low[open_]),
+            np.where(good, high[open_], middle),
+        )
+        below[open_] = np.where(good, np.minimum(error, -1e-300), below[open_])
+        above[open_] = np.where(good, above[open_], np.maximum(error, 1e-300))
+    return low, high
+
+
+def _lanes_apart(frames: Sequence[Frame]) -> float:
+    """Factor for rounding that depends on how many lanes are summed at once: what is found for many
+    holds for one."""
+    return up(200 + 4 * sum(len(frame.ids) for frame in frames))
 
 
 def most_attackers(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> Int64:
@@ -93,20 +147,19 @@ def most_attackers(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -
     radii = numbers("radius", radius, 0.0)
     frames = framed(rounds, threat)
     everyone = {one.client for record in rounds for one in record.participants}
-    unknown, bounds = len(everyone - set(threat.clients)), np.zeros(0)
+    deviation(rounds, replace(threat, at_most=1))  # refuses what cannot be bounded
     norm = threat.norm if isinstance(threat, FeatureThreat) else 0.0
-    while len(bounds) < unknown and not (bounds[-1:] >= radii.max(initial=0.0)).any():
-        most = np.arange(len(bounds), min(2 * len(bounds) + 8, unknown)) + 1
-        try:
-            found = propagate(frames, threat, np.full(most.shape, norm), most).trace[-1]
-        except ConditionError:
-            if not len(bounds):
-                propagate(frames, threat, np.array([norm]), np.array([1]))
-            break  # with so many removed, no one is left
-        # Sums over other numbers of lanes round otherwise.
-        bounds = np.concatenate([bounds, found * up(200)])
-    worst = np.maximum.accumulate(np.append(bounds, np.inf))
-    return np.searchsorted(worst, radii, side="left").astype(np.int64)
+    # The bound is monotone in the number. Each number kept was itself found certified.
+    wanted, where = np.unique(radii, return_inverse=True)
+    low = np.zeros(wanted.shape, dtype=np.int64)
+    high = np.full(wanted.shape, len(everyone - set(threat.clients)) + 1)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        most, lane = np.unique(np.maximum(middle, 1), return_inverse=True)
+        found = propagate(frames, threat, np.full(most.shape, norm), most).trace[-1]
+        good = (found[lane] * _lanes_apart(frames) < wanted) & (high - low > 1)
+        low, high = np.where(good, middle, low), np.where(good, high, np.maximum(middle, low + 1))
+    return np.asarray(low[where].reshape(radii.shape), dtype=np.int64)
 
 
 def latest_round(rounds: Sequence[Round], threat: Threat, radius: ArrayLike) -> Int64:

@@ -20,7 +20,7 @@ import numpy as np
 from rsfl._checks import Float64, Int64
 from rsfl.bounds._safe import up
 from rsfl.bounds.attack import Lanes
-from rsfl.bounds.condition import examined, trusted
+from rsfl.bounds.condition import ConditionError, examined, trusted
 from rsfl.bounds.frame import Frame, largest_sums
 from rsfl.bounds.records import Round
 from rsfl.bounds.threat import FeatureThreat, Threat
@@ -45,12 +45,14 @@ class Path:
             training nothing is known, in the first lane.
         clipped: For each attacked round whether the attackers' honest updates may be clipped in the
             comparison run, in the first lane.
+        alone: The first round from which nobody is left, in the first lane; None if there is none.
     """
 
     trace: Float64
     contraction: Float64
     touched: tuple[int, ...]
     clipped: tuple[bool, ...]
+    alone: Round | None = None
 
 
 def propagate(
@@ -70,7 +72,7 @@ def propagate(
     base, totals = np.zeros_like(norm), np.zeros((len(everyone), norm.size))
     distance, reach = np.zeros_like(norm), inf
     trace, contraction, clipped = [], [], []
-    touched, void = set[int](), np.zeros(norm.shape, bool)
+    touched, void, alone = set[int](), np.zeros(norm.shape, bool), None
     for frame in frames:
         record = frame.record
         effect = threat.effect(frame, Lanes(norm, most, distance, reach))
@@ -85,12 +87,15 @@ def propagate(
         reach = record.clip + record.noise_norm
         if effect.void is not None:
             void |= effect.void
+            alone = record if alone is None and void[0] else alone
         trace.append(np.where(void, inf, distance))
         contraction.append(float(effect.kappa[0]))
         touched.update(frame.ids[effect.touched].tolist())
         if threat.attacks(record.index):
             clipped.append(effect.clipped)
-    return Path(np.array(trace), np.array(contraction), tuple(sorted(touched)), tuple(clipped))
+    return Path(
+        np.array(trace), np.array(contraction), tuple(sorted(touched)), tuple(clipped), alone
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +156,7 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
 
     Example:
         >>> import dataclasses
+        >>> from rsfl.bounds import FeatureThreat, Participant, RemovalThreat
         >>> client = Participant(
         ...     client=0, weight=0.5, lr=0.1, decay=(0.1, 0.1), input_norm=1.4,
         ...     batch_sizes=[10, 10],
@@ -175,6 +181,9 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
     frames = [Frame.of(record, odd) for record, odd in zip(rounds, unruly, strict=True)]
     norm = threat.norm if isinstance(threat, FeatureThreat) else 0.0
     path = propagate(frames, threat, np.array([norm]))
+    if path.alone is not None:
+        weights = [one.weight for one in path.alone.participants]
+        raise ConditionError("someone-left", f"round {path.alone.index}", f"weights={weights!r}")
     return Deviation(
         value=float(path.trace[-1, 0]),
         trace=path.trace[:, 0],

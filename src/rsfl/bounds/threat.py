@@ -252,7 +252,8 @@ class _OfData(_Timed):
     def submitted(self, frame: Frame, lanes: Lanes, rows: Rows) -> Submitted:
         """What these participants submit if they attack."""
         moved, fails = self.injected(frame, lanes, rows, self._shares(frame, rows))
-        honest, kappa = frame.honest(lanes.sent_norm(frame))[rows], frame.kappa[rows]
+        known, kappa = frame.ruly[rows, None], frame.kappa[rows]
+        honest = np.where(known, frame.honest(lanes.sent_norm(frame))[rows], 0.0)
         low, high = self.scales
         longest = scaled(high, honest + moved)
         if self.comparator == "scaled":
@@ -265,7 +266,8 @@ class _OfData(_Timed):
             error = np.maximum(*ends)
         # An update that is rejected, or a training that fails, ends up as zero.
         lost = fails | (longest > frame.record.reject_norm) | (not self.valid)
-        return Submitted(np.where(lost, np.maximum(error, own), error), own, kappa, stretch)
+        error = np.where(lost, np.maximum(error, own), error)
+        return Submitted(np.where(known, error, inf), np.where(known, own, inf), kappa, stretch)
 
     def _shares(self, frame: Frame, rows: Rows) -> "list[tuple[Float64, int]] | Float64":
         """Poisoned share of each batch, as `injected` takes it."""

@@ -18,6 +18,7 @@ from rsfl.fed.ensemble import GroupVote, train_groups
 from rsfl.fed.joint import GroupJudge, LinearJudge
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
+from rsfl.fed.pilots import ClipSchedule, pilot
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import Result, RoundError
 from rsfl.fed.server import Server
@@ -28,6 +29,7 @@ __all__ = [
     "Aggregate",
     "Attack",
     "Client",
+    "ClipSchedule",
     "CoordinateMedian",
     "GeometricMedian",
     "GroupJudge",
@@ -53,6 +55,7 @@ __all__ = [
     "partition",
     "per_client",
     "personalise",
+    "pilot",
     "poison",
     "published",
     "train_groups",

@@ -13,7 +13,7 @@ from rsfl import bounds
 from rsfl._fingerprint import weights_hash
 from rsfl._text import floored, raised
 from rsfl.assumptions import KNOWN_MODEL, OF_TRAINING, RETRAINING, WHOLE_LEDGER, Assumption
-from rsfl.bounds.records import Round
+from rsfl.bounds import Round
 from rsfl.fed.ledger import Ledger
 from rsfl.smooth import ABSTAIN, Certificate, margins
 

@@ -10,7 +10,7 @@ import torch
 from rsfl import bounds
 from rsfl._checks import number
 from rsfl.assumptions import PUBLISHED_FORM, WEIGHTS_OF_DATA
-from rsfl.bounds.records import Participant, Round
+from rsfl.bounds import Participant, Round
 from rsfl.fed.certificate import (
     PoisoningCertificate,
     Rounds,

@@ -50,7 +50,8 @@ class GroupJudge(Judge):
     Args:
         vote: The models of the groups.
         most: Highest rung; by default the most that any vote of so many groups withstands.
-        features: What the models are given of an input; it was fixed before the training.
+        features: What the models are given of an input; it was fixed before the training. A module
+            is given inputs in its own dtype, another function in that of the models.
 
     Example:
         >>> models = tuple(nn.Linear(2, 2) for _ in range(5))
@@ -73,7 +74,7 @@ class GroupJudge(Judge):
         rungs = (f"any {m} client{'s' * (m != 1)}" for m in range(1, top + 1))
         named = (DISJOINT_GROUPS, SEPARATE_GROUPS) + (FROZEN_FEATURES,) * (features is not None)
         super().__init__(vote.num_classes, (_NOBODY, *rungs), named)
-        self.vote, self.features = vote, features
+        self.features, self.vote = features, vote  # the first of them says what inputs are given as
         # As a part of this module the models are moved, fingerprinted and set to evaluation mode.
         self.models = nn.ModuleList(model for model in vote.models if model is not None)
 
@@ -91,7 +92,8 @@ class LinearJudge(Judge):
         ledger: What the run did.
         threats: The threats, which the rungs above 0 are in the order of how far each can have
             moved the model.
-        features: What the linear model is given of an input; it was fixed before the training.
+        features: What the linear model is given of an input; it was fixed before the training. A
+            module is given inputs in its own dtype, another function in float64.
 
     Raises:
         ConditionError: The run breaks a condition of a threat's bound.
@@ -120,7 +122,7 @@ class LinearJudge(Judge):
         classes = next(p for p in reversed(list(model.parameters()))).shape[0]
         ladder = (_NOBODY, *(str(found.threat) for found in moved))
         super().__init__(classes, ladder, tuple(dict.fromkeys(named)))
-        self.linear, self.features = deepcopy(model), features
+        self.features, self.linear = features, deepcopy(model)
         self.register_buffer(
             "thresholds", torch.tensor([found.value for found in moved], dtype=torch.float64)
         )

@@ -9,28 +9,38 @@ from rsfl.runs.curves import (
     envelope,
     high_probability_accuracy,
 )
+from rsfl.runs.inputs import example, peeked
 from rsfl.runs.job import Interrupted, certify
 from rsfl.runs.joint import joint_accuracy, joint_table, plot_joint
-from rsfl.runs.log import load
+from rsfl.runs.log import Directory, Record, load
 from rsfl.runs.plots import plot_certified_accuracy
+from rsfl.runs.report import Run, as_json, as_text, read_runs
 from rsfl.runs.tables import Published, read_tsv, to_dataframe, write_tsv
 
 __all__ = [
     "Certified",
+    "Directory",
     "Interrupted",
     "Published",
+    "Record",
+    "Run",
     "accuracy_interval",
+    "as_json",
+    "as_text",
     "average_certified_radius",
     "certified_accuracy",
     "certified_rate",
     "certify",
     "envelope",
+    "example",
     "high_probability_accuracy",
     "joint_accuracy",
     "joint_table",
     "load",
+    "peeked",
     "plot_certified_accuracy",
     "plot_joint",
+    "read_runs",
     "read_tsv",
     "to_dataframe",
     "write_tsv",

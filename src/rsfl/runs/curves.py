@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rsfl import bounds
-from rsfl._checks import Float64, Floats, number, numbers, unwrapped
-from rsfl.smooth import ABSTAIN, Certificate
-from rsfl.smooth.certificate import Measure
+from rsfl._checks import Float64, Floats, Int64, level, number, numbers, unwrapped
+from rsfl.smooth import ABSTAIN, Certificate, Measure
 
 __all__ = [
     "Certified",
@@ -232,12 +231,12 @@ def high_probability_accuracy(
     own = certificate.alpha if isinstance(certificate, Certificate) else None
     if alpha is None and own is None:
         raise ValueError("alpha must be given for a published test set, which does not say it")
-    alpha = number("alpha", own if alpha is None else alpha, 0, 1, open_low=True, open_high=True)
+    alpha = level("alpha", own if alpha is None else alpha)
     if own is not None and alpha < own:
         raise ValueError(
             f"alpha must be at least {own!r}, with which the certificates were made, got {alpha!r}"
         )
-    rho = number("rho", rho, 0, 1, open_low=True, open_high=True)
+    rho = level("rho", rho)
     share, m = np.asarray(certified_accuracy(certificate, labels, radii)), len(certificate)
     # P[Bin(m, alpha) > k] <= rho just where the lower bound of k + 1 successes at rho reaches alpha
     wrong = bisect_left(
@@ -263,12 +262,16 @@ def envelope(curves: Mapping[str, tuple[Certified, ArrayLike]], radii: ArrayLike
         ValueError: There is no run, or they differ in what they measure or in their test sets.
     """
     comparable(curves)
-    one_test_set(labels for _, labels in curves.values())
+    one_test_set(curves.values())
     return unwrapped(np.max([certified_accuracy(*pair, radii) for pair in curves.values()], axis=0))
 
 
 def comparable(curves: Mapping[str, tuple[Certified, ArrayLike]]) -> tuple[str, str]:
     """The norm and the unit that the runs share; ValueError if they share none."""
+    if not isinstance(curves, Mapping):
+        raise TypeError(
+            f"curves must be a mapping {{name: (certificate, labels)}}, got {type(curves).__name__}"
+        )
     if not curves:
         raise ValueError(f"curves must not be empty, got {curves!r}")
     measures = {(certificate.norm, certificate.unit) for certificate, _ in curves.values()}
@@ -290,11 +293,31 @@ def _space(law: Measure) -> str:
     return type(law).__name__ if law.space == "parametric" else law.space
 
 
-def one_test_set(tests: Iterable[ArrayLike]) -> None:
-    """Raise ValueError if some of these true labels are not of the same test set."""
-    found = [np.sort(np.asarray(labels)) for labels in tests]
-    if any(not np.array_equal(found[0], other) for other in found[1:]):
-        raise ValueError(
-            f"curves must be of one test set, got others, of {[len(labels) for labels in found]} "
-            f"inputs"
-        )
+def one_test_set(tests: Iterable[tuple[Certified, ArrayLike]]) -> None:
+    """Raise ValueError if some of these are not of the same inputs with the same true labels.
+
+    Where both sides know their inputs these decide, whatever their numbers and order; elsewhere
+    inputs are the same that have the same number.
+    """
+    first, *others = [(certificate, np.asarray(labels)) for certificate, labels in tests]
+    for other in others:
+        known = all(_hashes(certificate) is not None for certificate, _ in (first, other))
+        if _listed(*first, known) != _listed(*other, known):
+            sizes = [len(certificate) for certificate, _ in (first, *others)]
+            why = "whose inputs differ" if known else "whose labels differ by their index"
+            raise ValueError(
+                f"curves must be of one test set, got others, of {sizes} inputs, {why}"
+            )
+
+
+def _hashes(certificate: Certified) -> Int64 | None:
+    """Hashes of the inputs, None where some are unknown."""
+    hashes = certificate.inputs.cpu().numpy() if isinstance(certificate, Certificate) else None
+    return hashes if hashes is not None and bool((hashes != 0).all()) else None
+
+
+def _listed(certificate: Certified, labels: Int64, known: bool) -> list[tuple[int, int]]:
+    correct(certificate, labels)  # which are as many
+    hashes = _hashes(certificate) if known else None
+    names = certificate.index.cpu().numpy() if hashes is None else hashes
+    return sorted(zip(names.tolist(), labels.tolist(), strict=True))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from rsfl._batches import indexable
 from rsfl._checks import count
-from rsfl.train.batches import indexable
 
 __all__ = ["example", "labelled", "peeked"]
 
@@ -18,6 +18,8 @@ __all__ = ["example", "labelled", "peeked"]
 def peeked(dataset: Any) -> tuple[Any, Any]:
     """The first item of a data set, and a data set that still has it; a pair of tensors (x, y) is
     one."""
+    if isinstance(dataset, Mapping):
+        raise TypeError(f"dataset must yield pairs (x, y), got {_kind(dataset)}")
     if (
         isinstance(dataset, tuple | list)
         and len(dataset) == 2
@@ -72,7 +74,7 @@ def _kind(item: Any) -> str:
     if type(item).__module__.partition(".")[0] == "PIL":
         return "a PIL image: torchvision.transforms.ToTensor() makes a tensor of it"
     if isinstance(item, Mapping):
-        return f"a mapping of {sorted(map(str, item))}: give [(item[...], item[...]), ...] of it"
+        return f"a mapping of {sorted(map(str, item))}: give the pair of two of them"
     if isinstance(item, tuple | list):
         return f"{len(item)} entries: give the two that are input and label"
     return type(item).__name__

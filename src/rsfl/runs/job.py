@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from rsfl._batches import indexable
 from rsfl._checks import Int64, choice, count
 from rsfl._fingerprint import input_hash
 from rsfl._models import input_dtype
@@ -24,9 +25,7 @@ from rsfl.runs.inputs import example, labelled, peeked
 from rsfl.runs.log import Directory, Record, records, refused, true_labels
 from rsfl.runs.schedule import groups, owner, remaining
 from rsfl.runs.settings import FILE, Settings, autocast, machine
-from rsfl.smooth import Ballot, Certificate, ParameterSmoother, Voter
-from rsfl.smooth.reading import ByCount
-from rsfl.train.batches import indexable
+from rsfl.smooth import Ballot, ByCount, Certificate, ParameterSmoother, Voter
 
 __all__ = ["Interrupted", "certify"]
 

@@ -46,10 +46,14 @@ def plot_certified_accuracy(
     Raises:
         ValueError: There is no curve, or the curves differ in what they measure; with an envelope,
             in their test sets.
-        TypeError: An entry is no pair, nor a list of pairs.
+        TypeError: There is no mapping, or an entry is no pair, nor a list of pairs.
     """
     import matplotlib.pyplot as plt
 
+    if not isinstance(curves, Mapping):
+        raise TypeError(
+            f"curves must be a mapping {{name: (certificate, labels)}}, got {type(curves).__name__}"
+        )
     groups: dict[str, Sequence[Curve]] = {
         name: [entry] if isinstance(entry, tuple) else entry for name, entry in curves.items()
     }
@@ -75,7 +79,7 @@ def plot_certified_accuracy(
         for name, group in groups.items()
     }
     if envelope:
-        one_test_set(group[0][1] for group in groups.values() if len(group) == 1)
+        one_test_set(group[0] for group in groups.values() if len(group) == 1)
         best = np.max([share.mean(axis=0) for share in shares.values()], axis=0)
         ax.plot(
             grid, best, label="upper envelope", color="#BBBBBB", linewidth=6, solid_capstyle="butt"

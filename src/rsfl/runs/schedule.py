@@ -6,8 +6,8 @@ from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any
 
+from rsfl._batches import indexable
 from rsfl.runs.settings import Settings
-from rsfl.train.batches import indexable
 
 __all__ = ["groups", "owner", "remaining"]
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from rsfl import _document
 from rsfl._checks import count, level, number, stored
 from rsfl._files import locked, replaced
 from rsfl._fingerprint import Fingerprint
+from rsfl._laws import from_document, to_document
 from rsfl.noise import Law
 from rsfl.smooth import Sequential
-from rsfl.smooth.documents import versions
-from rsfl.smooth.laws import from_document, to_document
 
 __all__ = ["FILE", "Settings", "autocast", "machine"]
 
@@ -169,7 +169,7 @@ class Settings:
 
     def _document(self) -> dict[str, Any]:
         rule = "fixed" if self.rule is None else "sequential"
-        told = {"threads": torch.get_num_threads(), "versions": versions()}
+        told = {"threads": torch.get_num_threads(), "versions": _document.versions()}
         return {"format": FORMAT, "rule": rule, **self._fields(), **told}
 
 

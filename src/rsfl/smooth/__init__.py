@@ -3,7 +3,7 @@
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
-from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.certificate import Certificate, Measure
 from rsfl.smooth.exact import exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
@@ -16,13 +16,23 @@ from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judg
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
 from rsfl.smooth.parameter import ParameterSmoother
-from rsfl.smooth.reading import ABSTAIN, Confidence, RunnerUp, Sequential
-from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import Votes
+from rsfl.smooth.reading import (
+    ABSTAIN,
+    AtRadius,
+    ByCount,
+    Confidence,
+    MostVoted,
+    RunnerUp,
+    Sequential,
+)
+from rsfl.smooth.voter import Voter, count_until
+from rsfl.smooth.votes import Votes, draw_noise
 
 __all__ = [
     "ABSTAIN",
+    "AtRadius",
     "Ballot",
+    "ByCount",
     "Certificate",
     "Confidence",
     "DeformationSmoother",
@@ -32,6 +42,8 @@ __all__ = [
     "JointSmoother",
     "Judge",
     "LaplaceSmoother",
+    "Measure",
+    "MostVoted",
     "OrbitBallot",
     "OrbitCertificate",
     "OrbitPlan",
@@ -43,6 +55,8 @@ __all__ = [
     "UniformSmoother",
     "Voter",
     "Votes",
+    "count_until",
+    "draw_noise",
     "evaluating",
     "exact_votes",
     "floored",

@@ -13,7 +13,7 @@ from rsfl._batches import checked_index, rows_of
 from rsfl._checks import count, level, stored
 from rsfl.noise import Law
 from rsfl.smooth.certificate import Certificate
-from rsfl.smooth.documents import evidence_from, evidence_to, merged, versions
+from rsfl.smooth.documents import evidence_from, evidence_to, merged
 from rsfl.smooth.reading import (
     AtRadius,
     ByCount,
@@ -23,6 +23,7 @@ from rsfl.smooth.reading import (
     Reading,
     RunnerUp,
     Sequential,
+    allowed,
     assumed,
 )
 from rsfl.smooth.votes import Votes
@@ -132,19 +133,7 @@ class Ballot:
         Raises:
             ValueError: An argument is out of its range, or a sequential test stopped the votes.
         """
-        reading = ByCount(runner_up, confidence)
-        if self.rule is not None:
-            raise ValueError(
-                f"certificate must be of votes whose number was fixed, got a ballot that a "
-                f"sequential test stopped at radius {self.rule.radius}: no bound for a fixed "
-                f"number holds for it; certificate_at reads it"
-            )
-        if self.condition and runner_up != "complement":
-            raise ValueError(
-                f"runner_up must be 'complement' for votes that had to be {self.condition}, "
-                f"got {runner_up!r}: what missed it may all be for one rival"
-            )
-        return self._read(reading, level("alpha", alpha))
+        return self._read(ByCount(runner_up, confidence), level("alpha", alpha))
 
     def certificate_at(
         self, radius: float | None = None, alpha: float | None = None
@@ -188,15 +177,11 @@ class Ballot:
             ValueError: alpha is out of its range, or the votes were not of a fixed number or had
                 to meet a condition.
         """
-        if self.rule is not None or self.condition:
-            raise ValueError(
-                f"prediction must be of votes whose number was fixed, all of them, got "
-                f"{self.rule or self.condition!r}"
-            )
         bare = replace(self, selection=None)
         return bare._read(MostVoted(), level("alpha", alpha))
 
     def _read(self, reading: Reading, alpha: float) -> Certificate:
+        allowed(reading, self.rule, self.condition)
         if self.selection is None and not isinstance(reading, MostVoted):
             raise ValueError(
                 "selection must hold votes that select the class, got None: only prediction "
@@ -254,7 +239,9 @@ class Ballot:
             TypeError: The law cannot be named.
             OSError: The file cannot be written.
         """
-        _document.write(path, "ballot", FORMAT, self.document() | {"versions": versions()})
+        _document.write(
+            path, "ballot", FORMAT, self.document() | {"versions": _document.versions()}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Ballot":

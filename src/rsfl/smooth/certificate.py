@@ -12,11 +12,11 @@ from typing_extensions import Self
 
 from rsfl import _document
 from rsfl._batches import rows_of
-from rsfl._checks import Float64, Int64, stored
+from rsfl._checks import Float64, Int64, level, stored
 from rsfl._text import floored, raised
 from rsfl.assumptions import Assumption
 from rsfl.noise import Law
-from rsfl.smooth.documents import evidence_from, evidence_to, reals_from, reals_to, versions
+from rsfl.smooth.documents import evidence_from, evidence_to, reals_from, reals_to
 from rsfl.smooth.reading import (
     ABSTAIN,
     Counted,
@@ -24,6 +24,7 @@ from rsfl.smooth.reading import (
     Numbers,
     Reading,
     Sequential,
+    allowed,
     assumed,
     reading_from,
     reading_to,
@@ -231,7 +232,7 @@ class Certificate:
             "label": self.label.tolist(),
             **{name: reals_to(getattr(self, name)) for name in _REALS},
             "assumptions": [asdict(assumption) for assumption in self.assumptions],
-            "versions": versions(),
+            "versions": _document.versions(),
         }
         _document.write(path, "certificate", _FORMAT, kept)
 
@@ -258,7 +259,8 @@ class Certificate:
         try:
             evidence = evidence_from(found)
             selection, votes, law = (evidence.pop(name) for name in ("selection", "votes", "law"))
-            reading, alpha = reading_from(found["reading"]), float(found["alpha"])
+            reading, alpha = reading_from(found["reading"]), level("alpha", found["alpha"])
+            allowed(reading, evidence["rule"], evidence["condition"])
             counted = Counted(selection.counts.numpy(), votes.counts.numpy(), votes.n.numpy())
             numbers = reading.numbers(counted, law, evidence["dim"], alpha)
             claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]

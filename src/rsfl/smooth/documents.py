@@ -1,7 +1,6 @@
 """Votes and numbers as JSON takes them, and back: what ballots, certificates and the lines of a
 vote log have in common. ``docs/format.md`` says it in words."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsfl._version import __version__
-from rsfl.smooth.laws import from_document, to_document
+from rsfl._laws import from_document, to_document
 from rsfl.smooth.reading import Sequential
 from rsfl.smooth.votes import Votes
 
@@ -20,7 +18,6 @@ __all__ = [
     "merged",
     "reals_from",
     "reals_to",
-    "versions",
 ]
 
 _HEADER = ("law", "measure", "rule", "classes", "dim", "seed", "model", "spot_checked", "condition")
@@ -127,13 +124,3 @@ def reals_to(column: Tensor) -> list[str]:
 def reals_from(texts: Sequence[str]) -> list[float]:
     """The numbers that :func:`reals_to` wrote."""
     return [float(text) for text in texts]
-
-
-def versions() -> dict[str, str]:
-    """What computed it."""
-    return {
-        "rsfl": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }

@@ -344,11 +344,11 @@ class JointCertificate:
 
     def _table(self) -> tuple[str, list[list[str]], str]:
         """Heading, rows and closing line; radii are floored."""
-        each = "at once" if self.together else "each"
+        each = "all threats at once" if self.together else "each threat"
         heading = (
             f"Joint certificate of {len(self)} input{'s' * (len(self) != 1)}: {self.law.norm} "
             f"radius in {self.law.unit} under {self.law} for each of {len(self.rungs)} threats, "
-            f"alpha = {self.alpha:g} for each input and the threats {each}"
+            f"alpha = {self.alpha:g} for each input and {each}"
         )
         shown = self._shown()
         rows = [["index", "label", *(self.ballot.ladder[rung] for rung in shown)]]

@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from rsfl import _document, bounds, orbit
 from rsfl._checks import Float64, Int64, number
+from rsfl._laws import from_document, to_document
 from rsfl._text import floored, raised
 from rsfl.assumptions import (
     FRESH_VOTES,
@@ -29,7 +30,6 @@ from rsfl.assumptions import (
 )
 from rsfl.noise import Law
 from rsfl.orbit import Mesh, Orbit
-from rsfl.smooth.laws import from_document, to_document
 from rsfl.smooth.reading import ABSTAIN
 
 __all__ = ["OrbitBallot", "OrbitCertificate", "OrbitTests", "decisions", "thresholds"]

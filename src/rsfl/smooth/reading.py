@@ -35,6 +35,7 @@ __all__ = [
     "Reading",
     "RunnerUp",
     "Sequential",
+    "allowed",
     "assumed",
     "reading_from",
     "reading_to",
@@ -147,7 +148,9 @@ class ByCount:
         cast = votes.n > 0
         p_a = np.asarray(lower(votes.successes, votes.trials, self._spent(alpha)))
         if self.runner_up == "complement":
-            p_b, radius = 1 - p_a, law.radius(p_a, dim=dim)
+            # 1 - p_a is exact from 1/2 on; below it is rounded up, as bounds of rivals are.
+            p_b = np.where(p_a < 0.5, np.nextafter(1 - p_a, 1), 1 - p_a)
+            radius = law.radius(p_a, dim=dim)
         else:
             others = votes.counts.copy()
             others[np.arange(len(others)), votes.chosen] = 0
@@ -222,6 +225,24 @@ class MostVoted:
 Reading: TypeAlias = ByCount | AtRadius | MostVoted
 _SPOTTED = found_on_a_spot(ONE_FUNCTION)
 _READINGS: dict[str, type[Reading]] = {kind.name: kind for kind in (ByCount, AtRadius, MostVoted)}
+
+
+def allowed(reading: Reading, rule: Sequential | None, condition: str) -> None:
+    """Raise ValueError where votes that were stopped so, or had to meet a condition, do not allow a
+    reading."""
+    if rule is not None and not isinstance(reading, AtRadius):
+        raise ValueError(
+            f"a {reading.name} must be of votes whose number was fixed, got votes that a "
+            f"sequential test stopped at radius {rule.radius}: no bound for a fixed number holds "
+            f"for them; certificate_at reads them"
+        )
+    if condition and isinstance(reading, MostVoted):
+        raise ValueError(f"a prediction must be of all votes, got those that had to be {condition}")
+    if condition and isinstance(reading, ByCount) and reading.runner_up != "complement":
+        raise ValueError(
+            f"runner_up must be 'complement' for votes that had to be {condition}, got "
+            f"{reading.runner_up!r}: what missed it may all be for one rival"
+        )
 
 
 def assumed(reading: Reading, law: Law, *, spot_checked: bool) -> tuple[Assumption, ...]:

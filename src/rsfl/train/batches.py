@@ -7,12 +7,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
+from rsfl._batches import indexable
 from rsfl._checks import count
 from rsfl._draws import generator
 
-__all__ = ["GLOBAL", "LOSS", "ORDER", "Batches", "DatasetBatches", "Source", "indexable"]
+__all__ = ["GLOBAL", "LOSS", "ORDER", "Batches", "DatasetBatches", "Source"]
 
 ORDER, LOSS, GLOBAL = range(3)
 """What the draws of an epoch are for: no two of these share a key."""
@@ -123,12 +124,3 @@ class DatasetBatches:
                 self.dataset, self.size, sampler=order, num_workers=self.workers, generator=draws
             )
         )
-
-
-def indexable(dataset: Any) -> bool:
-    """Whether a data set gives its items by index, and says how many there are."""
-    return (
-        hasattr(dataset, "__getitem__")
-        and hasattr(dataset, "__len__")
-        and not isinstance(dataset, IterableDataset)
-    )

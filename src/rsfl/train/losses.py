@@ -14,7 +14,7 @@ from rsfl.attacks.attack import Attack
 from rsfl.attacks.objective import checked_labels, logits_at
 from rsfl.attacks.verified import attacked
 from rsfl.noise import Law
-from rsfl.smooth.input import Smoother
+from rsfl.smooth import Smoother
 
 __all__ = ["Adversarial", "CrossEntropy", "Loss", "pseudo_labels"]
 

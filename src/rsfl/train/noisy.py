@@ -23,7 +23,7 @@ from rsfl.attacks.objective import checked_labels
 from rsfl.attacks.verified import attacked
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Law
-from rsfl.smooth.input import Smoother
+from rsfl.smooth import Smoother
 
 __all__ = ["MACER", "Consistency", "SmoothMix", "Stability"]
 

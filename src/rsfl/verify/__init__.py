@@ -1,4 +1,20 @@
 """Certificates of this and of other programs, checked anew: every number is derived a second time,
-in ball arithmetic that shares no code with the bounds it checks."""
+in ball arithmetic that shares no code with the bounds it checks; votes are cast again."""
 
-__all__: list[str] = []
+from typing import TYPE_CHECKING, Any
+
+from rsfl.verify.findings import Depth, Finding, Report
+
+if TYPE_CHECKING:
+    from rsfl.verify.check import Printed, Witness, verify
+
+__all__ = ["Depth", "Finding", "Printed", "Report", "Witness", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs python-flint, an extra, is imported when it is first asked for."""
+    if name in ("Printed", "Witness", "verify"):
+        from rsfl.verify import check
+
+        return getattr(check, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
