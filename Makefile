@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow test-plain test-flower check bench docs clean
+.PHONY: demo test test-slow test-plain test-flower test-plugins check bench docs clean
 
 demo: $(VENV)/.has-demo
 	$(RUN) -m rsfl.demo
@@ -24,6 +24,12 @@ test-flower:
 	$(MAKE) VENV=.venv-flower .venv-flower/.has-test .venv-flower/.has-flower
 	.venv-flower/bin/python -m pytest -m "not slow" tests/flower
 
+# In an environment of its own, too. torchattacks asks for a torchvision that it does not need here.
+test-plugins:
+	$(MAKE) VENV=.venv-plugins .venv-plugins/.has-test .venv-plugins/.has-plugins
+	.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
+	.venv-plugins/bin/python -m pytest -m "not slow" tests/plugins
+
 check: $(VENV)/.has-lint $(VENV)/.has-test docs
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
@@ -37,7 +43,7 @@ bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks
 
 clean:
-	rm -rf $(VENV) .venv-flower docs/_build build dist demo-out
+	rm -rf $(VENV) .venv-flower .venv-plugins docs/_build build dist demo-out
 
 # One stamp per extra of pyproject.toml: what is installed already is not asked for again.
 $(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/bin/python

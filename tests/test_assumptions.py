@@ -107,6 +107,13 @@ def test_what_certificates_against_poisoning_assume_is_registered(trained, level
     check(fed.withstood(WAYS[way](result.model, x), result.ledger, stated, result.model))
 
 
+def test_what_the_vote_of_groups_assumes_is_registered():
+    models = (nn.Linear(3, 2), nn.Linear(3, 2))
+    for independent in (True, False):
+        vote = fed.GroupVote(models, ((0,), (1,)), 2, independent=independent)
+        check(vote.certify(torch.rand(4, 3)))
+
+
 @pytest.mark.parametrize(
     "rule", [fed.Mean(), fed.GeometricMedian()], ids=lambda rule: type(rule).__name__
 )

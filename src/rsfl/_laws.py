@@ -12,13 +12,13 @@ __all__ = ["from_document", "known", "to_document"]
 
 def known() -> list[type[Law]]:
     """Every concrete law that has been imported."""
-    found: list[type[Law]] = []
+    found: set[type[Law]] = set()  # one that inherits twice is met twice
     pending = Law.__subclasses__()
     while pending:
         law = pending.pop()
         pending += law.__subclasses__()
         if not inspect.isabstract(law) and dataclasses.is_dataclass(law):
-            found.append(law)
+            found.add(law)
     return sorted(found, key=_name)
 
 

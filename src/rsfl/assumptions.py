@@ -160,16 +160,18 @@ SAME_REST = Assumption(
 
 DISJOINT_GROUPS = Assumption(
     "disjoint-groups",
-    "Each client is in one group, which its id and the seed decide and nothing that it sends.",
+    "Each client is in one group, which a hash of its id and of the seed decides: nothing that it "
+    "sends, and nobody else.",
     "configured",
-    "fed.train_groups; whoever made the models otherwise",
+    "fed.train_groups",
 )
 SEPARATE_GROUPS = Assumption(
     "separate-groups",
-    "Groups share no random stream, state, stopping rule, statistics or validation data; a group "
-    "without an answer has a vote that was fixed in advance.",
+    "Groups share no random stream, state, stopping rule, statistics or validation data, and no "
+    "code that keeps anything; a group without an answer does not vote.",
     "configured",
-    "fed.train_groups; whoever made the models otherwise",
+    "fed.train_groups: runs of their own, in one process where all code is known, in processes of "
+    "their own elsewhere",
 )
 COUNTED_IF_WITHSTOOD = Assumption(
     "counted-if-withstood",
@@ -222,6 +224,19 @@ WEIGHTS_OF_DATA = Assumption(
     "for comparison with the paper only.",
     "trusted",
     "nobody",
+)
+GIVEN_GROUPS = Assumption(
+    "given-groups",
+    "The models are those of groups of clients that were fixed before anything was received, and "
+    "none of which could reach another.",
+    "trusted",
+    "the caller, who made the GroupVote",
+)
+REGISTERED_CLIENTS = Assumption(
+    "registered-clients",
+    "Clients are counted by the ids under which they registered: whoever registers twice is two.",
+    "trusted",
+    "whoever gives out the ids",
 )
 
 

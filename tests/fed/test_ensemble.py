@@ -1,31 +1,48 @@
 """Group voting: disjoint groups, runs of their own, and a count that attackers cannot beat."""
 
+import os
+import signal
+import time
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 from rsfl import fed
-from rsfl.fed.ensemble import group_clients
+from rsfl.fed.groups import group_clients
 from rsfl.fed.poison import SignFlip
+from rsfl.smooth import ABSTAIN
 
 
-def server(**settings):
+def build(kind="linear"):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "linear":
+            return nn.Linear(4, 3)
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def server(model=None, trainer=None, clients=24, **settings):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(240, 4, generator=generator)
     y = (x[:, :3]).argmax(dim=1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Linear(4, 3)
-    members = fed.clients(x, y, fed.partition.equal(240, 24), fed.SGD(lr=0.5, batch_size=5))
-    return fed.Server(model, members, **settings), x
+    trainer = trainer or fed.SGD(lr=0.5, batch_size=5)
+    members = fed.clients(x, y, fed.partition.equal(240, clients), trainer)
+    return fed.Server(model or build(), members, **settings), x
 
 
-def test_groups_are_disjoint_complete_equal_and_fixed():
+def same(one, other):
+    return [
+        all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+        for a, b in zip(one.models, other.models, strict=True)
+    ]
+
+
+def test_groups_are_disjoint_complete_and_fixed():
     groups = group_clients(range(100, 123), 5, seed=3)
     assert sorted(sum(groups, ())) == list(range(100, 123))
-    assert {len(group) for group in groups} == {4, 5}
     assert group_clients(reversed(range(100, 123)), 5, seed=3) == groups
     assert group_clients(range(100, 123), 5, seed=4) != groups
     with pytest.raises(ValueError, match="groups"):
@@ -34,64 +51,277 @@ def test_groups_are_disjoint_complete_equal_and_fixed():
         group_clients([1, 1], 1)
 
 
+def test_one_client_more_or_under_another_id_moves_nobody_else():
+    many = range(0, 2000, 2)
+    before = {id_: at for at, group in enumerate(group_clients(many, 20)) for id_ in group}
+    changed = [*list(many)[:-1], 999_999, 7]
+    after = {id_: at for at, group in enumerate(group_clients(changed, 20)) for id_ in group}
+    assert all(after[id_] == at for id_, at in before.items() if id_ in after)
+    sizes = [len(group) for group in group_clients(many, 20)]
+    assert min(sizes) > 25  # of 50: none is much smaller than chance makes it
+    assert max(sizes) < 85
+
+
 def test_a_client_reaches_its_own_group_only():
     run, _ = server(fraction=0.7, noise_std=0.1)
     clean = fed.train_groups(run, 5, 3, num_classes=3, progress=False)
     victim = clean.groups[2][0]
     attacks = {victim: fed.Attack(update=SignFlip(50.0))}
     attacked = fed.train_groups(run, 5, 3, num_classes=3, attacks=attacks, progress=False)
-    same = [
-        all((p == q).all() for p, q in zip(a.parameters(), b.parameters(), strict=True))
-        for a, b in zip(clean.models, attacked.models, strict=True)
+    assert same(clean, attacked) == [True, True, False, True, True]
+
+
+class Momentum:
+    """A rule that keeps something, in itself, its class and its module."""
+
+    kept: ClassVar = []
+
+    def __call__(self, models, weights):
+        value = fed.Mean()(models, weights).value
+        self.kept.append(value)
+        return fed.Aggregate(torch.stack(self.kept).mean(dim=0), None)
+
+
+SEEN = []
+
+
+def buffering(model, x, y, task):
+    SEEN.append(float(x.sum()))
+    with torch.no_grad():
+        model.weight += sum(SEEN) * 1e-3
+
+
+class Median:
+    """A clip that follows the norms that it has seen."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, models, weights):
+        self.seen.append(float(models.double().norm(dim=1).median()))
+        value = fed.Mean()(models, weights).value
+        return fed.Aggregate(value * min(1.0, min(self.seen) / float(value.norm())), None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"aggregate": Momentum()}, {"aggregate": Median()}, {"trainer": buffering}],
+    ids=["velocity of a class", "running median", "buffer of a module"],
+)
+def test_what_a_rule_or_a_trainer_keeps_does_not_leak(settings):
+    """One client changes its own group, though rule and trainer are the same objects for all."""
+    run, x = server(**settings)
+    clean = fed.train_groups(run, 6, 2, num_classes=3)
+    attacks = {clean.groups[0][0]: fed.Attack(update=SignFlip(50.0))}
+    attacked = fed.train_groups(run, 6, 2, num_classes=3, attacks=attacks)
+    assert same(clean, attacked) == [False, True, True, True, True, True]
+    one, two = clean.certify(x), attacked.certify(x)
+    held = one.withstands >= 1
+    assert torch.equal(one.label[held], two.label[held])
+    with pytest.raises(TypeError, match=r"processes must be at least 1 .* not rsfl's or torch's"):
+        fed.train_groups(run, 6, 2, num_classes=3, processes=0)
+
+
+def test_groups_are_the_same_together_and_in_processes():
+    run, _ = server(stacked=False)
+    torch.set_num_threads(1)
+    together = fed.train_groups(run, 4, 2, num_classes=3)
+    apart = fed.train_groups(run, 4, 2, num_classes=3, processes=2)
+    alone = [
+        replace(
+            run,
+            clients=[one for one in run.clients if one.id in members],
+            seed=fed.groups._part(run, members, at).seed,
+        )
+        .run(2)
+        .model
+        for at, members in enumerate(together.groups)
     ]
-    assert same == [True, True, False, True, True]
+    assert all(same(together, apart))
+    assert all(same(together, replace(together, models=tuple(alone))))
 
 
-def test_groups_share_no_draws():
+def test_groups_train_in_one_stack(monkeypatch):
+    run, x = server(clients=40)
+    stacks = []
+    fit = fed.training._fit_stacked
+    monkeypatch.setattr(
+        fed.training,
+        "_fit_stacked",
+        lambda *arguments: stacks.append(len(arguments[2])) or fit(*arguments),
+    )
+    stacked = fed.train_groups(run, 5, 2, num_classes=3)
+    assert stacks == [40, 40]  # all clients of all groups, round by round
+    plain = fed.train_groups(replace(run, stacked=False), 5, 2, num_classes=3)
+    for a, b in zip(stacked.models, plain.models, strict=True):
+        torch.testing.assert_close(a.weight, b.weight, rtol=1e-5, atol=1e-6)
+    assert torch.equal(stacked.votes(x), plain.votes(x))
+
+
+class Bad:
+    """A client that does something terrible in its first round."""
+
+    def __init__(self, client, deed):
+        self.id, self.size, self.trainer = client.id, client.size, client.trainer
+        self.client, self.deed = client, deed
+
+    def fit(self, model, task):
+        if self.deed == "hang":
+            time.sleep(60)
+        elif self.deed == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.deed == "exit":
+            os._exit(3)
+        elif self.deed is not None:
+            raise self.deed
+        return self.client.fit(model, task)
+
+
+@pytest.mark.parametrize("deed", ["hang", "kill", "exit"])
+def test_what_ends_a_process_ends_one_group(deed):
     run, _ = server()
-    seeds = {}
-    members = [
-        replace(c, trainer=lambda m, x, y, task: seeds.update({task.client: task.seed}))
-        for c in run.clients
-    ]
-    vote = fed.train_groups(replace(run, clients=members), 4, 1, num_classes=3, progress=False)
+    victim = group_clients(range(24), 5)[1][0]
+    members = [Bad(one, deed if one.id == victim else None) for one in run.clients]
+    vote = fed.train_groups(
+        replace(run, clients=members), 5, 1, num_classes=3, processes=2, timeout=6.0
+    )
+    assert list(vote.failed) == [1]
+    why = "was not done after 6 s" if deed == "hang" else "ended without a word"
+    assert vote.failed[1] == why
+    assert [model is None for model in vote.models] == [False, True, False, False, False]
+    assert f"Group 1 has no model: {why}" in repr(vote.certify(torch.zeros(2, 4)))
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), GeneratorExit(), SystemExit(3), MemoryError(), BaseException()]
+)
+def test_whatever_a_client_raises_is_its_own_absence(error):
+    run, _ = server()
+    members = [Bad(one, error if one.id == 2 else None) for one in run.clients]
+    fates = replace(run, clients=members).run(1).ledger.fates(1)
+    assert fates.pop(2).startswith(f"absent: raised {type(error).__name__}")
+    assert set(fates.values()) == {"used"}
+    vote = fed.train_groups(replace(run, clients=members), 4, 1, num_classes=3)
+    assert not vote.failed
+
+
+def test_a_rule_that_raises_ends_its_own_group():
+    class Breaks:
+        def __call__(self, models, weights):
+            if len(models) == len(group_clients(range(24), 5)[3]):
+                raise KeyboardInterrupt
+            return fed.Mean()(models, weights)
+
+    run, _ = server(aggregate=Breaks())
+    vote = fed.train_groups(run, 5, 1, num_classes=3)
+    sizes = [len(group) for group in vote.groups]
+    assert set(vote.failed) == {at for at, size in enumerate(sizes) if size == sizes[3]}
+    assert vote.failed[3] == "KeyboardInterrupt: "
+
+
+def test_too_few_groups_are_an_error():
+    run, _ = server(reject_norm=1e-12)
+    with pytest.raises(RuntimeError, match=r"more than half .* 0 of 4: group 0 .*round 1: 0"):
+        fed.train_groups(run, 4, 1, num_classes=3)
+    with pytest.raises(ValueError, match="more than half of the groups, got 1 of 2"):
+        fed.GroupVote((build(), None), ((0,), (1,)), 3)
+
+
+def test_groups_share_no_draws(tmp_path):
+    def tells(model, x, y, task):
+        (tmp_path / str(task.client)).write_text(str(task.seed))
+
+    run, _ = server(trainer=tells)
+    vote = fed.train_groups(run, 4, 1, num_classes=3, progress=False)
     assert vote.groups == group_clients(range(24), 4, seed=run.seed)
+    seeds = {int(path.name): path.read_text() for path in tmp_path.iterdir()}
     by_group = [{seeds[client] for client in group} for group in vote.groups]
     assert [len(found) for found in by_group] == [1] * 4
-    assert len(set().union(*by_group, {run.seed})) == 5
+    assert len(set().union(*by_group, {str(run.seed)})) == 5
+
+
+def test_groups_go_on_from_their_checkpoints(tmp_path):
+    for kind in ("here", "processes"):
+        run, _ = server()
+        many = {"processes": 0 if kind == "here" else 2, "checkpoint": tmp_path / kind}
+        fed.train_groups(run, 4, 1, num_classes=3, **many)
+        resumed = fed.train_groups(run, 4, 3, num_classes=3, **many)
+        whole = fed.train_groups(run, 4, 3, num_classes=3, processes=many["processes"])
+        assert all(same(resumed, whole))
+        assert sorted(path.name for path in (tmp_path / kind).iterdir()) == [
+            f"group-{at:04d}" for at in range(4)
+        ]
 
 
 def test_no_attack_by_as_many_clients_as_certified_changes_a_label():
     run, x = server()
     vote = fed.train_groups(run, 6, 4, num_classes=3, progress=False)
-    labels, clients = vote.certify(x)
-    votes = vote.votes(x)
-    assert (votes.sum(dim=1) == 6).all()
-    assert labels.tolist() == votes.argmax(dim=1).tolist()
-    assert set(clients.tolist()) >= {0, 1, 2}
+    certificate = vote.certify(x)
+    assert (certificate.votes.sum(dim=1) == 6).all()
+    assert torch.equal(certificate.label, certificate.votes.argmax(dim=1))
+    assert set(certificate.withstands.tolist()) >= {0, 1, 2}
     for count in (1, 2):
         attacks = {group[0]: fed.Attack(update=SignFlip(30.0)) for group in vote.groups[:count]}
-        attacked, _ = fed.train_groups(
-            run, 6, 4, num_classes=3, attacks=attacks, progress=False
-        ).certify(x)
-        changed = attacked != labels
-        assert not changed[clients >= count].any()
+        attacked = fed.train_groups(run, 6, 4, num_classes=3, attacks=attacks, progress=False)
+        changed = attacked.certify(x).label != certificate.label
+        assert not changed[certificate.withstands >= count].any()
         assert changed.any()
 
 
-def test_a_group_without_an_answer_votes_for_label_zero():
+def test_a_group_without_an_answer_does_not_vote():
     run, x = server()
     vote = fed.train_groups(run, 4, 1, num_classes=3, progress=False)
-    broken = nn.Linear(4, 3)
+    broken = build()
     nn.init.constant_(broken.weight, float("nan"))
-    before = vote.votes(x)
-    after = replace(vote, models=(*vote.models[:2], broken, None)).votes(x)
-    others = replace(vote, models=vote.models[:2], groups=vote.groups[:2]).votes(x)
-    assert (after[:, 0] == others[:, 0] + 2).all()
-    assert (after[:, 1:] == others[:, 1:]).all()
-    assert (before.sum(dim=1) == after.sum(dim=1)).all()
-    failing, _ = server(reject_norm=1e-12)
-    assert fed.train_groups(failing, 4, 1, num_classes=3, progress=False).models == (None,) * 4
+    after = replace(vote, models=(*vote.models[:2], broken, vote.models[3])).certify(x)
+    others = replace(
+        vote,
+        models=(*vote.models[:2], vote.models[3]),
+        groups=(*vote.groups[:2], vote.groups[3]),
+    )
+    assert torch.equal(after.votes, others.votes(x))
+    assert (after.silent == 1).all()
+    mute = fed.GroupVote((broken,), ((0,),), 3).certify(x[:2])
+    assert mute.label.tolist() == [ABSTAIN] * 2
+    assert mute.withstands.tolist() == [0, 0]
+
+
+def test_a_certificate_is_a_record(tmp_path):
+    run, x = server()
+    certificate = fed.train_groups(run, 6, 2, num_classes=3).certify(x, index=range(5, 245))
+    assert "by the vote of 6 groups of clients" in repr(certificate)
+    assert "separate-groups (configured)" in repr(certificate)
+    assert "<table>" in certificate._repr_html_()
+    parts = fed.GroupCertificate.cat([certificate[:7], certificate[7:]])
+    assert torch.equal(parts.withstands, certificate.withstands)
+    assert certificate[3].index.tolist() == [8]
+    certificate.save(tmp_path / "votes.json")
+    loaded = fed.GroupCertificate.load(tmp_path / "votes.json")
+    assert repr(loaded) == repr(certificate)
+    assert torch.equal(loaded.votes, certificate.votes)
+    assert torch.equal(loaded.index, certificate.index)
+    replace(certificate, withstands=certificate.withstands + 1).save(tmp_path / "more.json")
+    with pytest.raises(ValueError, match="withstands is not what the votes give"):
+        fed.GroupCertificate.load(tmp_path / "more.json")
+    given = fed.GroupVote((build(),), ((0,),), 3).certify(x[:1])
+    assert "given-groups (trusted)" in repr(given)
+
+
+@pytest.mark.parametrize("kind", ["linear", "network"])
+def test_votes_of_the_stack_are_those_one_by_one(kind, monkeypatch):
+    x = torch.randn(3000, 4, generator=torch.Generator().manual_seed(1))
+    models = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        model = build(kind)
+        for p in model.parameters():
+            nn.init.normal_(p)
+        models.append(model)
+    nn.init.zeros_(list(models[3].parameters())[-2])  # all outputs tie
+    vote = fed.GroupVote(tuple(models), tuple((i,) for i in range(20)), 3)
+    stacked = vote.votes(x)
+    monkeypatch.setattr(fed.ensemble, "_alike", lambda models: False)
+    assert torch.equal(stacked, vote.votes(x))
 
 
 def test_outputs_of_another_number_of_labels_are_an_error():
@@ -110,6 +340,8 @@ def test_what_would_make_groups_dependent_is_refused():
         replace(vote, models=vote.models[:1])
     with pytest.raises(ValueError, match=r"server must have no timeout, .* got 0\.5"):
         fed.train_groups(replace(run, timeout=0.5), 2, 1, num_classes=3, progress=False)
+    with pytest.raises(ValueError, match=r"timeout needs processes of at least 1, got timeout=2"):
+        fed.train_groups(run, 2, 1, num_classes=3, timeout=2)
     with pytest.raises(ValueError, match=r"attacks must name clients of the server, got \[99\]"):
         fed.train_groups(run, 2, 1, num_classes=3, attacks={99: fed.Attack()}, progress=False)
 

@@ -14,7 +14,8 @@ from rsfl.fed.aggregate import (
 from rsfl.fed.certificate import PoisoningCertificate, certify, withstood
 from rsfl.fed.client import Client, Member, Remote, clients
 from rsfl.fed.crfl import largest_backdoors, published
-from rsfl.fed.ensemble import GroupVote, train_groups
+from rsfl.fed.ensemble import GroupCertificate, GroupVote
+from rsfl.fed.groups import train_groups
 from rsfl.fed.joint import GroupJudge, LinearJudge
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
@@ -32,6 +33,7 @@ __all__ = [
     "ClipSchedule",
     "CoordinateMedian",
     "GeometricMedian",
+    "GroupCertificate",
     "GroupJudge",
     "GroupVote",
     "Krum",

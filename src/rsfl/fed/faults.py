@@ -17,24 +17,26 @@ _interrupted = False
 def watched() -> Iterator[None]:
     """Within the block, interrupts from the keyboard are told from exceptions of the same name."""
     global _watching, _interrupted
-    usual = signal.getsignal(signal.SIGINT)
-    if _watching or current_thread() is not main_thread() or not callable(usual):
+    if _watching or current_thread() is not main_thread():
         yield
         return
-    handle = usual
+    usual = signal.getsignal(signal.SIGINT)
 
     def noted(number: int, frame: FrameType | None) -> None:
         global _interrupted
         _interrupted = True
-        handle(number, frame)
+        if callable(usual):
+            usual(number, frame)
 
     _watching, _interrupted = True, False
-    signal.signal(signal.SIGINT, noted)
+    if callable(usual):  # elsewhere the signal is ignored, or ends the process: it raises nothing
+        signal.signal(signal.SIGINT, noted)
     try:
         yield
     finally:
         _watching = False
-        signal.signal(signal.SIGINT, usual)
+        if callable(usual):
+            signal.signal(signal.SIGINT, usual)
 
 
 def theirs(error: BaseException) -> bool:

@@ -11,10 +11,8 @@ from typing_extensions import override
 from rsfl import bounds
 from rsfl._checks import count
 from rsfl.assumptions import (
-    DISJOINT_GROUPS,
     FROZEN_FEATURES,
     OF_TRAINING,
-    SEPARATE_GROUPS,
     Assumption,
 )
 from rsfl.fed.certificate import Rounds, checked, of_the_model
@@ -72,7 +70,7 @@ class GroupJudge(Judge):
         limit = (len(vote.groups)) // 2
         top = limit if most is None else min(count("most", most), limit)
         rungs = (f"any {m} client{'s' * (m != 1)}" for m in range(1, top + 1))
-        named = (DISJOINT_GROUPS, SEPARATE_GROUPS) + (FROZEN_FEATURES,) * (features is not None)
+        named = vote.assumptions + (FROZEN_FEATURES,) * (features is not None)
         super().__init__(vote.num_classes, (_NOBODY, *rungs), named)
         self.features, self.vote = features, vote  # the first of them says what inputs are given as
         # As a part of this module the models are moved, fingerprinted and set to evaluation mode.

@@ -3,7 +3,7 @@ that nobody touched. A name, a module or an ``__eq__`` proves nothing."""
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -16,11 +16,13 @@ from rsfl._models import hooked_everywhere
 from rsfl.fed.aggregate import CoordinateMedian, GeometricMedian, Krum, Mean, Rule, TrimmedMean
 from rsfl.fed.client import Client, Remote
 from rsfl.fed.layout import Layout
+from rsfl.fed.settings import Settings
 from rsfl.fed.trainer import SGD, Task
 from rsfl.train import CrossEntropy
 
 __all__ = [
     "is_ours",
+    "keeps_nothing",
     "named_loss",
     "named_optimizer",
     "named_rule",
@@ -99,18 +101,44 @@ def named_optimizer(member: Any) -> str:
 def of_torch_alone(model: nn.Module) -> bool:
     """Whether a model is made of torch's own layers, none of which has hooks or code of its own."""
     return not hooked_everywhere() and all(
-        _of_torch(type(module))
+        _at_home(type(module), "torch.nn.modules.")
         and "forward" not in vars(module)
         and not any(getattr(module, name) for name in _HOOKS)
         for module in model.modules()
     )
 
 
-def _of_torch(kind: type) -> bool:
-    """Whether torch's own module has this class under its name: a class may say anything."""
+def keeps_nothing(settings: Settings) -> bool:
+    """Whether all the code that a run calls is rsfl's or torch's own, which keeps nothing from one
+    call to the next: rule, model, clients, trainers and losses. Schedules are not looked at."""
+    trainers = {id(one.trainer): one.trainer for one in settings.clients}
+    return (
+        is_ours(settings.aggregate, *RULES)
+        and plain_process()
+        and of_torch_alone(settings.model)
+        and all(is_ours(one, Client, Remote) for one in settings.clients)
+        and all(is_ours(one, SGD) and _of_rsfl(vars(one)["loss"]) for one in trainers.values())
+    )
+
+
+def _of_rsfl(value: Any) -> bool:
+    """Whether a setting is a plain value, or a frozen record of rsfl made of such."""
+    if value is None or type(value) in (bool, int, float, str) or plain_tensor(value):
+        return True
+    if type(value) in (tuple, list, dict):
+        return all(map(_of_rsfl, value.values() if type(value) is dict else value))
+    kind = type(value)
+    if not is_dataclass(kind) or not _at_home(kind, "rsfl."):
+        return False
+    names = {field.name for field in fields(kind)}
+    held = set(getattr(value, "__dict__", ()))
+    return held <= names and all(_of_rsfl(getattr(value, name)) for name in names)
+
+
+def _at_home(kind: type, room: str) -> bool:
+    """Whether the module that a class names as its own has it: a class may say anything."""
     home = sys.modules.get(kind.__module__)
-    named = kind.__module__.startswith("torch.nn.modules.")
-    return named and getattr(home, kind.__name__, None) is kind
+    return kind.__module__.startswith(room) and getattr(home, kind.__name__, None) is kind
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -2,7 +2,7 @@
 one elsewhere."""
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import inf
@@ -164,7 +164,8 @@ def _groups(
         ):
             sizes = () if by_sample else one.trainer.batch_sizes(one.size)
             data = one.x.shape[1:], one.x.dtype, one.x.device, one.y.dtype
-            groups[id(one.trainer), tasks[i].lr, data, sizes].append(i)
+            center = id(tasks[i].center) if tasks[i].center else None
+            groups[_kind(one.trainer), tasks[i].lr, center, data, sizes].append(i)
     for group in groups.values():
         first: Any = participants[group[0]]
         width = min(first.trainer.batch_size or inf, max(participants[i].size for i in group))
@@ -172,6 +173,17 @@ def _groups(
         for start in range(0, len(group), size):
             if len(group[start : start + size]) > 1:
                 yield group[start : start + size]
+
+
+def _kind(trainer: SGD) -> Hashable:
+    """The same for trainers that do the same: groups of clients have copies of their own."""
+    if not is_ours(trainer.loss, CrossEntropy) or trainer.loss.law is not None:  # type: ignore[attr-defined]
+        return id(trainer)
+    decay = trainer.decay
+    named = tuple(sorted(decay.items())) if isinstance(decay, Mapping) else decay
+    steps = (trainer.batch_size, trainer.epochs, trainer.steps)
+    rate = id(trainer.lr) if callable(trainer.lr) else trainer.lr
+    return (rate, *steps, trainer.momentum, named, trainer.mixture)
 
 
 def _fit_stacked(

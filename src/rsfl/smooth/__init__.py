@@ -13,6 +13,7 @@ from rsfl.smooth.input import (
     UniformSmoother,
 )
 from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
+from rsfl.smooth.module import Normalised, SmoothedModule
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
 from rsfl.smooth.parameter import ParameterSmoother
@@ -44,6 +45,7 @@ __all__ = [
     "LaplaceSmoother",
     "Measure",
     "MostVoted",
+    "Normalised",
     "OrbitBallot",
     "OrbitCertificate",
     "OrbitPlan",
@@ -51,6 +53,7 @@ __all__ = [
     "ParameterSmoother",
     "RunnerUp",
     "Sequential",
+    "SmoothedModule",
     "Smoother",
     "UniformSmoother",
     "Voter",

@@ -1,6 +1,7 @@
 """Smoothers: a model and a law of noise, from inputs to certificates."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from rsfl._models import as_given, evaluating, input_dtype, widened
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
 from rsfl.orbit import Orbit
+from rsfl.smooth.module import Preprocessing, SmoothedModule, bounded, normalised
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.spot import asked_twice, probes
@@ -29,7 +31,8 @@ __all__ = [
 class Smoother(Voter):
     r"""The smoothed classifier of a model: the class that the model votes for most under noise.
 
-    Smoothing acts on the tensors given to it; put any normalisation inside the model. Noise is
+    Smoothing acts on the tensors given to it; put any normalisation inside the model, or name it as
+    ``preprocessing``. Noise is
     added to them in float32, or in their own dtype if it has more digits, and the sum is given to
     the model in the dtype of its first parameter: of a bfloat16 model, the rounding is a part of
     what is certified, and inputs stay in float32.
@@ -39,6 +42,11 @@ class Smoother(Voter):
             dtype. It may write into the batch: that is never the caller's tensor.
         law: How inputs are perturbed.
         num_classes: Width of the logits, at least 1.
+        preprocessing: (mean, std) of the inputs that the model expects, numbers or one for each
+            channel, or foolbox's ``dict(mean=..., std=..., axis=-3)``. The smoother then takes
+            inputs as they were before that, and so noise and radii are in their unit.
+        bounds: (low, high) of every coordinate of an input. Radii are then in pixels, and other
+            inputs are refused.
         spot_check: Before the first votes ask the model twice, alone and in a batch, and refuse one
             whose answers differ by more than rounding explains.
 
@@ -60,10 +68,18 @@ class Smoother(Voter):
     model: nn.Module
 
     def __init__(
-        self, model: nn.Module, law: Law, num_classes: int, *, spot_check: bool = True
+        self,
+        model: nn.Module,
+        law: Law,
+        num_classes: int,
+        *,
+        preprocessing: Preprocessing | None = None,
+        bounds: tuple[float, float] | None = None,
+        spot_check: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        model, law = normalised(model, preprocessing), bounded(law, bounds)
         super().__init__(law, num_classes, model=model, spot_check=spot_check)
         if law.space == "parameters":
             raise ValueError(
@@ -105,6 +121,19 @@ class Smoother(Voter):
         return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).mean(
             dim=0
         )
+
+    def module(
+        self, samples: int, *, noise: Literal["fixed", "fresh"] = "fixed", seed: int = 0
+    ) -> SmoothedModule:
+        """The smoothed classifier as an ``nn.Module``, for attacks and losses of other libraries:
+        see :class:`SmoothedModule`.
+
+        Args:
+            samples: Draws m for each call.
+            noise: ``fixed``: the same draws for every input and call; ``fresh``: new ones.
+            seed: Seed of the draws.
+        """
+        return SmoothedModule(self, samples, noise=noise, seed=seed)
 
     def orbit_ballot(
         self,

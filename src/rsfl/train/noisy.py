@@ -22,7 +22,7 @@ from rsfl.attacks.attack import SmoothAdvPGD
 from rsfl.attacks.objective import checked_labels
 from rsfl.attacks.verified import attacked
 from rsfl.deform import Deformation
-from rsfl.noise import Gaussian, Law
+from rsfl.noise import Gaussian, Law, PixelGaussian
 from rsfl.smooth import Smoother
 
 __all__ = ["MACER", "Consistency", "SmoothMix", "Stability"]
@@ -147,7 +147,7 @@ class MACER:
     gamma: float = 8.0
 
     def __post_init__(self) -> None:
-        if type(self.law) is not Gaussian:
+        if type(self.law) not in (Gaussian, PixelGaussian):
             raise TypeError(f"law must be noise.Gaussian for MACER's radius, got {self.law!r}")
         _settings(self, "weight")
         for name in ("beta", "gamma"):

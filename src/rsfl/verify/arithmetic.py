@@ -342,7 +342,10 @@ def _laplace(scale: float, a: arb, b: arb) -> arb:
     return arb(scale) * by_ratio.max(-(1 - a + b).log())
 
 
-_DRAWN = {  # how the parameters of each deformation are drawn
+_DRAWN = {  # how pixels, and the parameters of each deformation, are drawn
+    "PixelGaussian": "Gaussian",
+    "PixelUniform": "Uniform",
+    "PixelLaplace": "Laplace",
     "Rotation": "Uniform",
     "Scaling": "Uniform",
     "Translation": "Gaussian",

@@ -35,6 +35,21 @@ LAWS: dict[str, tuple[dict[str, str], frozenset[str], tuple[str, ...]]] = {
         frozenset({"scale"}),
         _INPUT,
     ),
+    "PixelGaussian": (
+        {"norm": "l2", "space": "input", "unit": "pixels"},
+        frozenset({"sigma", "low", "high"}),
+        _INPUT,
+    ),
+    "PixelUniform": (
+        {"norm": "l1", "space": "input", "unit": "pixels"},
+        frozenset({"half_width", "low", "high"}),
+        _INPUT,
+    ),
+    "PixelLaplace": (
+        {"norm": "l1", "space": "input", "unit": "pixels"},
+        frozenset({"scale", "low", "high"}),
+        _INPUT,
+    ),
     "RoundedGaussian": (
         {"norm": "l2", "space": "input", "unit": "input units"},
         frozenset({"sigma", "levels"}),

@@ -1,0 +1,367 @@
+"""One training run for each of several disjoint groups of clients, none of which can reach another:
+together in this process where all the code is ours, in a process of its own for each otherwise."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from rsfl import _draws, _heap
+from rsfl._checks import count, number
+from rsfl._progress import progress as shown_progress
+from rsfl.fed.client import Client, Member
+from rsfl.fed.ensemble import GroupVote
+from rsfl.fed.faults import told, watched
+from rsfl.fed.layout import Layout
+from rsfl.fed.ours import keeps_nothing
+from rsfl.fed.poison import Attack
+from rsfl.fed.rounds import Rounds
+from rsfl.fed.server import Server
+from rsfl.fed.settings import Settings
+from rsfl.fed.trainer import SGD, Task
+from rsfl.fed.training import train
+
+__all__ = ["group_clients", "train_groups"]
+
+
+def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tuple[int, ...], ...]:
+    """Divide clients into disjoint groups: each by a hash of its own id and the seed alone.
+
+    So one client more or less, or under another id, moves nobody else. Groups are as equal as
+    chance makes them, and one may be empty.
+
+    Example:
+        >>> sorted(sum(group_clients(range(7), 3), ()))
+        [0, 1, 2, 3, 4, 5, 6]
+        >>> more, fewer = group_clients(range(9), 3), group_clients(range(8), 3)
+        >>> sorted(sum((tuple(set(a) - set(b)) for a, b in zip(more, fewer)), ()))
+        [8]
+    """
+    ordered = sorted(count("ids", one) for one in ids)
+    if len(set(ordered)) < len(ordered):
+        raise ValueError(f"ids must be different, got {ordered!r}")
+    if not 1 <= count("groups", groups) <= len(ordered):
+        raise ValueError(f"groups must be from 1 to the {len(ordered)} clients, got {groups!r}")
+    found: list[list[int]] = [[] for _ in range(groups)]
+    for id_ in ordered:
+        found[_draws.subseed(seed, "member", id_) % groups].append(id_)
+    return tuple(map(tuple, found))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A schedule that has been asked already: values by round."""
+
+    values: tuple[float, ...]
+
+    def __call__(self, index: int) -> float:
+        return self.values[index - 1]
+
+
+@dataclass
+class _Group:
+    """The run of one group, and what came of it."""
+
+    number: int
+    settings: Settings
+    attacks: Mapping[int, Attack]
+    checkpoint: Path | None
+    vector: Tensor | None = None
+    failure: str = ""
+
+    def rounds(self, total: int) -> Rounds:
+        """Its rounds, the done ones left out."""
+        where = self.checkpoint
+        return Rounds(self.settings, total, attacks=self.attacks, checkpoint=where)
+
+
+def train_groups(
+    server: Server,
+    groups: int,
+    rounds: int,
+    *,
+    num_classes: int,
+    attacks: Mapping[int, Attack] | None = None,
+    processes: int | None = None,
+    timeout: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> GroupVote:
+    """Train one model a group of clients, each as a run of its own under the settings of
+    ``server``.
+
+    Groups must not reach one another. Where model, rule, clients, trainers and losses are torch's
+    and rsfl's own, which keep nothing from one call to the next, all groups train together in this
+    process, one round of all at once, stacked where that gives the same result. Code of yours could
+    keep something (a rule its velocity, a trainer a buffer, in itself or in its module): then each
+    group has a process of its own, forked from this one, which ends with it. An exception, an exit
+    or a crash there ends this group alone; so does a client that hangs, with a ``timeout``.
+
+    Args:
+        server: The settings, the initial model and the clients.
+        groups: Number of groups.
+        rounds: Rounds of each run.
+        num_classes: Number of labels.
+        attacks: Simulated attackers, by client id.
+        processes: How many groups train at the same time, each in a process of its own; 0 for all
+            in this one. By default 0 where all the code is ours, and 1 elsewhere.
+        timeout: Seconds that a group may take, in a process of its own.
+        checkpoint: Directory in which each group's rounds are saved, and from which an interrupted
+            training goes on.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        TypeError: ``processes=0`` with code that is not recognised as ours.
+        ValueError: The server gives up late clients: they go on in the background and draw from the
+            random state of this process, so that one of them could change the models of other
+            groups. Or a timeout without processes, which nothing could enforce.
+        RuntimeError: No more than half of the groups have a model; the message names the others.
+    """
+    if server.timeout is not None:
+        raise ValueError(
+            f"server must have no timeout, or groups would not be independent, got "
+            f"{server.timeout!r}; give train_groups one"
+        )
+    if unknown := set(attacks or {}) - {one.id for one in server.clients}:
+        raise ValueError(f"attacks must name clients of the server, got {sorted(unknown)!r}")
+    rounds, ours = count("rounds", rounds, 1), keeps_nothing(server)
+    processes = (0 if ours else 1) if processes is None else count("processes", processes)
+    if not processes and not ours:
+        raise TypeError(
+            "processes must be at least 1 for a rule, model, client, trainer or loss that is not "
+            "rsfl's or torch's own: in one process it could keep something from group to group"
+        )
+    if timeout is not None:
+        number("timeout", timeout, 0.0, open_low=True)
+        if not processes:
+            raise ValueError(f"timeout needs processes of at least 1, got timeout={timeout!r}")
+    divided = group_clients([one.id for one in server.clients], groups, seed=server.seed)
+    settings = _decided(server, rounds) if not processes else server
+    everyone = [
+        _Group(
+            at,
+            _part(settings, members, at),
+            {id_: attack for id_, attack in (attacks or {}).items() if id_ in members},
+            None if checkpoint is None else Path(checkpoint) / f"group-{at:04d}",
+        )
+        for at, members in enumerate(divided)
+        if members
+    ]
+    if processes:
+        _in_processes(everyone, rounds, processes, timeout, progress)
+    else:
+        _here(everyone, server.model, rounds, progress)
+    return _vote(server, divided, everyone, count("num_classes", num_classes, 2))
+
+
+def _vote(
+    server: Server, divided: tuple[tuple[int, ...], ...], everyone: Sequence[_Group], labels: int
+) -> GroupVote:
+    """The models that there are, and why the others are not."""
+    models: list[nn.Module | None] = [None] * len(divided)
+    failed = {at: "has no clients" for at, members in enumerate(divided) if not members}
+    layout = Layout.of(server.model)
+    for one in everyone:
+        if one.vector is None:
+            failed[one.number] = one.failure
+        else:
+            models[one.number] = layout.write(deepcopy(server.model), one.vector).eval()
+    if 2 * len(failed) >= len(divided):
+        named = "; ".join(f"group {at} {why}" for at, why in sorted(failed.items())[:5])
+        raise RuntimeError(
+            f"more than half of the groups must have a model, got "
+            f"{len(divided) - len(failed)} of {len(divided)}: {named}"
+        )
+    return GroupVote(tuple(models), divided, labels, failed, independent=True)
+
+
+def _part(server: Settings, members: Iterable[int], at: int) -> Settings:
+    """The settings of one group: its own clients, and draws that nobody else has."""
+    own = set(members)
+    return replace(
+        server,
+        clients=[one for one in server.clients if one.id in own],
+        sizes=None if server.sizes is None else {id_: server.sizes[id_] for id_ in own},
+        seed=_draws.subseed(server.seed, "group", at) >> 11,
+    )
+
+
+def _decided(server: Settings, rounds: int) -> Settings:
+    """The same settings with tables in place of schedules: asked once for all groups."""
+    plan = server.plan(rounds)
+    decided: dict[str, Any] = {
+        name: _Table(tuple(values))
+        for name, values in plan.of_server().items()
+        if callable(getattr(server, name))
+    }
+    trainers: dict[int, Any] = {}
+    clients: list[Member] = []
+    for one in server.clients:
+        trainer = one.trainer
+        if isinstance(one, Client) and isinstance(trainer, SGD) and callable(trainer.lr):
+            table = _Table(plan.lr[one.id])
+            known = trainers.setdefault(id(trainer), replace(trainer, lr=table))
+            clients.append(replace(one, trainer=known))
+        else:
+            clients.append(one)
+    return replace(server, clients=clients, **decided)
+
+
+def _here(everyone: Sequence[_Group], model: nn.Module, rounds: int, progress: bool) -> None:
+    """Carry all groups out in this process, a round of all of them at once."""
+    runs = {one.number: one.rounds(rounds) for one in everyone}
+    groups = {one.number: one for one in everyone}
+    told_ = shown_progress(rounds, shown=progress, what="groups", unit="round", initial=0)
+    with _heap.kept(), watched(), told_ as bar:
+        while active := [at for at, run in runs.items() if run.left and not groups[at].failure]:
+            _round({at: runs[at] for at in active}, groups, model)
+            bar.update(1)
+    for at, run in runs.items():
+        if not groups[at].failure:
+            groups[at].vector = run.state.clipped
+
+
+def _round(runs: Mapping[int, Rounds], groups: Mapping[int, _Group], model: nn.Module) -> None:
+    """One round of each run, all their clients trained together."""
+    owners: list[tuple[int, int]] = []
+    members: list[Member] = []
+    starts: list[Tensor] = []
+    tasks: list[Task] = []
+    apart: set[int] = set()
+    for at, run in runs.items():
+        try:
+            asked = run.invite()
+        except Exception as error:
+            groups[at].failure = told(error)
+            continue
+        owners += [(at, position) for position in range(len(asked[0]))]
+        apart |= run.apart
+        members += asked[0]
+        starts += asked[1]
+        tasks += asked[2]
+    replies: dict[int, list[tuple[int, Any]]] = {at: [] for at, _ in owners}
+    first = next(iter(runs.values())).settings
+    for place, reply in train(model, members, starts, tasks, stacked=first.stacked, apart=apart):
+        at, position = owners[place]
+        replies[at].append((position, reply))
+    for at, heard in replies.items():
+        try:
+            runs[at].conclude(heard)
+        except Exception as error:
+            groups[at].failure = told(error)
+
+
+@dataclass
+class _Process:
+    """A group that trains somewhere else."""
+
+    group: _Group
+    process: BaseProcess
+    answer: IO[bytes]
+    deadline: float
+
+
+@dataclass
+class _Pool:
+    """Processes under way: ended when the block is left, however it is left."""
+
+    running: list[_Process] = field(default_factory=list)
+
+    def __enter__(self) -> "_Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.running:
+            one.process.kill()
+            one.process.join()
+            one.answer.close()
+
+
+def _in_processes(
+    everyone: Sequence[_Group], rounds: int, processes: int, timeout: float | None, progress: bool
+) -> None:
+    """Carry each group out in a process of its own, so many at a time."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise RuntimeError("groups in processes of their own need a system that can fork")
+    devices = {p.device.type for one in everyone for p in one.settings.model.parameters()}
+    if "cuda" in devices:
+        raise ValueError("model must be on the CPU: a process that has used a GPU cannot be forked")
+    context = multiprocessing.get_context("fork")
+    layout = Layout.of(everyone[0].settings.model)
+    waiting = list(everyone)
+    told_ = shown_progress(len(waiting), shown=progress, what="groups", unit="group", initial=0)
+    with _Pool() as pool, told_ as bar:
+        while waiting or pool.running:
+            while waiting and len(pool.running) < processes:
+                group = waiting.pop(0)
+                answer = TemporaryFile(prefix="rsfl-")  # noqa: SIM115 - closed when it was read
+                others = [one.answer for one in pool.running]
+                process = context.Process(target=_carry_out, args=(group, rounds, answer, others))
+                process.start()
+                deadline = float("inf") if timeout is None else time.monotonic() + timeout
+                pool.running.append(_Process(group, process, answer, deadline))
+            soonest = min(one.deadline for one in pool.running) - time.monotonic()
+            patience = None if soonest == float("inf") else max(soonest, 0.0)
+            wait([one.process.sentinel for one in pool.running], timeout=patience)
+            for one in list(pool.running):
+                late = time.monotonic() >= one.deadline
+                if one.process.is_alive() and not late:
+                    continue
+                done = not one.process.is_alive()
+                one.process.kill()
+                one.process.join()
+                pool.running.remove(one)
+                if done:
+                    _read(one.group, one.answer, layout)
+                else:
+                    one.group.failure = f"was not done after {timeout:g} s"
+                one.answer.close()
+                bar.update(1)
+
+
+def _carry_out(group: _Group, rounds: int, answer: IO[bytes], others: Sequence[IO[bytes]]) -> None:
+    """Train a group, in a process that is forked for it, and write down what came of it."""
+    for one in others:
+        os.close(one.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever forked this process ends it
+    torch.set_num_threads(1)  # the threads of the other process are not here
+    try:
+        with watched():
+            run = group.rounds(rounds)
+            while run.left:
+                asked = run.invite()
+                replies = train(
+                    run.settings.model, *asked, stacked=run.settings.stacked, apart=run.apart
+                )
+                run.conclude(replies)
+        vector = run.state.clipped.contiguous().view(torch.uint8)
+        said = b"ok\n" + vector.numpy().tobytes()
+    except BaseException as error:
+        said = b"failed\n" + told(error).encode(errors="replace")[:300]
+    answer.write(said)
+    answer.flush()
+    os._exit(0)  # whatever threads a client has left behind
+
+
+def _read(group: _Group, answer: IO[bytes], layout: Layout) -> None:
+    """What a process left behind: bytes, from which nothing but numbers is made."""
+    answer.seek(0)
+    verdict, _, rest = answer.read().partition(b"\n")
+    numbers = sum(shape.numel() for shape in layout.shapes.values())
+    size = numbers * torch.empty((), dtype=layout.dtype).element_size()
+    if verdict == b"ok" and len(rest) == size:
+        group.vector = torch.frombuffer(bytearray(rest), dtype=layout.dtype)
+    else:
+        words = rest.decode(errors="replace") if verdict == b"failed" else ""
+        group.failure = words[:300] or "ended without a word"
