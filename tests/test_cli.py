@@ -1,6 +1,7 @@
 """The command line does what the functions do, and says in one line what is wrong."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from callables import LABELS, SIZE, X, data, linear, model
+from torch import nn
 
 from rsfl import cli, runs
 from rsfl.runs.log import Directory, read_shard
@@ -354,6 +356,43 @@ def test_torchrun_gives_the_votes_of_one_process(tmp_path):
     assert votes(tmp_path / "two") == votes(tmp_path / "one")
     shards = sorted((tmp_path / "two").glob("votes-*.jsonl"))
     assert [len(read_shard(path)[0]) for path in shards] == [6, 6]
+
+
+def test_orbits_are_certified_and_resumed(tmp_path, capsys, monkeypatch):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(25, 2))
+    network[1].weight.data = torch.stack([torch.zeros(25), torch.ones(25)])
+    network[1].bias.data = torch.tensor([0.0, -4.0])
+    images = torch.rand(3, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("callables.data", lambda: (images, torch.tensor([1, 1, 0])))
+    monkeypatch.setattr("callables.model", lambda: network)
+    orbit = ("--orbit", "rotation", "--angle", "10", "--allowance", "0.01")
+    law = ("--law", "gaussian", "--sigma", "0.3")
+    for limit in ("2", "3"):
+        command = ["certify", *WHAT, "--out", str(tmp_path), *law, *orbit, "--limit", limit]
+        assert cli.main(command) == 0
+    said = capsys.readouterr().err
+    assert "2 inputs" in said
+    assert "certified accuracy 0.666 over Rotations" in said
+    certificate, labels = runs.load_orbits(tmp_path)
+    assert certificate.label.tolist() == [1, 1, 1]
+    assert certificate.allowance == 0.01
+    assert certificate.orbit.box[0][1] == pytest.approx(10 * math.pi / 180)
+    assert labels.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--orbit", "rotation"), "--orbit rotation needs --angle"),
+        (("--orbit", "rotation", "--angle", "9", "--change", "1"), "has no --change"),
+        (("--orbit", "rotation", "--angle", "200"), "angle must lie in"),
+        (("--orbit", "scaling", "--change", "0.1", "--n", "9"), "it has no --n"),
+    ],
+)
+def test_orbit_options_that_do_not_fit(tmp_path, capsys, options, words):
+    command = ["certify", *WHAT, "--out", str(tmp_path), "--sigma", "0.5", *options]
+    assert cli.main(command) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_the_version_is_told(capsys):

@@ -11,13 +11,14 @@ __all__ = ["from_document", "known", "to_document"]
 
 
 def known() -> list[type[Law]]:
-    """Every concrete law that has been imported."""
+    """Every concrete law that has been imported and that certificates are read from."""
     found: set[type[Law]] = set()  # one that inherits twice is met twice
     pending = Law.__subclasses__()
     while pending:
         law = pending.pop()
         pending += law.__subclasses__()
-        if not inspect.isabstract(law) and dataclasses.is_dataclass(law):
+        certifies = law.space in ("input", "parametric", "parameters")
+        if certifies and not inspect.isabstract(law) and dataclasses.is_dataclass(law):
             found.add(law)
     return sorted(found, key=_name)
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import math
 import os
 import re
 import signal
@@ -19,7 +20,8 @@ from rsfl._laws import known, to_document
 from rsfl._models import input_dtype
 from rsfl._version import __version__
 from rsfl.noise import Law
-from rsfl.smooth import Smoother, evaluating, floored
+from rsfl.orbit import Orbit, Rotations, RotationScalings, Scalings
+from rsfl.smooth import OrbitPlan, Smoother, evaluating, floored
 
 __all__ = ["main"]
 
@@ -140,9 +142,13 @@ def _certify(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--model {args.model!r} must give logits (1, K) for one input, got {shape}"
         )
+    smoother = Smoother(model, law, logits.shape[1])
+    if args.orbit:
+        _certify_orbits(args, smoother, dataset)
+        return
     rank = int(os.environ.get("RANK", "0"))
     certificate, labels = runs.certify(
-        Smoother(model, law, logits.shape[1]),
+        smoother,
         dataset,
         out=args.out,
         n0=args.n0,
@@ -163,6 +169,47 @@ def _certify(args: argparse.Namespace) -> None:
         share = floored(runs.certified_accuracy(certificate, labels, at), 3)
         print(
             f"{len(labels)} inputs in {args.out}, certified accuracy {share} at radius {at}",
+            file=sys.stderr,
+        )
+
+
+def _family(args: argparse.Namespace) -> Orbit:
+    """The orbit that the options describe."""
+    needed = {"rotation": ["angle"], "scaling": ["change"], "rotation-scaling": ["angle", "change"]}
+    for name in ("angle", "change"):
+        if (getattr(args, name) is not None) != (name in needed[args.orbit]):
+            verb = "needs" if name in needed[args.orbit] else "has no"
+            raise ValueError(f"--orbit {args.orbit} {verb} --{name}")
+    angle = 0.0 if args.angle is None else math.radians(args.angle)
+    if args.orbit == "rotation":
+        return Rotations(angle)
+    if args.orbit == "scaling":
+        return Scalings(args.change)
+    return RotationScalings(angle, args.change)
+
+
+def _certify_orbits(args: argparse.Namespace, smoother: Smoother, dataset: Any) -> None:
+    """Certify every picture of an orbit, for each input."""
+    if args.at_radius is not None or args.n is not None:
+        raise ValueError("--orbit spends as many votes as it needs: it has no --n, no --at-radius")
+    family = _family(args)
+    run = runs.OrbitRun(
+        family,
+        args.allowance,
+        args.alpha,
+        OrbitPlan(batch_size=args.batch_size),
+        args.seed,
+        args.skip,
+    )
+    certificate, labels = runs.certify_orbits(
+        smoother, dataset, run, out=args.out, limit=args.limit, progress=not args.quiet
+    )
+    if not args.quiet:
+        right = (certificate.label.numpy() == labels).mean()
+        votes = certificate.votes.double().mean()
+        print(
+            f"{len(labels)} inputs in {args.out}, certified accuracy {floored(float(right), 3)} "
+            f"over {family}, {votes:.0f} votes an input",
             file=sys.stderr,
         )
 
@@ -275,6 +322,19 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="R",
         help="ask only whether the radius is at least R, with at most n votes",
+    )
+    certify.add_argument(
+        "--orbit",
+        choices=("rotation", "scaling", "rotation-scaling"),
+        help="certify every picture of a family, handed in by anybody, with pixel noise",
+    )
+    certify.add_argument("--angle", type=float, help="largest angle of the orbit, in degrees")
+    certify.add_argument("--change", type=float, help="largest change of scale of the orbit")
+    certify.add_argument(
+        "--allowance",
+        type=float,
+        default=0.0,
+        help="l2 distance that a picture may be from one of the orbit (default: 0)",
     )
     certify.add_argument(
         "--skip", type=int, default=1, metavar="K", help="certify every K-th input (default: 1)"

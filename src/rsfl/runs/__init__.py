@@ -13,6 +13,7 @@ from rsfl.runs.inputs import example, peeked
 from rsfl.runs.job import Interrupted, certify
 from rsfl.runs.joint import joint_accuracy, joint_table, plot_joint
 from rsfl.runs.log import Directory, Record, load
+from rsfl.runs.orbits import OrbitRun, certify_orbits, load_orbits
 from rsfl.runs.plots import plot_certified_accuracy
 from rsfl.runs.report import Run, as_json, as_text, read_runs
 from rsfl.runs.tables import Published, read_tsv, to_dataframe, write_tsv
@@ -21,6 +22,7 @@ __all__ = [
     "Certified",
     "Directory",
     "Interrupted",
+    "OrbitRun",
     "Published",
     "Record",
     "Run",
@@ -31,12 +33,14 @@ __all__ = [
     "certified_accuracy",
     "certified_rate",
     "certify",
+    "certify_orbits",
     "envelope",
     "example",
     "high_probability_accuracy",
     "joint_accuracy",
     "joint_table",
     "load",
+    "load_orbits",
     "peeked",
     "plot_certified_accuracy",
     "plot_joint",

@@ -6,6 +6,7 @@ from rsfl.train.checkpoint import CheckpointError
 from rsfl.train.loop import Epoch, fit
 from rsfl.train.losses import Adversarial, CrossEntropy, Loss, pseudo_labels
 from rsfl.train.noisy import MACER, Consistency, SmoothMix, Stability
+from rsfl.train.orbits import OrbitNoise
 
 __all__ = [
     "MACER",
@@ -17,6 +18,7 @@ __all__ = [
     "DatasetBatches",
     "Epoch",
     "Loss",
+    "OrbitNoise",
     "SmoothMix",
     "Source",
     "Stability",

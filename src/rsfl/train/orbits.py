@@ -1,0 +1,88 @@
+"""Training for certificates of orbits: a random picture of the family, then noise on it."""
+
+import math
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from typing_extensions import override
+
+from rsfl.noise import Law
+from rsfl.orbit import Orbit
+
+__all__ = ["OrbitNoise"]
+
+
+@dataclass(frozen=True)
+class OrbitNoise(Law):
+    """One law after the other: parameters uniform on an orbit's box, then noise on the picture.
+
+    Every loss that takes a law takes this one, and so trains a model for
+    :meth:`rsfl.smooth.Smoother.certify_orbit`. No certificate is read from it: that is the business
+    of the noise alone.
+
+    Args:
+        family: The family of pictures, a little wider than the one to certify: its ends would be
+            seen from one side only.
+        law: The noise of the pixels.
+
+    Example:
+        >>> from rsfl.noise import Gaussian
+        >>> from rsfl.orbit import Rotations
+        >>> from rsfl.train import Consistency
+        >>> law = OrbitNoise(Rotations(math.radians(53)), Gaussian(0.2))
+        >>> loss = Consistency(law=law, weight=5.0, entropy=0.0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+        >>> loss(model, x, y, torch.Generator().manual_seed(0)).backward()
+    """
+
+    family: Orbit
+    law: Law
+    norm = "none"
+    space = "orbit"
+    unit = "none"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.family, Orbit):
+            raise TypeError(
+                f"family must be an orbit, such as orbit.Rotations(0.5), got {self.family!r}"
+            )
+        if not isinstance(self.law, Law) or self.law.space != "input":
+            raise TypeError(
+                f"law must be one of the pixels, such as noise.Gaussian(0.25), got {self.law!r}"
+            )
+
+    @override
+    def noise_shape(self, shape: torch.Size) -> torch.Size:
+        """The parameters, and behind them the noise of the pixels, in one row."""
+        return torch.Size([self.family.dim + math.prod(self.law.noise_shape(shape))])
+
+    @override
+    def sample(
+        self,
+        shape: tuple[int, ...],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        rows, pixels = shape[:-1], shape[-1] - self.family.dim
+        params = self.family.sample(math.prod(rows), generator=generator, device=device)
+        noise = self.law.sample((*rows, pixels), generator=generator, device=device)
+        return torch.cat([params.view(*rows, self.family.dim), noise], dim=-1)
+
+    @override
+    def perturb(self, x: Tensor, noise: Tensor) -> Tensor:
+        params, pixels = noise.tensor_split([self.family.dim], dim=1)
+        pictures = self.family(x, params)
+        shape = self.law.noise_shape(pictures.shape[1:])
+        return self.law.perturb(pictures, pixels.reshape(-1, *shape))
+
+    @override
+    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> NoReturn:
+        raise ValueError(
+            f"law must be the noise alone, {self.law}, to certify: certify_orbit(x, "
+            f"{self.family}) moves the picture itself"
+        )

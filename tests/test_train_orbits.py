@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import nn
+
+from rsfl import noise, orbit, smooth
+from rsfl.train import Consistency, CrossEntropy, OrbitNoise
+
+FAMILY = orbit.RotationScalings(0.5, 0.2)
+
+
+def draws(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_picture_of_the_family_then_noise():
+    law = OrbitNoise(FAMILY, noise.Gaussian(0.1))
+    x = torch.rand(6, 2, 5, 4, generator=draws(1))
+    assert law.noise_shape(x.shape[1:]) == (2 + 40,)
+    sample = law.sample((6, 42), generator=draws())
+    params, pixels = sample[:, :2], sample[:, 2:]
+    torch.testing.assert_close(
+        law.perturb(x, sample), FAMILY(x, params) + pixels.view(6, 2, 5, 4), rtol=0, atol=0
+    )
+    for column, (low, high) in zip(params.T, FAMILY.box, strict=True):
+        assert ((column >= low) & (column <= high)).all()
+    many = law.sample((3, 2000, 42), generator=draws())
+    assert many.shape == (3, 2000, 42)
+    assert float(many[..., 2:].std()) == pytest.approx(0.1, rel=0.01)
+    assert float(many[..., 0].std()) == pytest.approx(1 / 12**0.5, rel=0.05)  # of a uniform law
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(OrbitNoise(FAMILY, noise.Gaussian(0.2))),
+        Consistency(law=OrbitNoise(FAMILY, noise.Gaussian(0.2)), weight=5.0),
+    ],
+)
+def test_losses_take_it(loss):
+    x, y = torch.rand(8, 1, 6, 6), torch.arange(8) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    first = loss(model, x, y, draws(3))
+    again, other = (loss(model, x, y, draws(seed)) for seed in (3, 4))
+    assert first.item() == again.item() != other.item()
+    first.backward()
+    assert model[1].weight.grad.abs().sum() > 0
+
+
+def test_it_certifies_nothing():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    smoother = smooth.Smoother(model, OrbitNoise(FAMILY, noise.Gaussian(0.2)), 3)
+    x = torch.rand(1, 1, 6, 6)
+    with pytest.raises(ValueError, match="law must be the noise alone"):
+        smoother.certify(x, n=100)
+    with pytest.raises(ValueError, match="law must be one of l2 on inputs"):
+        smoother.certify_orbit(x, FAMILY)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(TypeError, match="family must be an orbit"):
+        OrbitNoise(0.5, noise.Gaussian(1))
+    with pytest.raises(TypeError, match="law must be one of the pixels"):
+        OrbitNoise(FAMILY, noise.ParameterGaussian(1))
