@@ -1,6 +1,7 @@
 """A public name without a documentation page, or without a docstring, fails the build."""
 
 import importlib
+import inspect
 import pkgutil
 
 from sphinx.application import Sphinx
@@ -19,6 +20,11 @@ def public_modules() -> list[str]:
     ]
 
 
+def _has_words(value: object) -> bool:
+    """Whether it is a class or a function; an alias of a type has no docstring of its own."""
+    return inspect.isroutine(value) or isinstance(value, type)
+
+
 def check(app: Sphinx, env: BuildEnvironment) -> None:
     documented = {name for name, *_ in env.domains.python_domain.get_objects()}
     for module_name in public_modules():
@@ -29,7 +35,7 @@ def check(app: Sphinx, env: BuildEnvironment) -> None:
             value = getattr(module, name)
             if f"{module_name}.{name}" not in documented:
                 logger.warning("public name %s.%s is not documented", module_name, name)
-            elif (callable(value) or isinstance(value, type)) and not (value.__doc__ or "").strip():
+            elif _has_words(value) and not (value.__doc__ or "").strip():
                 logger.warning("public name %s.%s has no docstring", module_name, name)
 
 

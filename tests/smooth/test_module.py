@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from rsfl.smooth.laws import to_document
 from torch import nn
 
+from rsfl._laws import to_document
 from rsfl.deform import Rotation
 from rsfl.noise import Gaussian, Laplace, PixelGaussian, PixelLaplace, PixelUniform, Uniform
 from rsfl.smooth import Certificate, DeformationSmoother, GaussianSmoother, Smoother

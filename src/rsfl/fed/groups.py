@@ -86,7 +86,7 @@ class _Group:
         return Rounds(self.settings, total, attacks=self.attacks, checkpoint=where)
 
 
-def train_groups(
+def train_groups(  # noqa: PLR0913  # a run's settings
     server: Server,
     groups: int,
     rounds: int,

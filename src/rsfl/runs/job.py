@@ -153,7 +153,7 @@ def _compare(index: int, data: tuple[str, int], before: Record) -> None:
         )
 
 
-def certify(
+def certify(  # noqa: PLR0913  # a run's settings
     smoother: Voter,
     dataset: Any,
     *,

@@ -252,7 +252,7 @@ class Voter(ABC):
             x, checked_index(index, len(x)), 0, n, seed=seed, batch_size=batch_size
         ).counts
 
-    def certify(
+    def certify(  # noqa: PLR0913  # what ballot and reading take
         self,
         x: Tensor,
         *,

@@ -141,7 +141,7 @@ def explain(error: Exception, x: Tensor, rows: int) -> None:
         )
 
 
-def count_votes(
+def count_votes(  # noqa: PLR0913  # the hot loop
     model: nn.Module,
     law: Law,
     x: Tensor,

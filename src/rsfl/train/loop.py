@@ -48,7 +48,7 @@ class Epoch:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def fit(
+def fit(  # noqa: PLR0913  # a run's settings
     model: nn.Module,
     batches: Source,
     loss: Loss,

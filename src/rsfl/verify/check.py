@@ -270,7 +270,7 @@ def _model(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _merged(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _merged(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:  # noqa: C901  # one line's checks
     """The votes of all lines of a run as those of one ballot, and what is wrong with them."""
     rule: dict[str, Any] = {"name": "fixed"}
     if settings["radius"] is not None:

@@ -90,7 +90,7 @@ def _unlikely(row: Row, counts: Sequence[int]) -> bool:
     return False
 
 
-def check_votes(
+def check_votes(  # noqa: PLR0913  # a run's settings
     subject: str,
     content: Mapping[str, Any],
     rows: Sequence[Row],
