@@ -89,10 +89,16 @@ def page(room_name: str, first: list[str]) -> str:
             if kind(value) == "data":
                 body.append("   :no-value:")
             elif kind(value) == "class":
-                body.append("   :members:\n   :inherited-members: object, tuple, Mapping, Sequence")
+                body.append(
+                    "   :members:\n   :inherited-members: object, tuple, Mapping, Sequence"
+                )
             body.append("")
         parts.append("\n".join([*body, "```"]))
-    head = f"```{{eval-rst}}\n.. automodule:: {room_name}\n\n" + "\n\n".join(tables) + "\n```"
+    head = (
+        f"```{{eval-rst}}\n.. automodule:: {room_name}\n\n"
+        + "\n\n".join(tables)
+        + "\n```"
+    )
     return "\n\n".join([head, *parts])
 
 
@@ -121,7 +127,9 @@ class Links(SphinxPostTransform):
             )  # as a name is written where it is called
             target = known.get(text)
             within = node.parent
-            if target is None or isinstance(within, nodes.reference | addnodes.pending_xref):
+            if target is None or isinstance(
+                within, nodes.reference | addnodes.pending_xref
+            ):
                 continue
             if isinstance(within, nodes.title):
                 continue
@@ -153,9 +161,17 @@ def targets(env: Any) -> dict[str, str]:
                 short.setdefault(bare, set()).add(name)
             if len(parts) == 4 and parts[2][0].isupper():
                 found[".".join(parts[2:])] = name
-                if kind_ == "method" and "_" in bare[1:]:  # of the class with the shortest name
-                    methods[bare] = min(methods.get(bare, name), name, key=lambda n: (len(n), n))
-    return methods | found | {bare: min(names) for bare, names in short.items() if len(names) == 1}
+                if (
+                    kind_ == "method" and "_" in bare[1:]
+                ):  # of the class with the shortest name
+                    methods[bare] = min(
+                        methods.get(bare, name), name, key=lambda n: (len(n), n)
+                    )
+    return (
+        methods
+        | found
+        | {bare: min(names) for bare, names in short.items() if len(names) == 1}
+    )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

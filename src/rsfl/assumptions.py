@@ -158,6 +158,29 @@ SAME_REST = Assumption(
 )
 
 
+MARGINAL = Assumption(
+    "marginal",
+    "The coverage is a mean over inputs, labels, calibration sets and noise. It is no statement "
+    "about one input, one class, or this calibration set.",
+    "configured",
+    "conformal.calibrate",
+)
+EXCHANGEABLE = Assumption(
+    "exchangeable",
+    "Inputs and labels of calibration and of use, before anybody moves the latter, come from one "
+    "law in exchangeable order; the score was made without the calibration set.",
+    "trusted",
+    "the caller",
+)
+UNSEEN_DRAW = Assumption(
+    "unseen-draw",
+    "Whoever moves an input does not know the noise that will be added to it; calibration inputs "
+    "are not moved.",
+    "trusted",
+    "the caller: the seed of use is secret",
+)
+
+
 DISJOINT_GROUPS = Assumption(
     "disjoint-groups",
     "Each client is in one group, which a hash of its id and of the seed decides: nothing that it "

@@ -143,6 +143,10 @@ class Deformation(Law):
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
         return self.base.radius(p_a, p_b, dim=dim)
 
+    @override
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+        return self.base.tradeoff(p, radius, dim=dim)
+
 
 def _image(shape: torch.Size) -> torch.Size:
     """The shape of one image, if it is one that can be deformed."""

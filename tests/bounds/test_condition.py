@@ -169,3 +169,18 @@ def test_empty_ledger_and_foreign_rounds_are_refused():
         deviation([], LAST)
     with pytest.raises(ValueError, match=r"rounds 1 to 3, got \[4\]"):
         deviation(log(), replace(LAST, rounds=[3, 4]))
+
+
+def test_an_honest_update_that_was_rejected_may_have_passed_in_the_other_run():
+    # It lay just beyond the limit here and may lie just within it there, however close the two
+    # runs are: then it is zero in one of them only.
+    threat = FeatureThreat(clients=[0], norm=1e-9, flips=False, rounds=[1])
+    lost = {"outcome": "rejected", "update_norm": 0.0}
+    rounds = [one_odd(changes={}), one_odd(client=3, changes=lost, index=2, reject_norm=0.4)]
+    calm = [one_odd(changes={}), one_odd(client=3, changes={}, index=2, reject_norm=0.4)]
+    assert value(calm, threat) < 1e-8
+    assert 0.25 * 0.4 < value(rounds, threat) < 0.25 * 0.4 * 1.001
+    # Likewise one that passed here, and may lie beyond it there.
+    edge = {"update_norm": 0.4 * (1 - 1e-12)}
+    rounds = [one_odd(changes={}), one_odd(client=3, changes=edge, index=2, reject_norm=0.4)]
+    assert 0.25 * 0.399 < value(rounds, threat) < 0.25 * 0.4 * 1.001

@@ -63,3 +63,26 @@ def test_inverse_questions_refuse_threats_without_that_question():
         latest_round(log(), RemovalThreat(at_most=1), 0.1)
     with pytest.raises(ValueError, match=r"radius must lie in \[0, inf\], got -1"):
         most_attackers(log(), RemovalThreat(at_most=1), -1)
+
+
+def test_a_radius_that_the_bound_reaches_is_not_certified():
+    rounds = log(update_clip=9.0)
+    for one in THREATS:
+        if not isinstance(one, RemovalThreat):
+            last = value(rounds, replace(one, rounds=[3]))
+            assert latest_round(rounds, one, last) < 3 <= latest_round(rounds, one, last * 1.001)
+        if one.at_most and not one.clients:
+            alone = value(rounds, replace(one, at_most=1))
+            assert most_attackers(rounds, one, alone) == 0
+            assert most_attackers(rounds, one, alone * 1.001) == 1
+
+
+def test_the_latest_round_is_one_before_which_every_round_is_certified():
+    # The second round is worth less than the first: it counts only as far as the first does.
+    slow, fast = log(1), log(3, server_step=0.25)[1:]
+    rounds, threat = [*slow, *fast], ClientThreat(clients=[0])
+    rounds = [replace(one, update_clip=9.0) for one in rounds]
+    single = [value(rounds, replace(threat, rounds=[t])) for t in (1, 2, 3)]
+    assert single[1] < single[2] < single[0]
+    assert latest_round(rounds, threat, (single[0] + single[2]) / 2) == 0
+    assert latest_round(rounds, threat, single[0] * 1.001) == 3

@@ -1,6 +1,8 @@
 """From ledger and threat to certified predictions, end to end: train, attack, certify, compare with
 the other run."""
 
+import json
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -591,3 +593,160 @@ def test_the_published_formula_is_for_one_attacked_round_of_named_clients(threat
         ValueError, match="threat must name the clients and one round of a FeatureThreat"
     ):
         published(result, threat)
+
+
+def kinds(result):
+    smoother = ParameterSmoother(result.model, 0.1, 3)
+    return {
+        "margins": margins(result.model, TEST),
+        "exact votes": exact_votes(result.model, TEST, 0.1),
+        "votes": smoother.certify(TEST, n=300),
+        "one radius": smoother.certify_at(TEST[:40], 0.2, n_max=1000),
+    }
+
+
+@pytest.mark.parametrize("kind", ["margins", "exact votes", "votes", "one radius"])
+def test_a_certificate_is_read_back_as_it_was(tmp_path, kind):
+    _, result = trained()
+    held = fed.withstood(kinds(result)[kind], result.ledger, THREAT)
+    assert 0 < int(held.abstained.sum()) < len(held)
+    held.save(tmp_path / "c.json")
+    for again in (
+        fed.PoisoningCertificate.load(tmp_path / "c.json"),
+        fed.PoisoningCertificate.load(tmp_path / "c.json", result.ledger),
+    ):
+        for name in ("label", "radius", "reach", "unconditional", "p_lower", "counts", "index"):
+            assert torch.equal(getattr(again, name), getattr(held, name)), name
+        for name in ("threat", "deviation", "bound", "law", "alpha"):
+            assert getattr(again, name) == getattr(held, name), name
+        assert {a.id for a in held.assumptions} == {a.id for a in again.assumptions}
+        assert repr(again).split("Assumes")[0] == repr(held).split("Assumes")[0]
+
+
+def edited(path, change):
+    """The file with its content changed and its checksum made to fit."""
+    document = json.loads(path.read_text())
+    change(document["content"])
+    document["crc32"] = zlib.crc32(json.dumps(document["content"], allow_nan=False).encode())
+    path.write_text(json.dumps(document))
+
+
+def test_numbers_in_a_file_that_do_not_follow_are_refused(tmp_path):
+    _, result = trained()
+    path, load = tmp_path / "c.json", fed.PoisoningCertificate.load
+    found = kinds(result)
+
+    def lie(kind, change, words):
+        fed.withstood(found[kind], result.ledger, THREAT).save(path)
+        edited(path, change)
+        with pytest.raises(ValueError, match=words):
+            load(path)
+
+    def longer(content):
+        content["certificate"]["radius"] = ["9.0"] * len(content["certificate"]["radius"])
+
+    lie("exact votes", longer, "larger than the probabilities of its votes allow")
+    lie("votes", longer, "cannot be read as a poisoning certificate")
+    lie("margins", lambda c: c["certificate"].update(label=[0]), "every column must hold 1")
+    lie("margins", lambda c: c.update(kind="guess"), "cannot be read")
+    lie("margins", lambda c: c.update(deviation="-1"), "deviation must lie in")
+    lie("margins", lambda c: c["threat"].update(level="pixel"), "level must be one of")
+    fed.withstood(found["margins"], result.ledger, THREAT).save(path)
+    edited(path, lambda content: content.update(deviation="1e-9"))
+    assert not load(path).abstained.any()  # a file alone is what it says; the ledger knows better
+    with pytest.raises(ValueError, match="must be about this ledger"):
+        load(path, result.ledger)
+    path.write_text(path.read_text().replace("margins", "margin"))
+
+
+def test_a_backdoor_norm_is_not_saved():
+    _, result = trained()
+    norms = fed.largest_backdoors(
+        fed.certify(result.model, TEST, result.ledger, THREAT), result.ledger
+    )
+    with pytest.raises(TypeError, match="only a certificate over parameters can be saved"):
+        norms.save("nowhere.json")
+
+
+def test_the_model_is_that_of_the_ledger():
+    server, result = trained(clip=0.5)
+    certificate = fed.certify(result.model, TEST, result.ledger, THREAT)
+    assert "known-model" in {a.id for a in certificate.assumptions}
+    assert "whole-ledger" not in {a.id for a in certificate.assumptions}
+    other = replace(server, seed=5).run(3)
+    base = margins(other.model, TEST)
+    votes_ = ParameterSmoother(other.model, 0.1, 3).certify(TEST, n=50)
+    for ask in (
+        lambda: fed.certify(other.model, TEST, result.ledger, THREAT),
+        lambda: fed.withstood(base, result.ledger, THREAT),
+        lambda: fed.withstood(votes_, result.ledger, THREAT, other.model),
+    ):
+        with pytest.raises(ValueError, match="model must be the one that the ledger's last round"):
+            ask()
+    # Sampled votes do not know their model: then it is taken on trust, and said so.
+    trusted = fed.withstood(votes_, result.ledger, THREAT)
+    assert "whole-ledger" in {a.id for a in trusted.assumptions}
+
+
+def test_a_ledger_that_was_cut_or_put_together_is_refused():
+    server, result = trained(clip=0.5)
+    rounds, other = result.ledger.rounds, replace(server, seed=5).run(3).ledger.rounds
+    with pytest.raises(ValueError, match=r"must begin with round 1, .* got round 2"):
+        fed.certify(result.model, TEST, rounds[1:], replace(THREAT, rounds=[2]))
+    with pytest.raises(ValueError, match="must be of one run: round 2 sent other weights"):
+        fed.certify(result.model, TEST, [other[0], *rounds[1:]], THREAT)
+    bare = [replace(one, sent_hash="", model_hash="", passed_hash="") for one in rounds]
+    certificate = fed.certify(result.model, TEST, bare, THREAT)
+    assert "whole-ledger" in {a.id for a in certificate.assumptions}
+    far = nn.Linear(5, 3).double()
+    with torch.no_grad():
+        far.weight.fill_(50.0)
+    with pytest.raises(ValueError, match=r"within its clip 0\.5, got weights of norm 19\d\."):
+        fed.certify(far, TEST, bare, THREAT)
+
+
+def test_a_removal_is_any_retraining_where_nothing_is_drawn():
+    full = fed.SGD(lr=0.5, batch_size=None, decay=0.1)
+    calm = problem(trainer=full, noise_std=None)
+    result = calm.run(3)
+    removal = RemovalThreat(clients=[2])
+    certificate = fed.certify(result.model, TEST, result.ledger, removal)
+    ids = {a.id for a in certificate.assumptions}
+    assert "any-retraining" in ids
+    assert "coupled-runs" not in ids
+    # Another seed draws nothing else: a training without the client gives the same predictions.
+    again = replace(calm, seed=77, clients=[one for one in calm.clients if one.id != 2]).run(3)
+    assert agreed(certificate, again.model)
+    assert int((~certificate.abstained).sum()) > 50
+    odd = [replace(calm.clients[0], trainer=replace(full, momentum=0.5)), *calm.clients[1:]]
+    for drawing in (
+        replace(calm, clients=odd, update_clip=1.0),
+        problem(trainer=full),
+        problem(noise_std=None),
+        problem(trainer=full, noise_std=None, fraction=0.5),
+    ):
+        run = drawing.run(3)
+        named = fed.certify(run.model, TEST, run.ledger, RemovalThreat(at_most=1)).assumptions
+        assert "coupled-runs" in {a.id for a in named}
+
+
+def test_one_client_that_sends_nonsense_voids_no_statement_about_unknown_ones():
+    calm = problem(clients=24, update_clip=0.6)
+    for update in (lambda u, known, g: u * torch.nan, lambda u, known, g: 1e3 * u):
+        run = calm.run(2, attacks={5: Attack(None, None, update)})
+        threat = ClientThreat(at_most=1, rounds=[2])
+        certificate = fed.certify(run.model, TEST, run.ledger, threat)
+        assert "clients [5] counted by the clip of their updates" in repr(certificate)
+        assert certificate.deviation < np.inf
+        named = fed.certify(run.model, TEST, run.ledger, replace(threat, clients=[5]))
+        assert named.deviation < 2 * certificate.deviation
+
+
+def test_a_reach_that_the_deviation_equals_is_not_enough():
+    _, result = trained()
+    base = margins(result.model, TEST)
+    needed = bounds.deviation(result.ledger.rounds, THREAT).value
+    just = replace(base, radius=torch.full_like(base.radius, needed))
+    assert bool(fed.withstood(just, result.ledger, THREAT).abstained.all())
+    beyond = replace(base, radius=torch.full_like(base.radius, np.nextafter(needed, 1)))
+    assert not bool(fed.withstood(beyond, result.ledger, THREAT).abstained.any())

@@ -25,6 +25,7 @@ from rsfl.bounds.crfl import (
 from rsfl.bounds.frame import local_factors
 from rsfl.bounds.limits import largest_norm, latest_round, most_attackers
 from rsfl.bounds.linear import linear_vote_bounds, linear_votes, margin_radius
+from rsfl.bounds.poisoned import FeatureThreat, SampleThreat
 from rsfl.bounds.poisoning import Deviation, deviation
 from rsfl.bounds.radii import (
     cohen_radius,
@@ -35,14 +36,8 @@ from rsfl.bounds.radii import (
     uniform_radius,
 )
 from rsfl.bounds.records import Participant, Round
-from rsfl.bounds.threat import (
-    ClientThreat,
-    FeatureThreat,
-    ForensicThreat,
-    RemovalThreat,
-    SampleThreat,
-    Threat,
-)
+from rsfl.bounds.threat import ClientThreat, ForensicThreat, RemovalThreat, Threat
+from rsfl.bounds.tradeoff import gaussian_tradeoff, laplace_tradeoff, uniform_tradeoff
 from rsfl.bounds.voting import group_votes
 
 __all__ = [
@@ -65,11 +60,13 @@ __all__ = [
     "crfl_divergence",
     "crfl_radius",
     "deviation",
+    "gaussian_tradeoff",
     "group_votes",
     "hoeffding_lower",
     "hoeffding_upper",
     "kl_budget",
     "laplace_radius",
+    "laplace_tradeoff",
     "largest_norm",
     "latest_round",
     "lecuyer_radius",
@@ -88,4 +85,5 @@ __all__ = [
     "top_two_minimum_trials",
     "top_two_p_value",
     "uniform_radius",
+    "uniform_tradeoff",
 ]

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 from rsfl._checks import Float64, Floats, Int64, numbers, unwrapped
 from rsfl.bounds._safe import up
 from rsfl.bounds.frame import Frame
+from rsfl.bounds.poisoned import FeatureThreat
 from rsfl.bounds.poisoning import deviation, framed, propagate
 from rsfl.bounds.records import Round
-from rsfl.bounds.threat import FeatureThreat, Threat
+from rsfl.bounds.threat import Threat
 
 __all__ = ["largest_norm", "latest_round", "most_attackers"]
 

@@ -22,8 +22,9 @@ from rsfl.bounds._safe import up
 from rsfl.bounds.attack import Lanes
 from rsfl.bounds.condition import ConditionError, examined, trusted
 from rsfl.bounds.frame import Frame, largest_sums
+from rsfl.bounds.poisoned import FeatureThreat
 from rsfl.bounds.records import Round
-from rsfl.bounds.threat import FeatureThreat, Threat
+from rsfl.bounds.threat import Threat
 
 __all__ = ["Deviation", "Path", "deviation", "framed", "propagate"]
 

@@ -1,4 +1,5 @@
-"""Who attacks a federated run, when, and with what power: five threats, one class each.
+"""Who attacks a federated run, when, and with what power: five threats, one class each. The two by
+poisoned data are in a file of their own.
 
 From the weakest attacker to the strongest, then two questions about the past. What sets one level
 apart from another is a method of its class.
@@ -6,36 +7,27 @@ apart from another is a method of its class.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import inf
-from typing import Any, ClassVar, Literal, NoReturn, cast
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from rsfl._checks import Float64, choice, count, counts, number, numbers, stored
+from rsfl._checks import choice, count, counts, stored
 from rsfl.bounds.attack import (
     Effect,
     Lanes,
     Rows,
     Submitted,
     carried_out,
-    injected,
     left_out,
-    scaled,
 )
 from rsfl.bounds.condition import ConditionError
 from rsfl.bounds.frame import Frame
 
-__all__ = [
-    "ClientThreat",
-    "FeatureThreat",
-    "ForensicThreat",
-    "RemovalThreat",
-    "SampleThreat",
-    "Threat",
-]
+__all__ = ["ClientThreat", "ForensicThreat", "RemovalThreat", "Threat", "TimedThreat", "ids_of"]
 
 Bools = NDArray[np.bool_]
 
@@ -59,9 +51,14 @@ class Threat(ABC):
     clients: Sequence[int] = ()
     at_most: int = 0
 
+    levels: ClassVar[dict[str, type["Threat"]]] = {}
     level: ClassVar[str]
     trusted: ClassVar[tuple[str, ...]]
     """Names of what no ledger can show and the caller answers for at this level."""
+
+    def __init_subclass__(cls) -> None:
+        if "level" in vars(cls):
+            Threat.levels[cls.level] = cls
 
     def __new__(cls, *arguments: Any, **settings: Any) -> Self:
         """Refuse the abstract class, which once took the level as an argument."""
@@ -70,7 +67,9 @@ class Threat(ABC):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        stored(self, clients=_ids("clients", self.clients), at_most=count("at_most", self.at_most))
+        stored(
+            self, clients=ids_of("clients", self.clients), at_most=count("at_most", self.at_most)
+        )
         if not self.clients and not self.at_most:
             raise ValueError(
                 f"clients or at_most must name somebody: a threat by nobody certifies everything, "
@@ -124,7 +123,7 @@ class Threat(ABC):
         Raises:
             ValueError: There is no such threat.
         """
-        kind = _CLASSES[choice("level", settings.get("level"), tuple(_CLASSES))]
+        kind = Threat.levels[choice("level", settings.get("level"), tuple(Threat.levels))]
         given = {name: value for name, value in settings.items() if name != "level"}
         if unknown := sorted(set(given) - {one.name for one in fields(kind)}):
             raise ValueError(f"a {kind.__name__} has no {unknown!r}")
@@ -142,7 +141,7 @@ class Threat(ABC):
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class _Timed(Threat):
+class TimedThreat(Threat):
     """A threat in some of the rounds."""
 
     rounds: Sequence[int] | None = None
@@ -150,7 +149,7 @@ class _Timed(Threat):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rounds is not None:
-            stored(self, rounds=_ids("rounds", self.rounds))
+            stored(self, rounds=ids_of("rounds", self.rounds))
             if not self.rounds:
                 raise ValueError(
                     "rounds must name a round, or be None for all: a threat that never attacks "
@@ -176,203 +175,7 @@ class _Timed(Threat):
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class _OfData(_Timed):
-    """A threat by poisoned training data; without any of ``samples``, ``per_batch`` and ``share``,
-    all samples may be poisoned."""
-
-    samples: int | Mapping[int, Sequence[int]] | None = None
-    per_batch: int | None = None
-    share: float | None = None
-    scale: float | tuple[float, float] = 1.0
-    input_norm: float | None = None
-    comparator: Literal["clean", "scaled"] = "clean"
-    valid: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choice("comparator", self.comparator, ("clean", "scaled"))
-        self._check_how_many()
-        if self.input_norm is not None:
-            stored(self, input_norm=number("input_norm", self.input_norm, 0, inf, open_high=True))
-        if not isinstance(self.valid, bool):
-            raise TypeError(f"valid must be True or False, got {self.valid!r}")
-        scale = numbers("scale", self.scale, 0.0, inf, open_high=True)
-        if scale.shape not in ((), (2,)) or scale.min() != scale.flat[0]:
-            raise ValueError(f"scale must be one number or a pair (low, high), got {self.scale!r}")
-        stored(self, scale=(float(scale.min()), float(scale.max())))
-        if self.comparator == "scaled" and self.at_most:
-            raise ValueError(
-                f"clients must be named for comparator='scaled', got at_most={self.at_most!r}"
-            )
-
-    def _check_how_many(self) -> None:
-        """Three ways to say how much is poisoned, of which at most one is given."""
-        if sum(one is not None for one in (self.samples, self.per_batch, self.share)) > 1:
-            raise ValueError(
-                "samples, per_batch and share are three ways to say one thing: give at most one"
-            )
-        if isinstance(self.samples, Mapping):
-            named = {
-                count("samples", client): _ids("samples", which)
-                for client, which in self.samples.items()
-            }
-            stored(self, samples=named)
-            if set(named) != set(self.clients) or self.at_most:
-                raise ValueError(
-                    f"samples must name the clients {self.clients!r} and nobody can be unknown, "
-                    f"got {sorted(named)!r}, at_most={self.at_most!r}"
-                )
-        for name in ("samples", "per_batch"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Mapping):
-                stored(self, **{name: count(name, value, 1)})
-        if self.share is not None:
-            stored(self, share=number("share", self.share, 0.0, 1.0, open_low=True))
-
-    @property
-    def trusted(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of what no ledger can show and the caller answers for."""
-        return ("threat-respected", *(("valid-samples",) * self.valid))
-
-    @property
-    def scales(self) -> tuple[float, float]:
-        """The smallest and the largest factor on the attackers' updates."""
-        return cast(tuple[float, float], self.scale)  # one number has become a pair
-
-    @abstractmethod
-    def injected(
-        self,
-        frame: Frame,
-        lanes: Lanes,
-        rows: Rows,
-        shares: "list[tuple[Float64, int]] | Float64",
-    ) -> tuple[Float64, Bools]:
-        """Eq. (6) with what this level may do to one sample."""
-
-    def submitted(self, frame: Frame, lanes: Lanes, rows: Rows) -> Submitted:
-        """What these participants submit if they attack."""
-        moved, fails = self.injected(frame, lanes, rows, self._shares(frame, rows))
-        known, kappa = frame.ruly[rows, None], frame.kappa[rows]
-        honest = np.where(known, frame.honest(lanes.sent_norm(frame))[rows], 0.0)
-        low, high = self.scales
-        longest = scaled(high, honest + moved)
-        if self.comparator == "scaled":
-            own, error, stretch = scaled(high, honest), scaled(high, moved), high
-            kappa = np.maximum(abs(low - 1) + low * kappa, abs(high - 1) + high * kappa)
-        else:
-            # Convex in the scale: the worst lies at an end.
-            own, stretch = honest, 1.0
-            ends = (scaled(by, moved) + scaled(abs(by - 1), honest) for by in (low, high))
-            error = np.maximum(*ends)
-        # An update that is rejected, or a training that fails, ends up as zero.
-        lost = fails | (longest > frame.record.reject_norm) | (not self.valid)
-        error = np.where(lost, np.maximum(error, own), error)
-        return Submitted(np.where(known, error, inf), np.where(known, own, inf), kappa, stretch)
-
-    def _shares(self, frame: Frame, rows: Rows) -> "list[tuple[Float64, int]] | Float64":
-        """Poisoned share of each batch, as `injected` takes it."""
-        sizes = frame.sizes[rows]
-        if self.share is not None:
-            return np.full(sizes.shape, self.share)
-        if self.per_batch is not None:
-            return np.asarray(np.minimum(self.per_batch, sizes) / sizes)
-        if self.samples is None:
-            return np.ones(sizes.shape)
-        found = []
-        for row in rows:
-            drawn, client = frame.drawn[row], int(frame.ids[row])
-            if drawn is None:
-                where = f"round {frame.record.index}, client {client}"
-                raise ConditionError("recorded-samples", where, "samples=None")
-            names, shares = drawn
-            if isinstance(self.samples, Mapping):
-                chosen = shares[np.isin(names, self.samples[client])]
-                found.append((chosen.sum(axis=0, keepdims=True), 1))
-            else:
-                found.append((shares, self.samples))
-        return found
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class FeatureThreat(_OfData):
-    """Training inputs are moved by at most ``norm`` each, and labels may be flipped.
-
-    Args:
-        clients: Ids of the attackers.
-        at_most: Besides them, any unknown set of up to this many clients.
-        rounds: Indices of the attacked rounds; None for all of them.
-        norm: Largest l2 norm of the change of one input.
-        flips: Whether labels may change as well.
-        samples: Which of its samples each attacker poisons, {client: numbers}, or how many of them
-            at most; all by default. The numbers are those in the data set that the client was
-            given, as the ledger has them.
-        per_batch: Most poisoned draws in any mini-batch, instead.
-        share: Largest poisoned share of any mini-batch, the short ones included, instead.
-        scale: Factor on the attackers' updates; a pair (low, high) if it lies in between.
-        input_norm: Bound on || (x, 1) || of poisoned inputs; the ledger's bound plus ``norm`` holds
-            anyway.
-        comparator: ``"clean"``: the attackers are honest. ``"scaled"``: they train on clean data
-            but scale their updates all the same, as the published CRFL certificate has it.
-        valid: Whether poisoned samples are such that a client can train on them. If not, one of
-            them can turn the client's whole update to zero, and that is paid for.
-
-    Example:
-        >>> FeatureThreat(clients=[3], rounds=[10], norm=0.1, per_batch=5, scale=10.0).clients
-        (3,)
-    """
-
-    norm: float
-    flips: bool = True
-
-    level: ClassVar[str] = "feature"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        stored(self, norm=number("norm", self.norm, 0.0, inf, open_high=True))
-        if not isinstance(self.flips, bool):
-            raise TypeError(f"flips must be True or False, got {self.flips!r}")
-        if not (self.norm or self.flips or self.scales != (1.0, 1.0)) and self.valid:
-            raise ValueError(
-                "norm must be above 0 where neither flips nor scale change anything: such a threat "
-                f"certifies everything, got {self.norm!r}"
-            )
-
-    def injected(
-        self, frame: Frame, lanes: Lanes, rows: Rows, shares: "list[tuple[Float64, int]] | Float64"
-    ) -> tuple[Float64, Bools]:
-        """Eq. (6) with moved inputs."""
-        how = {"moves": True, "flips": self.flips, "input_norm": self.input_norm}
-        return injected(frame, rows, lanes, **how, shares=shares)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class SampleThreat(_OfData):
-    """Training samples are replaced by any others with || (x, 1) || <= ``input_norm``.
-
-    Args:
-        clients, at_most, rounds, samples, per_batch, share, scale, comparator, valid: As for
-            :class:`FeatureThreat`.
-        input_norm: Bound on || (x, 1) || of poisoned inputs.
-
-    Example:
-        >>> SampleThreat(at_most=1, input_norm=1.5)
-        SampleThreat(at_most=1, input_norm=1.5)
-    """
-
-    input_norm: float = field()  # required here, unlike where it is declared first
-
-    level: ClassVar[str] = "sample"
-
-    def injected(
-        self, frame: Frame, lanes: Lanes, rows: Rows, shares: "list[tuple[Float64, int]] | Float64"
-    ) -> tuple[Float64, Bools]:
-        """Eq. (6) with any content."""
-        how = {"moves": False, "flips": True, "input_norm": self.input_norm}
-        return injected(frame, rows, lanes, **how, shares=shares)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class ClientThreat(_Timed):
+class ClientThreat(TimedThreat):
     """Any update whatever is sent, or none, under the server's update clip.
 
     Args:
@@ -397,7 +200,7 @@ class ClientThreat(_Timed):
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class ForensicThreat(_Timed):
+class ForensicThreat(TimedThreat):
     """What was sent is what the ledger says; compared with the run in which it had been honest.
 
     Args:
@@ -451,19 +254,13 @@ class RemovalThreat(Threat):
         return left_out(frame, lanes, np.isin(frame.ids, np.array(self.clients, dtype=np.int64)))
 
 
-_CLASSES: dict[str, type[Threat]] = {
-    one.level: one
-    for one in (FeatureThreat, SampleThreat, ClientThreat, ForensicThreat, RemovalThreat)
-}
-
-
 def _refused(arguments: tuple[Any, ...]) -> NoReturn:
     """The error of who writes `Threat` itself, with the class that was meant."""
     level = arguments[0] if arguments else None
-    meant = _CLASSES[level].__name__ if level in _CLASSES else "one of its five classes"
+    meant = Threat.levels[level].__name__ if level in Threat.levels else "one of its five classes"
     raise TypeError(
         f"Threat is abstract: write bounds.{meant}(clients=..., at_most=...), one of "
-        f"{', '.join(one.__name__ for one in _CLASSES.values())}, got {level!r}"
+        f"{', '.join(one.__name__ for one in Threat.levels.values())}, got {level!r}"
     )
 
 
@@ -472,7 +269,8 @@ def _default(value: Any) -> Any:
     return (1.0, 1.0) if value == 1.0 and isinstance(value, float) else value
 
 
-def _ids(name: str, value: Sequence[int]) -> tuple[int, ...]:
+def ids_of(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Different whole numbers, as a tuple."""
     ids = counts(name, value) if len(value) else np.zeros(0, np.int64)
     if ids.ndim != 1 or len(np.unique(ids)) < ids.size:
         raise ValueError(f"{name} must be a list of different whole numbers, got {value!r}")

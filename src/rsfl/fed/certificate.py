@@ -1,25 +1,24 @@
 """From a certificate in parameter space, a ledger and a threat to predictions that the threat did
 not change."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from rsfl import bounds
-from rsfl._fingerprint import weights_hash
+from rsfl import _document, bounds
+from rsfl._checks import number
 from rsfl._text import floored, raised
 from rsfl.assumptions import KNOWN_MODEL, OF_TRAINING, RETRAINING, WHOLE_LEDGER, Assumption
-from rsfl.bounds import Round
-from rsfl.fed.ledger import Ledger
-from rsfl.smooth import ABSTAIN, Certificate, margins
+from rsfl.fed.provenance import Rounds, checked, drew_nothing, of_the_model
+from rsfl.smooth import ABSTAIN, Certificate, ExactCertificate, margins
 
 __all__ = ["PoisoningCertificate", "certify", "withstood"]
 
-Rounds = Ledger | Sequence[Round]
+_FORMAT = 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,6 +47,92 @@ class PoisoningCertificate(Certificate):
     reach: Tensor
     deviation: float
     bound: str
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate to a JSON file, whole and with a checksum: the certificate that
+        the threat was held against, the threat, and the deviation.
+
+        Args:
+            path: The file; one that is there is replaced.
+
+        Raises:
+            TypeError: Its radius is a backdoor norm, which no file can derive: save the certificate
+                that :func:`rsfl.fed.published` or :func:`rsfl.fed.largest_backdoors` was given.
+            OSError: The file cannot be written.
+        """
+        if self.space != "parameters":
+            raise TypeError(
+                f"only a certificate over parameters can be saved, got one over {self.space}: save "
+                f"the certificate that it was made of"
+            )
+        base = self._base()
+        own = {one.id for one in base.assumptions}
+        content = {
+            "kind": "exact" if isinstance(base, ExactCertificate) else "votes",
+            "certificate": base.content(),
+            "threat": self.threat.to_dict(),
+            "deviation": repr(self.deviation),
+            "bound": self.bound,
+            "assumptions": [asdict(one) for one in self.assumptions if one.id not in own],
+        }
+        _document.write(path, "poisoning certificate", _FORMAT, content)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], ledger: Rounds | None = None
+    ) -> "PoisoningCertificate":
+        """Read a certificate back, to the CPU.
+
+        Its numbers are derived: reaches from the votes, where there are any, and what is withstood
+        from reach and deviation.
+
+        Args:
+            path: A file that :meth:`save` wrote.
+            ledger: The run's ledger; with it the deviation is computed anew as well.
+
+        Raises:
+            ValueError: The file is not as it was written, its numbers do not follow from one
+                another, or the ledger gives a larger deviation.
+            OSError: The file cannot be read.
+        """
+        found = _document.read(path, "poisoning certificate", _FORMAT)
+        try:
+            kind = {"exact": ExactCertificate, "votes": Certificate}[found["kind"]]
+            base = kind.of_content(found["certificate"])
+            threat = bounds.Threat.from_dict(found["threat"])
+            deviation = number("deviation", float(found["deviation"]), 0.0)
+            said = tuple(Assumption(**one) for one in found["assumptions"])
+            bound = str(found["bound"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} cannot be read as a poisoning certificate: {error}"
+            ) from error
+        if ledger is not None:
+            again = withstood(base, ledger, threat)
+            if again.deviation > deviation:
+                raise ValueError(
+                    f"{path} must be about this ledger, whose deviation is {again.deviation!r}, "
+                    f"got {deviation!r}"
+                )
+            return again
+        return joined(
+            base,
+            threat=threat,
+            reach=base.radius,
+            held=base.radius > deviation,
+            deviation=deviation,
+            bound=bound,
+            assumptions=(*base.assumptions, *said),
+        )
+
+    def _base(self) -> Certificate:
+        """The certificate that the threat was held against."""
+        kind = Certificate if self.reading is not None else ExactCertificate
+        values = {one.name: getattr(self, one.name) for one in fields(kind)}
+        values |= {"label": self.unconditional, "radius": self.reach}
+        ours = {*OF_TRAINING, KNOWN_MODEL.id, WHOLE_LEDGER.id, RETRAINING.id}
+        values["assumptions"] = tuple(one for one in self.assumptions if one.id not in ours)
+        return kind(**values)
 
     def _table(self) -> tuple[str, list[list[str]], str]:
         """Against what, how far each prediction reaches, and how far it has to."""
@@ -158,7 +243,7 @@ def _held(
 ) -> PoisoningCertificate:
     """The base certificate where its radius is above the deviation."""
     assumptions = tuple(OF_TRAINING[name] for name in (*found.checked, *found.trusted))
-    if _drew_nothing(ledger):
+    if drew_nothing(ledger) and not found.touched:  # a training of its own may draw what it likes
         assumptions = tuple(RETRAINING if one.id == "coupled-runs" else one for one in assumptions)
     bound = f"the other run is {found.comparison}"
     if found.touched:
@@ -174,99 +259,15 @@ def _held(
     )
 
 
-def recorded(ledger: Rounds) -> tuple[Round, ...]:
-    """The rounds of a ledger, or the rounds themselves."""
-    rounds = ledger.rounds if isinstance(ledger, Ledger) else ledger
-    if not isinstance(rounds, Sequence) or not all(isinstance(one, Round) for one in rounds):
-        raise TypeError(
-            f"ledger must be a fed.Ledger or a sequence of bounds.Round, got "
-            f"{type(ledger).__name__}"
-        )
-    return tuple(rounds)
-
-
-def checked(ledger: Rounds, threat: bounds.Threat) -> tuple[Round, ...]:
-    """The rounds, if the threat is about them: a slip in its numbers would certify everything."""
-    if not isinstance(threat, bounds.Threat):
-        raise TypeError(f"threat must be a bounds.Threat, got {type(threat).__name__}")
-    rounds = recorded(ledger)
-    entries = [one for record in rounds for one in record.participants]
-    known = set(ledger.sizes) if isinstance(ledger, Ledger) else {one.client for one in entries}
-    if strangers := sorted(set(threat.clients) - known):
-        raise ValueError(f"threat.clients must be clients of the ledger, got {strangers!r}")
-    samples = getattr(threat, "samples", None)
-    for client, named in samples.items() if isinstance(samples, Mapping) else ():
-        drawn = [one.samples for one in entries if one.client == client]
-        kept = [samples for samples in drawn if samples is not None]
-        if len(kept) == len(drawn) and (unknown := sorted(set(named).difference(*kept))):
-            raise ValueError(
-                f"threat.samples must be samples that client {client} has drawn, got {unknown!r}"
-            )
-    return rounds
-
-
-def of_the_model(rounds: Sequence[Round], model: nn.Module | str = "") -> Assumption:
-    """What is known of whether the ledger is that of the run which ended with this model, or with
-    one whose weights have this hash.
-
-    Raises:
-        ValueError: It is not, or a part of it is missing.
-    """
-    first, last = rounds[0], rounds[-1]
-    if first.index != 1:
-        raise ValueError(
-            f"ledger must begin with round 1, from which both runs start, got round {first.index}"
-        )
-    for before, after in pairwise(rounds):
-        if before.passed_hash and after.sent_hash and before.passed_hash != after.sent_hash:
-            raise ValueError(
-                f"ledger must be of one run: round {after.index} sent other weights than round "
-                f"{before.index} passed on, got {after.sent_hash[:12]!r} after "
-                f"{before.passed_hash[:12]!r}"
-            )
-    if isinstance(model, nn.Module):
-        norm = float(sum(p.detach().double().square().sum() for p in model.parameters())) ** 0.5
-        if norm > last.clip * (1 + 1e-6):
-            raise ValueError(
-                f"model must be the one that the ledger's last round {last.index} ended with, "
-                f"within its clip {last.clip!r}, got weights of norm {norm!r}"
-            )
-        model = weights_hash(model)
-    if model and last.model_hash and model != last.model_hash:
-        raise ValueError(
-            f"model must be the one that the ledger's last round {last.index} ended with, got "
-            f"weights of hash {model[:12]!r} where the ledger has {last.model_hash[:12]!r}"
-        )
-    chained = all(one.sent_hash for one in rounds[1:]) and all(one.passed_hash for one in rounds)
-    return KNOWN_MODEL if model and last.model_hash and chained else WHOLE_LEDGER
-
-
-def _drew_nothing(ledger: Rounds) -> bool:
-    """Whether the run had nothing to draw: everybody in every round, full batches, no noise, and
-    nobody failed."""
-    if not isinstance(ledger, Ledger):
-        return False
-    everybody = set(ledger.sizes) - set(ledger.excluded)
-    return all(
-        record.noise_norm == 0.0
-        and {one.client for one in record.participants} == everybody
-        and all(
-            set(one.batch_sizes) == {ledger.sizes[one.client]} and one.outcome != "absent"
-            for one in record.participants
-        )
-        for record in ledger.rounds
-    )
-
-
 def joined(
     base: Certificate, *, held: Tensor, assumptions: tuple[Assumption, ...], **extra: Any
 ) -> PoisoningCertificate:
     """The base certificate where the threat is withstood, abstention elsewhere."""
-    fields = {name: getattr(base, name) for name in base.__dataclass_fields__} | extra
-    fields["unconditional"] = base.label
-    fields["label"] = torch.where(held, base.label, ABSTAIN)
-    fields["radius"] = torch.where(held, extra["reach"], 0.0)
-    return PoisoningCertificate(**fields | {"assumptions": assumptions})
+    values = {one.name: getattr(base, one.name) for one in fields(base)} | extra
+    values["unconditional"] = base.label
+    values["label"] = torch.where(held, base.label, ABSTAIN)
+    values["radius"] = torch.where(held, extra["reach"], 0.0)
+    return PoisoningCertificate(**values | {"assumptions": assumptions})
 
 
 _NOW = {

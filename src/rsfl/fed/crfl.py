@@ -11,15 +11,9 @@ from rsfl import bounds
 from rsfl._checks import number
 from rsfl.assumptions import PUBLISHED_FORM, WEIGHTS_OF_DATA
 from rsfl.bounds import Participant, Round
-from rsfl.fed.certificate import (
-    PoisoningCertificate,
-    Rounds,
-    checked,
-    joined,
-    of_the_model,
-    recorded,
-)
+from rsfl.fed.certificate import PoisoningCertificate, joined
 from rsfl.fed.ledger import Ledger
+from rsfl.fed.provenance import Rounds, checked, of_the_model, recorded
 from rsfl.noise import ParameterGaussian
 from rsfl.smooth import ABSTAIN, Certificate
 

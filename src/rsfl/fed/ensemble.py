@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from rsfl import _document
-from rsfl._checks import Int64
 from rsfl._models import evaluating
 from rsfl.assumptions import (
     DISJOINT_GROUPS,
@@ -23,12 +22,11 @@ from rsfl.assumptions import (
     SEPARATE_GROUPS,
     Assumption,
 )
-from rsfl.bounds.voting import group_votes
 from rsfl.fed.layout import Layout
 from rsfl.fed.ours import of_torch_alone
 from rsfl.smooth import ABSTAIN
 
-__all__ = ["GroupCertificate", "GroupVote"]
+__all__ = ["GroupCertificate", "GroupVote", "elected"]
 
 _SHOWN = 10
 _FORMAT = 1
@@ -152,7 +150,7 @@ class GroupCertificate:
             votes = torch.tensor(found["votes"], dtype=torch.int64).reshape(-1, found["classes"])
             if int(votes.sum(dim=1).max()) > found["groups"]:
                 raise ValueError(f"more votes than the {found['groups']} groups")
-            label, withstands = _counted(votes)
+            label, withstands = elected(votes)
             for name, derived in (("label", label), ("withstands", withstands)):
                 if found[name] != derived.tolist():
                     raise ValueError(f"{name} is not what the votes give")
@@ -299,7 +297,7 @@ class GroupVote:
             index: (B,) which inputs these are; 0 ... B - 1 by default.
         """
         votes = self.votes(x)
-        label, withstands = _counted(votes)
+        label, withstands = elected(votes)
         where = torch.arange(len(x)) if index is None else torch.as_tensor(index)
         if where.shape != (len(x),):
             raise ValueError(f"index must be one number an input, got shape {tuple(where.shape)}")
@@ -314,16 +312,25 @@ class GroupVote:
         )
 
 
-def _counted(votes: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and counts of clients; no label and no client where nobody voted."""
-    label = torch.full((len(votes),), ABSTAIN, device=votes.device)
-    withstands = torch.zeros_like(label)
-    some = votes.sum(dim=1) > 0
-    if bool(some.any()):
-        found: tuple[Int64, Int64] = group_votes(votes[some].cpu().numpy())
-        for column, values in zip((label, withstands), found, strict=True):
-            column[some] = torch.as_tensor(values, device=votes.device)
-    return label, withstands
+def elected(votes: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Label of each vote among groups, and how many malicious clients cannot change it: what
+    :func:`rsfl.bounds.group_votes` says, on the device of the votes.
+
+    .. math:: \min_{B \ne A} \Bigl\lfloor \frac{n_A - n_B - [B < A]}{2} \Bigr\rfloor
+
+    Args:
+        votes: (B, K) int64, K >= 2.
+
+    Returns:
+        (B,) int64 each; ``ABSTAIN`` and 0 where nobody voted.
+    """
+    classes = torch.arange(votes.shape[1], device=votes.device)
+    # Ties go to the smaller label: argmax promises nothing of ties, distinct numbers have none.
+    label = (votes * votes.shape[1] - classes).argmax(dim=1, keepdim=True)
+    lead = votes.gather(1, label) - votes - (classes < label).long()
+    lead.scatter_(1, label, torch.iinfo(torch.int64).max)
+    withstands = lead.amin(dim=1).div(2, rounding_mode="floor")
+    return torch.where(votes.sum(dim=1) > 0, label[:, 0], ABSTAIN), withstands
 
 
 def _voted(outputs: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate, Measure
-from rsfl.smooth.exact import exact_votes, margins
+from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
     GaussianSmoother,
@@ -12,7 +12,8 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
-from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
+from rsfl.smooth.joint import JointBallot, JointCertificate
+from rsfl.smooth.judge import JointSmoother, Judge
 from rsfl.smooth.module import Normalised, SmoothedModule
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
@@ -37,6 +38,7 @@ __all__ = [
     "Certificate",
     "Confidence",
     "DeformationSmoother",
+    "ExactCertificate",
     "GaussianSmoother",
     "JointBallot",
     "JointCertificate",

@@ -2,7 +2,7 @@
 
 import html
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, SupportsIndex
 
@@ -216,6 +216,14 @@ class Certificate:
         """
         if type(self) is not Certificate:
             raise TypeError(f"only a smooth.Certificate can be saved, got a {type(self).__name__}")
+        _document.write(path, "certificate", _FORMAT, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What a file says of the certificate, as JSON takes it.
+
+        Raises:
+            TypeError: As for :meth:`save`.
+        """
         if self.reading is None:
             raise TypeError("only a certificate that was read from votes can be saved")
         selected = self.n0 - self.selection_counts.sum(dim=1)
@@ -226,7 +234,7 @@ class Certificate:
             votes=Votes(self.counts, self.invalid),
             **{name: getattr(self, name) for name in _CONDITIONS},
         )
-        kept |= {
+        return kept | {
             "alpha": self.alpha,
             "reading": reading_to(self.reading),
             "label": self.label.tolist(),
@@ -234,7 +242,6 @@ class Certificate:
             "assumptions": [asdict(assumption) for assumption in self.assumptions],
             "versions": _document.versions(),
         }
-        _document.write(path, "certificate", _FORMAT, kept)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Certificate":
@@ -257,19 +264,28 @@ class Certificate:
         """
         found = _document.read(path, "certificate", _FORMAT)
         try:
-            evidence = evidence_from(found)
-            selection, votes, law = (evidence.pop(name) for name in ("selection", "votes", "law"))
-            reading, alpha = reading_from(found["reading"]), level("alpha", found["alpha"])
-            allowed(reading, evidence["rule"], evidence["condition"])
-            counted = Counted(selection.counts.numpy(), votes.counts.numpy(), votes.n.numpy())
-            numbers = reading.numbers(counted, law, evidence["dim"], alpha)
-            claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
-            _follow(numbers, claims, evidence["index"])
-            said = (Assumption(**one) for one in found["assumptions"])
-            follow = assumed(reading, law, spot_checked=evidence["spot_checked"])
-            assumptions = tuple({one.id: one for one in (*said, *follow)}.values())
+            return Certificate.of_content(found)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a certificate: {error}") from error
+
+    @classmethod
+    def of_content(cls, found: Mapping[str, Any]) -> "Certificate":
+        """The certificate whose :meth:`content` this is, its numbers derived from its votes.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something is missing, or does not follow.
+        """
+        evidence = evidence_from(found)
+        selection, votes, law = (evidence.pop(name) for name in ("selection", "votes", "law"))
+        reading, alpha = reading_from(found["reading"]), level("alpha", found["alpha"])
+        allowed(reading, evidence["rule"], evidence["condition"])
+        counted = Counted(selection.counts.numpy(), votes.counts.numpy(), votes.n.numpy())
+        numbers = reading.numbers(counted, law, evidence["dim"], alpha)
+        claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
+        _follow(numbers, claims, evidence["index"])
+        said = (Assumption(**one) for one in found["assumptions"])
+        follow = assumed(reading, law, spot_checked=evidence["spot_checked"])
+        assumptions = tuple({one.id: one for one in (*said, *follow)}.values())
         return cls.read_from(
             numbers,
             selection,

@@ -1,24 +1,30 @@
 """Certificates of linear models in parameter space, without sampling: by their margins, or by the
 exact votes of their noisy copies."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsfl import bounds
+from rsfl import _document, bounds
 from rsfl._batches import checked_batch, checked_index
-from rsfl._checks import Float64, number
+from rsfl._checks import Float64, Int64, count, counts, number, numbers
 from rsfl._fingerprint import weights_hash
 from rsfl._models import affine_layer, evaluating
 from rsfl.assumptions import ONE_FUNCTION
 from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.documents import reals_from, reals_to
 from rsfl.smooth.reading import ABSTAIN
 
-__all__ = ["ParameterDistance", "exact_votes", "margins"]
+__all__ = ["ExactCertificate", "ParameterDistance", "exact_votes", "margins"]
+
+_FORMAT = 1
+_REALS = ("radius", "p_lower", "p_upper")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,109 @@ class ParameterDistance:
         return "exact margins" if self.sigma is None else f"exact votes at sigma = {self.sigma:g}"
 
 
+@dataclass(frozen=True, repr=False)
+class ExactCertificate(Certificate):
+    """A certificate of a linear model, from no votes: nothing was sampled, and alpha is 0."""
+
+    law: ParameterDistance
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate to a JSON file, whole and with a checksum.
+
+        Args:
+            path: The file; one that is there is replaced.
+        """
+        _document.write(path, "exact certificate", _FORMAT, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What a file says of the certificate, as JSON takes it."""
+        return {
+            "sigma": None if self.law.sigma is None else repr(self.law.sigma),
+            "model": self.law.model,
+            "classes": self.counts.shape[1],
+            "label": self.label.tolist(),
+            "index": self.index.tolist(),
+            **{name: reals_to(getattr(self, name)) for name in _REALS},
+        }
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ExactCertificate":
+        """Read a certificate back, to the CPU.
+
+        Only the model itself could tell its margins. Of votes it is checked that the radii follow
+        from their probabilities.
+
+        Args:
+            path: A file that :meth:`save` wrote.
+
+        Raises:
+            ValueError: The file is not as it was written, or a radius does not follow.
+            OSError: The file cannot be read.
+        """
+        found = _document.read(path, "exact certificate", _FORMAT)
+        try:
+            return cls.of_content(found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as an exact certificate: {error}") from error
+
+    @classmethod
+    def of_content(cls, found: Mapping[str, Any]) -> "ExactCertificate":
+        """The certificate whose :meth:`content` this is.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something is missing, or does not follow.
+        """
+        sigma = None if found["sigma"] is None else float(found["sigma"])
+        reals = {name: np.array(reals_from(found[name])) for name in _REALS}
+        label = counts("label", np.array(found["label"]) + 1) - 1  # ABSTAIN is -1
+        if any(column.shape != label.shape for column in reals.values()):
+            raise ValueError(f"every column must hold {len(label)} entries, one for each input")
+        radius = numbers("radius", reals["radius"], 0.0)
+        if sigma is not None:
+            allowed = bounds.cohen_radius(reals["p_lower"], reals["p_upper"], sigma=sigma)
+            if (radius > np.asarray(allowed)).any():
+                raise ValueError("a radius is larger than the probabilities of its votes allow")
+        if ((label == ABSTAIN) != (radius == 0)).any():
+            raise ValueError("a label must have a radius, and a radius a label")
+        return _without_votes(
+            label,
+            (radius, reals["p_lower"], reals["p_upper"]),
+            ParameterDistance(sigma, str(found["model"])),
+            checked_index(found["index"], len(label)),
+            count("classes", found["classes"], 1),
+        )
+
+
+def _without_votes(
+    label: Int64,
+    reals: tuple[Float64, Float64, Float64],
+    law: ParameterDistance,
+    index: Tensor,
+    classes: int,
+    device: torch.device | str = "cpu",
+) -> ExactCertificate:
+    """The certificate of these radii and bounds on probabilities."""
+    radius, p_lower, p_upper = (torch.as_tensor(column, device=device) for column in reals)
+    none = torch.zeros(len(label), dtype=torch.int64, device=device)
+    no_votes = torch.zeros((len(label), classes), dtype=torch.int64, device=device)
+    return ExactCertificate(
+        label=torch.as_tensor(label, device=device),
+        radius=radius,
+        p_lower=p_lower,
+        p_upper=p_upper,
+        selection_counts=no_votes,
+        counts=no_votes,
+        invalid=none,
+        n0=none,
+        n=none,
+        index=index.to(device),
+        alpha=0.0,
+        law=law,
+        seed=0,
+        assumptions=(ONE_FUNCTION,),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Logits:
     """What a linear model says of each input, and how far that is from exact arithmetic.
@@ -58,7 +167,7 @@ class _Logits:
 
 def margins(
     model: nn.Module, x: Tensor, index: Tensor | Sequence[int] | None = None
-) -> Certificate:
+) -> ExactCertificate:
     r"""How far the parameters of a linear model must move to change its labels.
 
     .. math:: \min_B (\mu_A - \mu_B) / (\sqrt2 \|(x, 1)\|)
@@ -94,7 +203,7 @@ def margins(
 
 def exact_votes(
     model: nn.Module, x: Tensor, sigma: float, index: Tensor | Sequence[int] | None = None
-) -> Certificate:
+) -> ExactCertificate:
     """The label that noisy copies of a linear model vote for, and how far its parameters may move.
 
     The votes are computed, not sampled (:func:`rsfl.bounds.linear_vote_bounds`). Their classifier
@@ -175,26 +284,15 @@ def _certificate(
     p_b: Float64,
     sigma: float | None,
     index: Tensor | Sequence[int] | None,
-) -> Certificate:
+) -> ExactCertificate:
     """The certificate of these reaches, less what rounding may have added."""
     reach = np.maximum(reach - logits.rounded, 0.0)
-    device, (rows, classes) = x.device, logits.values.shape
-    none = torch.zeros(rows, dtype=torch.int64, device=device)
-    no_votes = torch.zeros((rows, classes), dtype=torch.int64, device=device)
     label = np.where(reach > 0, logits.values.argmax(axis=1), ABSTAIN)
-    return Certificate(
-        label=torch.as_tensor(label, device=device),
-        radius=torch.as_tensor(reach, device=device),
-        p_lower=torch.as_tensor(p_a, device=device),
-        p_upper=torch.as_tensor(p_b, device=device),
-        selection_counts=no_votes,
-        counts=no_votes,
-        invalid=none,
-        n0=none,
-        n=none,
-        index=checked_index(index, rows).to(device),
-        alpha=0.0,
-        law=ParameterDistance(sigma, weights_hash(model)),
-        seed=0,
-        assumptions=(ONE_FUNCTION,),
+    return _without_votes(
+        label,
+        (reach, p_a, p_b),
+        ParameterDistance(sigma, weights_hash(model)),
+        checked_index(index, len(label)),
+        logits.values.shape[1],
+        x.device,
     )
