@@ -11,7 +11,7 @@ from scipy import special
 from torch import nn
 
 from rsfl import bounds, fed, noise, runs
-from rsfl.fed.joint import elected
+from rsfl.fed.ensemble import elected
 from rsfl.fed.poison import LabelFlip, Noise, Scale, SignFlip
 from rsfl.smooth import ABSTAIN, JointCertificate, JointSmoother, Judge, Smoother
 
@@ -125,6 +125,8 @@ def test_a_vote_on_a_device_is_that_of_the_bounds():
     expected = bounds.group_votes(votes)
     assert label.tolist() == expected[0].tolist()
     assert withstood.tolist() == expected[1].tolist()
+    nobody, none = elected(torch.zeros(1, 4, dtype=torch.int64))
+    assert (nobody.item(), none.item()) == (ABSTAIN, 0)
 
 
 class Steps(Judge):
@@ -383,6 +385,9 @@ def test_accuracy_over_rungs_and_radii(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     axes = runs.plot_joint(certificate, labels, title="both")
-    assert axes.get_ylim() == (0, 2)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(LADDER)
+    drawn = axes.collections[0].get_array().reshape(3, -1)
+    grid = np.linspace(0, axes.get_xlim()[1], 201)
+    assert (drawn == runs.joint_accuracy(certificate, labels, grid)[:, 1:]).all()
     axes.figure.savefig(tmp_path / "joint.png")
     assert (tmp_path / "joint.png").stat().st_size > 5000

@@ -16,29 +16,13 @@ from rsfl.assumptions import (
     Assumption,
 )
 from rsfl.fed.ensemble import GroupVote
+from rsfl.fed.group_certificate import elected
 from rsfl.fed.provenance import Rounds, checked, of_the_model
 from rsfl.smooth import Judge, margins
 
-__all__ = ["GroupJudge", "LinearJudge", "elected"]
+__all__ = ["GroupJudge", "LinearJudge"]
 
 _NOBODY = "nobody"
-
-
-def elected(votes: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Label of each vote among groups, and how many malicious clients cannot change it: what
-    :func:`rsfl.bounds.group_votes` says, on the device of the votes.
-
-    .. math:: \min_{B \ne A} \Bigl\lfloor \frac{n_A - n_B - [B < A]}{2} \Bigr\rfloor
-
-    Args:
-        votes: (B, K) int64, K >= 2.
-    """
-    classes = torch.arange(votes.shape[1], device=votes.device)
-    # Ties go to the smaller label: argmax promises nothing of ties, distinct numbers have none.
-    label = (votes * votes.shape[1] - classes).argmax(dim=1, keepdim=True)
-    lead = votes.gather(1, label) - votes - (classes < label).long()
-    lead.scatter_(1, label, torch.iinfo(torch.int64).max)
-    return label[:, 0], lead.amin(dim=1).div(2, rounding_mode="floor")
 
 
 class GroupJudge(Judge):

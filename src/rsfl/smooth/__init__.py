@@ -12,7 +12,8 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
-from rsfl.smooth.joint import JointBallot, JointCertificate, JointSmoother, Judge
+from rsfl.smooth.joint import JointBallot, JointCertificate
+from rsfl.smooth.judge import JointSmoother, Judge
 from rsfl.smooth.module import Normalised, SmoothedModule
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
