@@ -124,7 +124,9 @@ class Supremum(Gaussian):
 
 
 class Odd(Laplace):
-    norm = "l0.5"
+    @property
+    def norm(self):  # past the check of the class
+        return "l0.5"
 
 
 @pytest.mark.parametrize(("law", "norm"), [(Supremum(0.25), "linf"), (Odd(0.25), "l0.5")])

@@ -216,9 +216,10 @@ def test_the_table_error_is_paid_at_both_ends(p_a, p_b, dim):
     paid = law.total_variation * dim
     if p_b is None and 0.5 + 2 * paid < p_a < 1:
         exact = mp.mpf(0.25) * (
-            oracles.normal_quantile(p_a - paid) - oracles.normal_quantile(0.5 + paid)
+            oracles.normal_quantile(mp.mpf(p_a) - paid)
+            - oracles.normal_quantile(0.5 + mp.mpf(paid))
         )
-        assert value <= exact * (1 + mp.mpf("1e-9")) + mp.mpf("1e-15")
+        assert value <= exact
         assert value == pytest.approx(float(exact), rel=1e-6, abs=1e-12)
 
 
@@ -263,3 +264,45 @@ def test_float_noise_can_be_recognised_and_rounded_noise_cannot():
             int(rounded.predict(torch.full((1, 1), k / 255, dtype=torch.float64), n=100).label)
             == label
         )
+
+
+def test_norms_are_a_closed_set():
+    with pytest.raises(
+        ValueError, match=r"Sup.norm must be one of 'l1', 'l2', 'linf', 'none', got 'max'"
+    ):
+
+        class Sup(noise.Uniform):
+            norm = "max"
+
+    class Cube(noise.Uniform):
+        norm = "linf"
+
+    assert Cube(1.0).norm == "linf"
+
+
+@pytest.mark.parametrize(
+    ("sigma", "levels", "words"),
+    [
+        (0.25, 2**16 + 1, "levels must be at most 65536.*got 65537"),
+        (0.25, 2**26, "levels must be at most 65536"),
+        (26.0, 2**16, "sigma must be at most 25.5.* for 65536 levels.*got 26.0"),
+        (1e300, 2, "sigma must be at most"),
+    ],
+)
+def test_sums_that_float32_cannot_hold_are_refused(sigma, levels, words):
+    with pytest.raises(ValueError, match=words):
+        noise.RoundedGaussian(sigma, levels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_finest_grid_is_exact(dtype):
+    law = noise.RoundedGaussian(1e-4, 2**16)
+    x = (torch.arange(2**16, dtype=dtype) / 65535)[None]
+    law.check(x)
+    law.check(torch.arange(2**16).to(dtype)[None] * (1 / 65535))
+    drawn = law.sample((1, 2**16), generator=torch.Generator().manual_seed(0))
+    whole = torch.arange(2**16).double() + drawn.double()
+    assert torch.equal((law.perturb(x, drawn).double() * 65535).round(), whole)
+    widest = noise.RoundedGaussian(25.0, 2**16)
+    assert widest.clamp + widest.levels < 2**24
+    assert 8 * 25.0 * 65535 > 2**23  # the limit is no looser than it must be

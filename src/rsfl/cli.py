@@ -235,6 +235,10 @@ def _report(args: argparse.Namespace) -> None:
             {run.name: run.curve for run in found}, envelope=args.envelope
         )
         axes.figure.savefig(args.plot, dpi=150)  # type: ignore[union-attr]
+    if args.evidence:
+        if len(args.paths) != 1:
+            raise ValueError(f"--evidence is about one run, got {len(args.paths)}")
+        runs.evidence(args.paths[0], args.evidence, radii=[float(text) for text in radii])
     print(text, flush=True)
 
 
@@ -388,6 +392,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print JSON")
     report.add_argument("--plot", metavar="FILE", help="draw the curves (.png, .pdf, .svg)")
     report.add_argument("--envelope", action="store_true", help="add the best run at each radius")
+    report.add_argument(
+        "--evidence",
+        metavar="FILE",
+        help="write a page about the run (.html, .md): what was certified, assumptions, hashes, "
+        "how to verify it",
+    )
     report.add_argument(
         "--tsv", metavar="FILE", help="write the run as idx label predict radius correct time"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from rsfl import _samples, bounds
 from rsfl._batches import batch, checked_batch
-from rsfl._checks import Float64, Floats, count, number, numbers, probabilities, stored, unwrapped
+from rsfl._checks import Float64, Floats, choice, count, number, probabilities, stored, unwrapped
 from rsfl.assumptions import (
     GRID_INPUT,
     IDEAL_NOISE,
@@ -43,6 +43,11 @@ __all__ = [
 ]
 
 
+Norm: TypeAlias = Literal["l1", "l2", "linf", "none"]
+"""How distances are measured, ``none`` by a law that has no radius: whoever reads a law knows all
+the norms there are."""
+
+
 class Law(ABC):
     """How inputs are perturbed, and how far a vote over the perturbations reaches.
 
@@ -50,10 +55,16 @@ class Law(ABC):
     (``input``, ``parametric`` for deformations, ``parameters`` for models).
     """
 
-    norm: ClassVar[str]
+    norm: ClassVar[Norm]
     space: ClassVar[str] = "input"
     unit: str = "input units"
     assumptions: ClassVar[tuple[Assumption, ...]] = (RAW_INPUT, IDEAL_NOISE)
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        named = cls.__dict__.get("norm")  # a property answers for the law that it asks
+        if isinstance(named, str):
+            choice(f"{cls.__name__}.norm", named, get_args(Norm))
 
     def noise_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of one input's noise, from the shape of the input."""
@@ -369,7 +380,9 @@ class RoundedGaussian(Law):
 
     Args:
         sigma: Standard deviation in input units, positive.
-        levels: Number of grid points in [0, 1], at least 2; 256 for 8-bit images.
+        levels: Number of grid points in [0, 1], from 2 to 65,536; 256 for 8-bit images. Sums of
+            pixel and noise have to be whole numbers that float32 holds: sigma (levels - 1) may be
+            at most 1.6e6.
     """
 
     sigma: float
@@ -380,6 +393,16 @@ class RoundedGaussian(Law):
     def __post_init__(self) -> None:
         stored(self, sigma=number("sigma", self.sigma, 0, np.inf, open_low=True, open_high=True))
         stored(self, levels=count("levels", self.levels, 2))
+        if self.levels > 2**16:
+            raise ValueError(
+                f"levels must be at most 65536, for which float32 tells the grid points of an "
+                f"image apart, got {self.levels}"
+            )
+        if 10 * self.sigma * (self.levels - 1) + self.levels > 2**24:
+            raise ValueError(
+                f"sigma must be at most {(2**24 - self.levels) / (10 * (self.levels - 1)):.6g} for "
+                f"{self.levels} levels, where sums of pixel and noise are exact, got {self.sigma}"
+            )
 
     @property
     def clamp(self) -> int:
@@ -398,7 +421,7 @@ class RoundedGaussian(Law):
         steps = x.double() * (self.levels - 1)
         # It is the grid point that is certified; x may differ by two roundings of float32, as in
         # pixel * (1 / 255).
-        slack = min((self.levels - 1) * 2.0**-23, 1e-3)
+        slack = (self.levels - 1) * 2.0**-23
         off = (steps - steps.round()).abs() > slack
         off |= (steps < -slack) | (steps > self.levels - 1 + slack)
         if bool(off.any()):
@@ -448,18 +471,33 @@ class RoundedGaussian(Law):
         # The drawn law is within `paid` of the exact one at the input and at the perturbed input
         # alike. Split at a level c: the label stays above c + paid within the first distance, every
         # other class below c - paid within the second, whatever c is. With one bound, c = 1/2 and
-        # the two are the same.
-        paid = self.total_variation * count("dim", dim, 1)
-        a = np.maximum(probabilities("p_a", p_a) - paid, 0.0)
+        # the two are the same. A gap of p over q is that of 1 - q over 1 - p, which keeps the
+        # digits of probabilities close to 1.
+        paid = np.nextafter(self.total_variation * count("dim", dim, 1), np.inf)
+        a = probabilities("p_a", p_a)
         if p_b is None:
-            return bounds.cohen_radius(a, min(0.5 + paid, 1.0), sigma=2 * self.sigma)
-        a, b = np.broadcast_arrays(a, np.minimum(numbers("p_b", p_b, 0, 1) + paid, 1.0))
+            half = _lowered(np.asarray(0.5), paid)
+            return bounds.cohen_radius(half, _raised(1 - a, paid), sigma=2 * self.sigma)
+        a, b = np.broadcast_arrays(a, probabilities("p_b", p_b))
+        high = b >= 0.5
+        a, b = np.where(high, 1 - b, a), np.where(high, 1 - a, b)
+        a, b = _lowered(a, paid), _raised(b, paid)
         lost = a <= b
         a_, b_ = np.where(lost, 0.75, a), np.where(lost, 0.25, b)
         c = _middle(a_, b_)
-        first = bounds.cohen_radius(a_, np.minimum(c + paid, 1.0), sigma=2 * self.sigma)
-        second = bounds.cohen_radius(np.maximum(c - paid, 0.0), b_, sigma=2 * self.sigma)
+        first = bounds.cohen_radius(a_, _raised(c, paid), sigma=2 * self.sigma)
+        second = bounds.cohen_radius(_lowered(c, paid), b_, sigma=2 * self.sigma)
         return unwrapped(np.where(lost, 0.0, np.minimum(first, second)))
+
+
+def _lowered(p: Float64, paid: float) -> Float64:
+    """p - paid, rounded down; no probability is below 0."""
+    return np.maximum(np.nextafter(p - paid, -1), 0.0)
+
+
+def _raised(p: Float64, paid: float) -> Float64:
+    """p + paid, rounded up; no probability is above 1."""
+    return np.minimum(np.nextafter(p + paid, 2), 1.0)
 
 
 def _middle(a: Float64, b: Float64) -> Float64:

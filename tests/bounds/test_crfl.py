@@ -188,6 +188,18 @@ def test_products_of_many_factors_keep_their_digits():
     assert radius(0.3, 0.5, later=[(1e-3, 1.0)] * 20_000) == 0
 
 
+def test_one_attacker_who_reaches_nothing_does_not_absolve_the_others():
+    one = bounds.Attacker(0.05, 10, 30, 0.001, 0.05)
+    idle = bounds.Attacker(0.0, 10, 30, 0.001, 0.05)
+    settings = {"lipschitz": 4.0, "sigma": 0.01}
+    alone = bounds.crfl_radius(0.9, 0.1, attackers=[one], **settings)
+    both = bounds.crfl_radius(0.9, 0.1, attackers=[idle, one], **settings)
+    assert both == pytest.approx(alone / 2**0.5, rel=1e-12)  # the formula counts heads
+    assert bounds.crfl_radius(0.9, 0.1, attackers=[idle, idle], **settings) == np.inf
+    assert bounds.crfl_divergence(1.0, attackers=[idle, one], **settings) > 0
+    assert bounds.crfl_divergence([0.0, 1.0], attackers=[one, one], **settings) > 0
+
+
 def test_what_cannot_reach_the_model_is_harmless():
     assert radius(attackers=[Attacker(0.0, 10, 30, 0.001, 0.05)]) == np.inf
     assert radius(attackers=[Attacker(0.05, 10, 30, 0.001, 0.0)]) == np.inf

@@ -67,6 +67,14 @@ def test_what_does_not_follow_is_found(tmp_path, change):
     assert false(report), report
 
 
+def test_numbers_of_votes_that_differ_are_said(tmp_path):
+    parts = [ballot(noise.Gaussian(0.5), inputs=3, n=n) for n in (500, 1000)]
+    smooth.Ballot.cat(parts).certificate().save(tmp_path / "c.json")
+    report = verify(tmp_path / "c.json")
+    assert report.holds
+    assert "is [500, 1000] for different inputs" in str(report)
+
+
 def test_what_is_found_is_said_with_both_numbers(tmp_path):
     path = tmp_path / "c.json"
     ballot(noise.Gaussian(0.5)).certificate().save(path)

@@ -38,5 +38,12 @@ def finished(radius: Float64, lost: np.ndarray, unbounded: np.ndarray) -> Floats
 
 
 def up(operations: int) -> float:
-    """Factor that makes up for the rounding of so many operations on non-negative numbers."""
+    """Factor that makes up for the rounding of so many operations on non-negative numbers.
+
+    How operations are counted, wherever this is called: each +, *, / and root between an input and
+    the result rounds to within 2^-53 of itself, and none of them enlarges an error that its
+    arguments bring (a difference would, and must not occur). So the longest chain of operations
+    counts, a sum of m terms as m - 1. The factor allows each twice its error, and four more: for
+    the product with the factor itself, and for what is told of an input that was rounded.
+    """
     return 1.0 + (operations + 4) * 2.0**-52

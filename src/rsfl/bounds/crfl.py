@@ -53,15 +53,10 @@ class Attacker:
         number("lr", self.lr, 0, np.inf, open_low=True, open_high=True)
         number("poison_fraction", self.poison_fraction, 0, 1)
 
-    def log_reach(self) -> float:
-        """log(p_i gamma_i tau_i eta_i q_i / n_i): how far it moves the mean, but for the gradient's
-        change."""
-        with np.errstate(divide="ignore"):
-            factors = np.array(
-                [self.weight, self.scale, self.steps, self.lr, self.poison_fraction],
-                dtype=np.float64,
-            )
-            return float(np.log(factors).sum())
+    def factors(self) -> tuple[float, ...]:
+        """p_i, gamma_i, tau_i, eta_i, q_i / n_i, whose product says how far it moves the mean, but
+        for the gradient's change."""
+        return (self.weight, self.scale, float(self.steps), self.lr, self.poison_fraction)
 
 
 def kl_budget(p_a: ArrayLike, p_b: ArrayLike | None = None) -> Floats:
@@ -199,11 +194,9 @@ def _log_divergence_factor(
     lipschitz = number("lipschitz", lipschitz, 0, np.inf, open_high=True)
     sigma = number("sigma", sigma, 0, np.inf, open_low=True, open_high=True)
     with np.errstate(divide="ignore"):
-        reach = (
-            np.array([attacker.log_reach() for attacker in attackers])
-            + np.log(lipschitz)
-            + log_magnitudes
-        )
+        logs = np.log([(*attacker.factors(), lipschitz) for attacker in attackers])
+    logs = np.column_stack([logs, log_magnitudes])
+    reach = logs.sum(axis=1)
     rounds = np.asarray(later, dtype=np.float64)
     if rounds.size and (rounds.ndim != 2 or rounds.shape[1] != 2):
         raise ValueError(f"later must be a sequence of (rho, sigma) pairs, got {later!r}")
@@ -218,7 +211,9 @@ def _log_divergence_factor(
         -2 * np.log(sigma),
         float(shrink.sum()),
     ]
-    size = np.abs(terms).sum() + np.abs(reach[np.isfinite(reach)]).max() + np.abs(shrink).sum()
+    # What is rounded: factors may be far from 1 although their product is not.
+    largest = np.abs(logs[np.isfinite(reach)]).sum(axis=1).max()
+    size = np.abs(terms).sum() + 2 * largest + np.abs(shrink).sum()
     return float(sum(terms) + 16 * EPS * (size + 1))
 
 

@@ -23,6 +23,8 @@ __all__ = [
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 # in quantiles: below it their difference would lose digits, and quadrature needs few nodes
 _NARROW = 0.02
+_FAINT = 1e-200  # probabilities below which Li's formula, a small difference of them, has no digits
+_TINY = 1e-300  # probabilities below which two close ones are told apart by too few digits
 
 
 def _quantile_gap(a: Float64, b: Float64) -> Float64:
@@ -44,7 +46,9 @@ def _quantile_gap(a: Float64, b: Float64) -> Float64:
         divide="ignore", invalid="ignore", over="ignore"
     ):  # only close quantiles are read below
         narrow = half * np.sum(_WEIGHTS / density, axis=-1) * (1 - 2e-11)
-    return np.where(wide > _NARROW, wide, np.where(np.isfinite(narrow), narrow, 0.0))
+    # Among smaller numbers floats are too coarse for a difference; no gap is certified there.
+    held = np.isfinite(narrow) & (low >= _TINY)
+    return np.where(wide > _NARROW, wide, np.where(held, narrow, 0.0))
 
 
 def cohen_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: ArrayLike) -> Floats:
@@ -289,8 +293,8 @@ def li_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: ArrayLike)
         sigma: Standard deviation of the noise, positive.
 
     Returns:
-        A radius never above the supremum: 0 where p_a <= p_b, inf only where p_a is exactly 1 and
-        p_b exactly 0.
+        A radius never above the supremum: 0 where p_a <= p_b or p_a < 1e-200, inf only where p_a
+        is exactly 1 and p_b exactly 0.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -306,7 +310,7 @@ def li_radius(p_a: ArrayLike, p_b: ArrayLike | None = None, *, sigma: ArrayLike)
     """
     s = numbers("sigma", sigma, 0, np.inf, open_low=True, open_high=True)
     a, b, gap, _ = pair(p_a, p_b)
-    lost, unbounded = gap <= 0, (a == 1) & (b == 0)
+    lost, unbounded = (gap <= 0) | (a < _FAINT), (a == 1) & (b == 0)
     settled = lost | unbounded
     a_, b_, gap_ = (
         np.where(settled, value, x)[..., None] for value, x in ((0.75, a), (0.25, b), (0.5, gap))

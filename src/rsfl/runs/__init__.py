@@ -14,6 +14,7 @@ from rsfl.runs.job import Interrupted, certify
 from rsfl.runs.joint import joint_accuracy, joint_table, plot_joint
 from rsfl.runs.log import Directory, Record, load
 from rsfl.runs.orbits import OrbitRun, certify_orbits, load_orbits
+from rsfl.runs.page import evidence
 from rsfl.runs.plots import plot_certified_accuracy
 from rsfl.runs.report import Run, as_json, as_text, read_runs
 from rsfl.runs.tables import Published, read_tsv, to_dataframe, write_tsv
@@ -35,6 +36,7 @@ __all__ = [
     "certify",
     "certify_orbits",
     "envelope",
+    "evidence",
     "example",
     "high_probability_accuracy",
     "joint_accuracy",

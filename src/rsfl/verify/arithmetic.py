@@ -24,6 +24,7 @@ __all__ = [
     "Confidence",
     "Number",
     "Real",
+    "affine",
     "binomial_tail",
     "complement",
     "crfl_divergence",
@@ -33,6 +34,7 @@ __all__ = [
     "group_votes",
     "kl_budget",
     "lecuyer_radius",
+    "length",
     "li_radius",
     "linear_votes",
     "linf_radius",
@@ -393,14 +395,23 @@ def radius(law: Mapping[str, Any], p_a: Real, p_b: Real | None = None, *, dim: i
     return Number(enclose)
 
 
-def probability(law: Mapping[str, Any], reach: Real) -> Number:
+def probability(law: Mapping[str, Any], reach: Real, *, dim: int = 1) -> Number:
     """The probability at which :func:`radius`, with 1 - p_a for the others, is ``reach``.
 
     Args:
-        law: Name and parameters of a law without a table.
+        law: Its name and parameters.
         reach: A radius, at least 0.
+        dim: Number of coordinates of one input's noise.
     """
     distance, family = exact(reach), _DRAWN.get(law["name"], law["name"])
+    if family == "RoundedGaussian":
+        paid = total_variation(law["sigma"], law["levels"]) * dim
+
+        def enclose() -> arb:
+            cost = arb(paid.numerator) / paid.denominator
+            return cost + _normal(distance.enclose() / law["sigma"] + normal_quantile(0.5 + cost))
+
+        return Number(enclose)
     if family == "Gaussian":
         return Number(lambda: _normal(distance.enclose() / law["sigma"]))
     if family == "Uniform":
@@ -637,6 +648,23 @@ def crfl_radius(
 
 
 # ------------------------------------------------------------------------ linear models and groups
+
+
+def affine(weights: Sequence[float], x: Sequence[float], bias: float) -> Number:
+    """The exact value of an affine map with these coefficients."""
+
+    def enclose() -> arb:
+        total = arb(bias)
+        for weight, value in zip(weights, x, strict=True):
+            total += arb(weight) * value
+        return total
+
+    return Number(enclose)
+
+
+def length(x: Sequence[float]) -> Number:
+    """The exact l2 norm of a vector."""
+    return Number(lambda: sum((arb(value) ** 2 for value in x), arb(0)).sqrt())
 
 
 def margin_radius(logits: Sequence[Real], input_norm: Real) -> Number:

@@ -12,7 +12,16 @@ from rsfl.verify import arithmetic
 from rsfl.verify.arithmetic import Number, complement, exact
 from rsfl.verify.findings import Finding
 
-__all__ = ["LAWS", "Row", "check_assumptions", "check_certificate", "check_evidence", "rows_of"]
+__all__ = [
+    "ABSTAIN",
+    "LAWS",
+    "Row",
+    "check_assumptions",
+    "check_certificate",
+    "check_evidence",
+    "rows_of",
+    "some",
+]
 
 ABSTAIN = -1
 _SHOWN = 5  # inputs that are named where there are more
@@ -162,7 +171,8 @@ def _whole(name: str, value: Any, low: int, high: int) -> None:
         raise ValueError(f"{value!r} is no {name} from {low} to {high}")
 
 
-def _some(texts: Sequence[str]) -> str:
+def some(texts: Sequence[str]) -> str:
+    """The first of some texts, and how many more there are."""
     more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more
 
@@ -202,14 +212,13 @@ def check_evidence(subject: str, content: Mapping[str, Any]) -> Iterator[Finding
         yield finding(False, f"radii under {law['name']} are no {content['measure']}")
     if rule.get("name") == "fixed":
         cast = sorted({row.n for row in rows} - {0})
-        many = len(cast) > 1
-        text = f"the number of votes was fixed, and is {cast} for different inputs"
-        if many:
-            yield finding(False, text)
+        if len(cast) > 1:
+            text = f"the number of votes was fixed, it says, and is {cast} for different inputs"
+            yield finding(None, text)
     elif rule.get("name") == "sequential":
         beyond = [str(row.index) for row in rows if row.n > rule["n_max"]]
         if beyond:
-            yield finding(False, f"more than {rule['n_max']} votes on the inputs {_some(beyond)}")
+            yield finding(False, f"more than {rule['n_max']} votes on the inputs {some(beyond)}")
     else:
         yield finding(False, f"votes are stopped by a fixed number or a test, not by {rule!r}")
     yield finding(True, f"{len(rows)} inputs, {sum(row.n for row in rows)} votes that add up")
@@ -321,7 +330,7 @@ def check_certificate(subject: str, content: Mapping[str, Any]) -> Iterator[Find
         return
     wrong = [f"input {index}: {text}" for index, texts in found for text in texts]
     text = f"labels, bounds and radii of {len(found)} inputs are proved from their votes"
-    yield Finding(subject, "arithmetic", not wrong, _some(wrong) if wrong else text)
+    yield Finding(subject, "arithmetic", not wrong, some(wrong) if wrong else text)
     yield from check_assumptions(subject, content, needed)
 
 
@@ -364,8 +373,8 @@ def _by_count(
     found = list(derived.proved(row.successes, row.runner_up, row.n, low, high, radius))
     if (silent := _silent(label, radius)) is not None:
         return (*silent, *found)
-    if label != row.chosen:
-        found.append(f"the label is {label}, where the votes select {row.chosen}")
+    if label != row.chosen or not row.n0:
+        found.append(f"the label is {label}, where {row.n0} votes select {row.chosen}")
     if not radius > 0:
         found.append(f"it names a label with a radius of {radius!r}")
     return tuple(found)
@@ -383,8 +392,8 @@ def _at_radius(
             found.append(f"p_upper is {high!r}, below 1 - {low!r}")
     if (silent := _silent(label, radius)) is not None:
         return (*silent, *found)
-    if label != row.chosen:
-        found.append(f"the label is {label}, where the votes select {row.chosen}")
+    if label != row.chosen or not row.n0:
+        found.append(f"the label is {label}, where {row.n0} votes select {row.chosen}")
     reach = derived.reach(exact(low)) if 0 < low < 1 else exact(0)
     if radius != asked:
         found.append(f"radius is {radius!r}, where {asked!r} was asked for")

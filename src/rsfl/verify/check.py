@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,15 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import number, stored
+from rsfl._fingerprint import weights_hash
 from rsfl._laws import from_document, to_document
+from rsfl._models import affine_layer, as_given, evaluating
 from rsfl.noise import ParameterGaussian
-from rsfl.runs import load
 from rsfl.runs.inputs import example
 from rsfl.runs.settings import machine
-from rsfl.smooth import ParameterSmoother, Smoother, Voter
+from rsfl.smooth import Ballot, OrbitBallot, ParameterSmoother, Smoother, Voter
+from rsfl.verify.arithmetic import affine, length
 from rsfl.verify.certificates import check_certificate, check_evidence, rows_of
-from rsfl.verify.documents import Document, read_document, read_lines
-from rsfl.verify.evidence import Inputs, check_identity, check_votes
+from rsfl.verify.composed import (
+    check_exact,
+    check_joint,
+    check_margins,
+    check_orbit,
+    check_poisoning,
+)
+from rsfl.verify.documents import read_document, read_lines
+from rsfl.verify.evidence import Inputs, check_identity, check_orbit_votes, check_votes
 from rsfl.verify.findings import Finding, Report
 from rsfl.verify.ledgers import check_ledger, rounds_of
 from rsfl.verify.published import published
@@ -119,15 +128,46 @@ def verify(
     if not paths:
         raise ValueError("paths must name a file or a directory, got none")
     found: list[Finding] = []
+    at_hand = _AtHand(witness, printed, _ledgers(map(Path, paths)))
     for path in map(Path, paths):
         try:
-            found += _checked(path, witness, printed)
+            found += _checked(path, at_hand)
         except (OSError, KeyError, TypeError, IndexError, AttributeError) as error:
             found.append(Finding(str(path), "arithmetic", False, f"cannot be read: {error!r}"))
     return Report(tuple(found))
 
 
-def _checked(path: Path, witness: Witness | None, printed: Printed | None) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class _AtHand:
+    """What there is beside a file."""
+
+    witness: Witness | None
+    printed: Printed | None
+    ledgers: Mapping[str, list[dict[str, Any]]]
+
+    def rounds(self, model: str) -> list[dict[str, Any]] | None:
+        """The rounds of the ledger that ends with a model; of the only one if that is not known."""
+        if len(self.ledgers) == 1:
+            return next(iter(self.ledgers.values()))
+        return self.ledgers.get(model) if model else None
+
+
+def _ledgers(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """The rounds of all ledgers among some files, by the hashes of the models they end with."""
+    found = {}
+    for path in paths:
+        try:
+            document = read_document(path)
+            if document.kind == "ledger":
+                rounds = rounds_of(document.content)
+                found[rounds[-1]["model_hash"] or str(path)] = rounds
+        except (OSError, KeyError, TypeError, ValueError, IndexError):
+            continue  # it is no ledger, or will be said to be none
+    return found
+
+
+def _checked(path: Path, at_hand: _AtHand) -> Iterator[Finding]:
+    witness, printed = at_hand.witness, at_hand.printed
     if path.is_dir():
         yield from _check_run(path, witness)
         return
@@ -143,38 +183,117 @@ def _checked(path: Path, witness: Witness | None, printed: Printed | None) -> It
     except ValueError as error:
         yield Finding(str(path), "arithmetic", False, str(error))
         return
-    yield from _sealed(document)
-    if document.kind not in _KINDS or _KINDS[document.kind][0] != document.version:
-        text = f"a {document.kind} of format {document.version} is not known here"
-        yield Finding(document.subject, "arithmetic", None, text)
-        return
-    yield from _KINDS[document.kind][1](document)
-    if witness is not None and "counts" in document.content:
-        yield from _witnessed(document.subject, document.content, witness)
-
-
-def _sealed(document: Document) -> Iterator[Finding]:
+    subject, content = document.subject, document.content
     if not document.sealed:
-        yield Finding(document.subject, "arithmetic", False, "the checksum does not fit")
+        yield Finding(subject, "arithmetic", False, "the checksum does not fit")
+    if _FORMATS.get(document.kind) != document.version:
+        text = f"a {document.kind} of format {document.version} is not known here"
+        yield Finding(subject, "arithmetic", None, text)
+        return
+    try:
+        yield from _by_kind(document.kind, subject, content, at_hand)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
+        yield Finding(subject, "arithmetic", False, f"no {document.kind}: {error!r}")
+        return
+    if witness is not None:
+        yield from _again(document.kind, subject, content, witness)
 
 
-def _certificate(document: Document) -> Iterator[Finding]:
-    return check_certificate(document.subject, document.content)
+def _again(
+    kind: str, subject: str, content: Mapping[str, Any], witness: Witness
+) -> Iterator[Finding]:
+    """What model and data say of a document."""
+    if kind == "poisoning certificate":
+        kind = "certificate" if content["kind"] == "votes" else "exact certificate"
+        content = content["certificate"]
+    if kind == "orbit certificate":
+        yield from _orbits(subject, content, witness)
+    elif kind == "exact certificate":
+        yield from _margins(subject, content, witness)
+    elif kind != "ledger":
+        votes = content["ballot"]["pairs"] if kind == "joint certificate" else content
+        yield from _witnessed(subject, votes, witness)
 
 
-def _ballot(document: Document) -> Iterator[Finding]:
-    return check_evidence(document.subject, document.content)
-
-
-def _ledger(document: Document) -> Iterator[Finding]:
-    return check_ledger(document.subject, rounds_of(document.content))
-
-
-_KINDS: dict[str, tuple[int, Callable[[Document], Iterator[Finding]]]] = {
-    "certificate": (2, _certificate),
-    "ballot": (1, _ballot),
-    "ledger": (2, _ledger),
+_FORMATS = {
+    "certificate": 2,
+    "ballot": 1,
+    "ledger": 2,
+    "orbit certificate": 1,
+    "joint certificate": 1,
+    "exact certificate": 1,
+    "poisoning certificate": 1,
 }
+
+
+def _by_kind(
+    kind: str, subject: str, content: Mapping[str, Any], at_hand: _AtHand
+) -> Iterator[Finding]:
+    """What the numbers of a document say by themselves."""
+    if kind == "ledger":
+        return check_ledger(subject, rounds_of(content))
+    if kind == "poisoning certificate":
+        rounds = at_hand.rounds(content["certificate"].get("model", ""))
+        return check_poisoning(subject, content, rounds)
+    return {
+        "certificate": check_certificate,
+        "ballot": check_evidence,
+        "orbit certificate": check_orbit,
+        "joint certificate": check_joint,
+        "exact certificate": check_exact,
+    }[kind](subject, content)
+
+
+def _orbits(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
+    """Whether no picture of an orbit is farther from its centre than a record says, and whether
+    the votes at the centres are as it says."""
+    ballot = OrbitBallot.of_document(content["ballot"])
+    model = witness.model.model if isinstance(witness.model, Voter) else witness.model
+    inputs = witness.inputs(model)
+    images = torch.stack([inputs(index) for index in ballot.index.tolist()])
+    far = ballot.index[~ballot.confirmed(images)].tolist()
+    text = f"pictures of the inputs {far[:5]} lie farther from their centres than is said"
+    good = f"{len(images)} images: no picture lies farther from its centre than is said"
+    yield Finding(subject, "evidence", not far, text if far else good)
+    if isinstance(witness.model, Voter):
+        voter = witness.model
+    else:
+        with evaluating(witness.model):
+            logits = witness.model(as_given(witness.model, images[:1]).clone())
+        voter = Smoother(witness.model, ballot.law, logits.shape[1])
+    yield from check_orbit_votes(
+        subject,
+        ballot,
+        voter,
+        inputs,
+        forged=witness.forged,
+        missed=witness.missed,
+        batch_size=witness.batch_size,
+    )
+
+
+def _margins(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
+    """Whether the radii of a linear model are within its margins, from its weights."""
+    model = witness.model.model if isinstance(witness.model, Voter) else witness.model
+    layer = None if model is None else affine_layer(model)
+    if model is None or layer is None:
+        yield Finding(subject, "evidence", None, "margins are told by linear models alone")
+        return
+    told = content["model"]
+    if told:
+        here = weights_hash(model)
+        text = f"model {told[:16]}" + ("" if here == told else f", and {here[:16]} here")
+        yield Finding(subject, "identity", here == told, text)
+    inputs, linear = witness.inputs(model), layer[1]
+    weight = linear.weight.detach().double().tolist()
+    bias = [0.0] * len(weight) if linear.bias is None else linear.bias.detach().double().tolist()
+    biased = 0.0 if linear.bias is None else 1.0
+    logits, norms = [], []
+    for index in content["index"]:
+        x = inputs(index).double().flatten().tolist()
+        logits.append([affine(row, x, one) for row, one in zip(weight, bias, strict=True)])
+        norms.append(length([*x, biased]))
+    yield from check_margins(subject, content, logits, norms)
 
 
 def _witnessed(
@@ -205,8 +324,10 @@ def _witnessed(
             batch_size=witness.batch_size,
             same_device=same_device,
         )
-    except IndexError as error:
-        yield Finding(subject, "identity", False, f"the data have no such input: {error}")
+    except (IndexError, KeyError) as error:
+        yield Finding(subject, "identity", False, f"the data have no such input: {error!r}")
+    except (ValueError, TypeError, RuntimeError) as error:
+        yield Finding(subject, "identity", False, f"model and data do not fit: {error}")
 
 
 # --- Directories of runs -------------------------------------------------------------------------
@@ -222,7 +343,8 @@ def _check_run(path: Path, witness: Witness | None) -> Iterator[Finding]:
         return
     # The directory holds votes; what the library reads from them is what is promised.
     try:
-        certificate, _ = load(path)
+        ballot, alpha = Ballot.of_document(content), settings["alpha"]
+        certificate = ballot.certificate(alpha) if ballot.rule is None else ballot.certificate_at()
     except ValueError as error:
         yield from check_evidence(subject, content)
         yield Finding(subject, "arithmetic", False, f"the library does not read it: {error}")

@@ -1,0 +1,99 @@
+"""Certificates against poisoned clients: what their numbers say, and what was changed in them."""
+
+import pytest
+import torch
+from saved import edited
+from torch import nn
+
+from rsfl import bounds, fed, smooth
+from rsfl.verify import Witness, verify
+
+
+def false(report):
+    return [str(one) for one in report if one.holds is False]
+
+
+@pytest.fixture(scope="module")
+def federation():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (200,), generator=generator)
+    centres = 3 * torch.eye(3, 4, dtype=torch.float64)
+    x = centres[y] + 0.3 * torch.randn(200, 4, generator=generator, dtype=torch.float64)
+    model = nn.Linear(4, 3).double()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    trainer = fed.SGD(lr=0.05, batch_size=None, decay=0.05)
+    clients = fed.clients(x, y, fed.partition.equal(200, 20), trainer)
+    server = fed.Server(model, clients, update_clip=3.0)
+    return (
+        server.run(8),
+        x[:6],
+        [(one, int(label)) for one, label in zip(x[:6], y[:6], strict=True)],
+    )
+
+
+THREATS = [
+    bounds.RemovalThreat(at_most=1),
+    bounds.FeatureThreat(clients=[3], norm=0.1, per_batch=1),
+    bounds.ForensicThreat(clients=[2]),
+]
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=lambda one: type(one).__name__)
+def test_poisoning_certificates_hold_with_their_ledger(federation, tmp_path, threat):
+    run, x, data = federation
+    certificate = fed.certify(run.model, x, run.ledger, threat)
+    run.ledger.save(tmp_path / "ledger.json")
+    certificate.save(tmp_path / "p.json")
+    paths = tmp_path / "p.json", tmp_path / "ledger.json"
+    report = verify(*paths, witness=Witness(run.model, data))
+    assert false(report) == []
+    assert "is proved from 8 rounds" in str(report)
+    assert "6 radii are within the margins of the model" in str(report)
+    alone = verify(paths[0])
+    assert alone.holds
+    assert "which only the ledger can show" in str(alone)
+
+
+POISON = {
+    "deviation": lambda c: c.__setitem__("deviation", repr(float(c["deviation"]) * (1 - 1e-9))),
+    "at_most": lambda c: c["threat"].__setitem__("at_most", 2),
+    "clients": lambda c: c["threat"].__setitem__("clients", [0, 1]),
+    "model": lambda c: c["certificate"].__setitem__("model", "0" * 64),
+    "assumption": lambda c: c["assumptions"].pop(),
+    "radius": lambda c: c["certificate"]["radius"].__setitem__(0, "nan"),
+}
+
+
+@pytest.mark.parametrize("change", POISON)
+def test_poisoning_certificates_that_claim_more(federation, tmp_path, change):
+    run, x, _ = federation
+    run.ledger.save(tmp_path / "ledger.json")
+    fed.certify(run.model, x, run.ledger, THREATS[0]).save(tmp_path / "p.json")
+    path = edited(tmp_path / "p.json", POISON[change])
+    assert false(verify(path, tmp_path / "ledger.json"))
+
+
+def test_margins_that_claim_more_are_found_with_the_model(federation, tmp_path):
+    run, x, data = federation
+    smooth.margins(run.model, x).save(tmp_path / "m.json")
+    assert verify(tmp_path / "m.json", witness=Witness(run.model, data)).holds
+    longer = lambda c: c["radius"].__setitem__(2, repr(float(c["radius"][2]) * (1 + 1e-9)))  # noqa: E731
+    path = edited(tmp_path / "m.json", longer)
+    assert verify(path).holds
+    (text,) = false(verify(path, witness=Witness(run.model, data)))
+    assert "input 2: radius is" in text
+    path = edited(path, lambda c: c["label"].__setitem__(1, 1 - c["label"][1] % 2))
+    assert "is not the label of the model" in str(verify(path, witness=Witness(run.model, data)))
+
+
+def test_sampled_votes_are_held_against_a_threat(federation, tmp_path):
+    run, x, data = federation
+    smoother = smooth.ParameterSmoother(run.model, 0.05, 3)
+    held = fed.withstood(smoother.certify(x, n=200), run.ledger, THREATS[0])
+    held.save(tmp_path / "p.json")
+    run.ledger.save(tmp_path / "ledger.json")
+    paths = tmp_path / "p.json", tmp_path / "ledger.json"
+    report = verify(*paths, witness=Witness(run.model, data))
+    assert false(report) == []
+    assert "the same to a vote" in str(report)
