@@ -42,6 +42,7 @@ def test_orbits_hold(orbit, tmp_path):
     assert false(report) == []
     assert "votes at all centres carry the labels of 2 inputs" in str(report)
     assert "no picture lies farther from its centre" in str(report)
+    assert "votes at the centres of 2 of 2 inputs cast again: the same" in str(report)
 
 
 ORBITS = {
@@ -75,6 +76,22 @@ def test_pictures_that_lie_farther_are_found_with_the_images(orbit, tmp_path):
     assert verify(path).holds
     (text,) = false(verify(path, witness=Witness(model, data)))
     assert "pictures of the inputs [0, 1] lie farther" in text
+
+
+def test_votes_at_centres_that_were_made_up_are_found_with_the_model(orbit, tmp_path):
+    certificate, model, data = orbit
+    certificate.save(tmp_path / "o.json")
+
+    def unanimous(content):
+        for tests in content["ballot"]["tests"]:
+            tests["trials"] = [many + 40 for many in tests["trials"]]
+            tests["successes"] = [many + 40 for many in tests["successes"]]
+        content["label"] = content["ballot"]["chosen"] = [0, 0]
+
+    path = edited(tmp_path / "o.json", unanimous)
+    assert verify(path).holds
+    (text,) = false(verify(path, witness=Witness(model, data)))
+    assert "input 0, centre 0" in text
 
 
 # --- Clients and inputs at once ------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rsfl._checks import number, stored
 from rsfl._fingerprint import weights_hash
 from rsfl._laws import from_document, to_document
-from rsfl._models import affine_layer
+from rsfl._models import affine_layer, as_given, evaluating
 from rsfl.noise import ParameterGaussian
 from rsfl.runs.inputs import example
 from rsfl.runs.settings import machine
@@ -30,7 +30,7 @@ from rsfl.verify.composed import (
     check_poisoning,
 )
 from rsfl.verify.documents import read_document, read_lines
-from rsfl.verify.evidence import Inputs, check_identity, check_votes
+from rsfl.verify.evidence import Inputs, check_identity, check_orbit_votes, check_votes
 from rsfl.verify.findings import Finding, Report
 from rsfl.verify.ledgers import check_ledger, rounds_of
 from rsfl.verify.published import published
@@ -207,7 +207,7 @@ def _again(
         kind = "certificate" if content["kind"] == "votes" else "exact certificate"
         content = content["certificate"]
     if kind == "orbit certificate":
-        yield from _geometry(subject, content, witness)
+        yield from _orbits(subject, content, witness)
     elif kind == "exact certificate":
         yield from _margins(subject, content, witness)
     elif kind != "ledger":
@@ -244,8 +244,9 @@ def _by_kind(
     }[kind](subject, content)
 
 
-def _geometry(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
-    """Whether no picture of an orbit is farther from its centre than a record says."""
+def _orbits(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
+    """Whether no picture of an orbit is farther from its centre than a record says, and whether
+    the votes at the centres are as it says."""
     ballot = OrbitBallot.of_document(content["ballot"])
     model = witness.model.model if isinstance(witness.model, Voter) else witness.model
     inputs = witness.inputs(model)
@@ -254,7 +255,21 @@ def _geometry(subject: str, content: Mapping[str, Any], witness: Witness) -> Ite
     text = f"pictures of the inputs {far[:5]} lie farther from their centres than is said"
     good = f"{len(images)} images: no picture lies farther from its centre than is said"
     yield Finding(subject, "evidence", not far, text if far else good)
-    yield Finding(subject, "evidence", None, "votes at the centres are not cast again")
+    if isinstance(witness.model, Voter):
+        voter = witness.model
+    else:
+        with evaluating(witness.model):
+            logits = witness.model(as_given(witness.model, images[:1]).clone())
+        voter = Smoother(witness.model, ballot.law, logits.shape[1])
+    yield from check_orbit_votes(
+        subject,
+        ballot,
+        voter,
+        inputs,
+        forged=witness.forged,
+        missed=witness.missed,
+        batch_size=witness.batch_size,
+    )
 
 
 def _margins(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:

@@ -84,7 +84,8 @@ def check_orbit(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
     yield _finding(
         subject, wrong, f"votes at all centres carry the labels of {len(content['label'])} inputs"
     )
-    yield from check_assumptions(subject, content, (*_ORBIT, *LAWS[law["name"]][2]))
+    told = {"assumptions": content["assumptions"], "spot_checked": ballot.get("spot_checked")}
+    yield from check_assumptions(subject, told, (*_ORBIT, *LAWS[law["name"]][2]))
 
 
 # --- Clients and inputs at once ------------------------------------------------------------------
