@@ -140,6 +140,37 @@ def test_joint_certificates_that_claim_more(joint, tmp_path, change):
     assert false(verify(edited(tmp_path / "j.json", JOINT[change])))
 
 
+# --- Groups of clients ---------------------------------------------------------------------------
+
+
+def groups(tmp_path):
+    models = [nn.Linear(2, 3, bias=False) for _ in range(7)]
+    for at, model in enumerate(models):
+        model.weight.data = torch.eye(3, 2).roll(at // 3, dims=0)
+    vote = fed.GroupVote(models, [[at] for at in range(7)], 3)
+    vote.certify(torch.rand(5, 2)).save(tmp_path / "g.json")
+    return tmp_path / "g.json"
+
+
+def test_votes_of_groups_hold(tmp_path):
+    report = verify(groups(tmp_path))
+    assert false(report) == []
+    assert "labels of 5 inputs, and the clients that they withstand, follow" in str(report)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["withstands"].__setitem__(0, c["withstands"][0] + 1),
+        lambda c: c["label"].__setitem__(1, (c["label"][1] + 1) % 3),
+        lambda c: c["votes"].__setitem__(2, [8, 0, 0]),
+        lambda c: c["assumptions"].pop(),
+    ],
+)
+def test_votes_of_groups_that_claim_more(tmp_path, change):
+    assert false(verify(edited(groups(tmp_path), change)))
+
+
 # --- Ledgers -------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from rsfl.verify.arithmetic import affine, length
 from rsfl.verify.certificates import check_certificate, check_evidence, rows_of
 from rsfl.verify.composed import (
     check_exact,
+    check_groups,
     check_joint,
     check_margins,
     check_orbit,
@@ -210,6 +211,8 @@ def _again(
         yield from _orbits(subject, content, witness)
     elif kind == "exact certificate":
         yield from _margins(subject, content, witness)
+    elif kind == "group certificate":
+        yield Finding(subject, "evidence", None, "votes of groups are not cast again")
     elif kind != "ledger":
         votes = content["ballot"]["pairs"] if kind == "joint certificate" else content
         yield from _witnessed(subject, votes, witness)
@@ -222,6 +225,7 @@ _FORMATS = {
     "orbit certificate": 1,
     "joint certificate": 1,
     "exact certificate": 1,
+    "group certificate": 1,
     "poisoning certificate": 1,
 }
 
@@ -241,6 +245,7 @@ def _by_kind(
         "orbit certificate": check_orbit,
         "joint certificate": check_joint,
         "exact certificate": check_exact,
+        "group certificate": check_groups,
     }[kind](subject, content)
 
 
