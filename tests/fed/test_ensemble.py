@@ -71,6 +71,14 @@ def test_a_client_reaches_its_own_group_only():
     assert same(clean, attacked) == [True, True, False, True, True]
 
 
+def test_as_many_groups_as_clients_are_one_client_each():
+    run, _ = server()
+    assert group_clients([5, 2, 9], 3) == ((2,), (5,), (9,))
+    whole = fed.train_groups(run, 24, 1, num_classes=3)
+    fewer = fed.train_groups(replace(run, clients=run.clients[1:]), 23, 1, num_classes=3)
+    assert all(same(replace(whole, models=whole.models[1:], groups=whole.groups[1:]), fewer))
+
+
 class Momentum:
     """A rule that keeps something, in itself, its class and its module."""
 
@@ -131,7 +139,7 @@ def test_groups_are_the_same_together_and_in_processes():
         replace(
             run,
             clients=[one for one in run.clients if one.id in members],
-            seed=fed.groups._part(run, members, at).seed,
+            seed=fed.groups._part(run, members, ("group", at)).seed,
         )
         .run(2)
         .model
@@ -309,6 +317,7 @@ def test_a_certificate_is_a_record(tmp_path):
 
 @pytest.mark.parametrize("kind", ["linear", "network"])
 def test_votes_of_the_stack_are_those_one_by_one(kind, monkeypatch):
+    monkeypatch.setattr(fed.ensemble, "_FEW", 3000)
     x = torch.randn(3000, 4, generator=torch.Generator().manual_seed(1))
     models = []
     for seed in range(20):

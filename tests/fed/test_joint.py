@@ -385,6 +385,9 @@ def test_accuracy_over_rungs_and_radii(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     axes = runs.plot_joint(certificate, labels, title="both")
-    assert axes.get_ylim() == (0, 2)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(LADDER)
+    drawn = axes.collections[0].get_array().reshape(3, -1)
+    grid = np.linspace(0, axes.get_xlim()[1], 201)
+    assert (drawn == runs.joint_accuracy(certificate, labels, grid)[:, 1:]).all()
     axes.figure.savefig(tmp_path / "joint.png")
     assert (tmp_path / "joint.png").stat().st_size > 5000

@@ -103,3 +103,13 @@ def test_accuracy_is_measured_in_evaluation_mode():
     x = torch.rand(20, 4, generator=torch.Generator().manual_seed(3))
     assert fed.accuracy(network, x, network[1](x).argmax(dim=1)) == 1
     assert network.training
+
+
+def test_models_of_ones_own_are_as_their_clients_made_them():
+    """Neither the server's clip nor a lie about the update changes what a client keeps."""
+    x, y, parts = problem()
+    members = fed.clients(x, y, parts, fed.SGD(lr=0.1, batch_size=None, mixture=0.5))
+    attack = {2: fed.Attack(update=lambda own, honest, generator: -5 * own)}
+    free = fed.Server(model(), members).run(1).models
+    short = fed.Server(model(), members, update_clip=1e-3).run(1, attacks=attack).models
+    assert all(equal(free[id_], short[id_]) for id_ in range(4))

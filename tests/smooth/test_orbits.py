@@ -355,3 +355,15 @@ def test_the_allowance_of_eight_bits():
         saved = (picture * 255).round() / 255
         assert float((saved - picture).norm()) <= allowance
     assert allowance == pytest.approx(math.sqrt(81) / 510)
+
+
+def test_lower_bounds_are_what_the_tests_decide(three):
+    smoother, x, family = three
+    (tests,) = smoother.orbit_ballot(x[:1], family).tests
+    lower = tests.lower(0.001)
+    level = tests.share * 0.001
+    assert (decisions(tests.successes, tests.trials, lower, level) == 1).all()
+    above = np.minimum(lower + 1e-6, 1 - 1e-9)
+    assert (decisions(tests.successes, tests.trials, above, level) != 1).all()
+    used = np.unique(tests.owner)
+    assert (lower[used] >= thresholds(smoother.law, tests.reach[used], 49) - 2e-9).all()

@@ -1,6 +1,7 @@
 """What a federated run did, round by round, as frozen numbers: the only thing that a poisoning
 certificate reads."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -152,15 +153,11 @@ def participants_of(columns: Mapping[str, Any]) -> tuple[Participant, ...]:
     unused = np.array([outcome in ("rejected", "absent") for outcome in checked["outcome"]])
     if (checked["update_norm"][unused] != 0).any():
         raise ValueError("update_norm must be 0 for clients that were rejected or absent")
-    values = [
-        column.tolist() if isinstance(column, np.ndarray) else column for column in checked.values()
-    ]
-    found = []
-    for row in zip(*values, strict=True):
-        one = object.__new__(Participant)
-        for name, value in zip(checked, row, strict=True):
-            object.__setattr__(one, name, tuple(value) if name == "decay" else value)
-        found.append(one)
+    checked["decay"] = list(map(tuple, checked["decay"].tolist()))
+    found = [object.__new__(Participant) for _ in range(many)]
+    for name, column in checked.items():
+        plain = column.tolist() if isinstance(column, np.ndarray) else column
+        deque(map(getattr(Participant, name).__set__, found, plain), maxlen=0)  # runs the map
     return tuple(found)
 
 

@@ -14,14 +14,15 @@ from rsfl.fed.aggregate import (
 from rsfl.fed.certificate import PoisoningCertificate, certify, withstood
 from rsfl.fed.client import Client, Member, Remote, clients
 from rsfl.fed.crfl import largest_backdoors, published
-from rsfl.fed.ensemble import GroupCertificate, GroupVote
+from rsfl.fed.ensemble import GroupVote
+from rsfl.fed.group_certificate import GroupCertificate
 from rsfl.fed.groups import train_groups
 from rsfl.fed.joint import GroupJudge, LinearJudge
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.personal import PerClient, accuracy, per_client, personalise
 from rsfl.fed.pilots import ClipSchedule, pilot
 from rsfl.fed.poison import Attack
-from rsfl.fed.rounds import Result, RoundError
+from rsfl.fed.result import Result, RoundError
 from rsfl.fed.server import Server
 from rsfl.fed.trainer import SGD, Task
 

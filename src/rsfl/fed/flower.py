@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from rsfl._checks import count, number
 from rsfl.fed.client import Client, Member, Remote
 from rsfl.fed.layout import Layout
-from rsfl.fed.rounds import Result, Rounds
+from rsfl.fed.result import Result
+from rsfl.fed.rounds import Rounds
 from rsfl.fed.server import Server
 from rsfl.fed.trainer import SGD, Task, Trainer
 from rsfl.fed.training import Failure, fit_alone

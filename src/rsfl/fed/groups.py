@@ -1,20 +1,13 @@
 """One training run for each of several disjoint groups of clients, none of which can reach another:
 together in this process where all the code is ours, in a process of its own for each otherwise."""
 
-import multiprocessing
 import os
-import signal
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rsfl import _draws, _heap
@@ -26,6 +19,7 @@ from rsfl.fed.faults import told, watched
 from rsfl.fed.layout import Layout
 from rsfl.fed.ours import keeps_nothing
 from rsfl.fed.poison import Attack
+from rsfl.fed.processes import Group, carried_out
 from rsfl.fed.rounds import Rounds
 from rsfl.fed.server import Server
 from rsfl.fed.settings import Settings
@@ -39,7 +33,8 @@ def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tu
     """Divide clients into disjoint groups: each by a hash of its own id and the seed alone.
 
     So one client more or less, or under another id, moves nobody else. Groups are as equal as
-    chance makes them, and one may be empty.
+    chance makes them, and one may be empty. Where there are as many groups as clients, each client
+    is alone.
 
     Example:
         >>> sorted(sum(group_clients(range(7), 3), ()))
@@ -53,6 +48,8 @@ def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tu
         raise ValueError(f"ids must be different, got {ordered!r}")
     if not 1 <= count("groups", groups) <= len(ordered):
         raise ValueError(f"groups must be from 1 to the {len(ordered)} clients, got {groups!r}")
+    if groups == len(ordered):
+        return tuple((id_,) for id_ in ordered)
     found: list[list[int]] = [[] for _ in range(groups)]
     for id_ in ordered:
         found[_draws.subseed(seed, "member", id_) % groups].append(id_)
@@ -67,23 +64,6 @@ class _Table:
 
     def __call__(self, index: int) -> float:
         return self.values[index - 1]
-
-
-@dataclass
-class _Group:
-    """The run of one group, and what came of it."""
-
-    number: int
-    settings: Settings
-    attacks: Mapping[int, Attack]
-    checkpoint: Path | None
-    vector: Tensor | None = None
-    failure: str = ""
-
-    def rounds(self, total: int) -> Rounds:
-        """Its rounds, the done ones left out."""
-        where = self.checkpoint
-        return Rounds(self.settings, total, attacks=self.attacks, checkpoint=where)
 
 
 def train_groups(  # noqa: PLR0913  # a run's settings
@@ -146,12 +126,17 @@ def train_groups(  # noqa: PLR0913  # a run's settings
         number("timeout", timeout, 0.0, open_low=True)
         if not processes:
             raise ValueError(f"timeout needs processes of at least 1, got timeout={timeout!r}")
-    divided = group_clients([one.id for one in server.clients], groups, seed=server.seed)
+    everybody = [one.id for one in server.clients]
+    divided = group_clients(everybody, groups, seed=server.seed)
     settings = _decided(server, rounds) if not processes else server
     everyone = [
-        _Group(
+        Group(
             at,
-            _part(settings, members, at),
+            _part(
+                settings,
+                members,
+                ("group", at) if groups < len(everybody) else ("alone", members[0]),
+            ),
             {id_: attack for id_, attack in (attacks or {}).items() if id_ in members},
             None if checkpoint is None else Path(checkpoint) / f"group-{at:04d}",
         )
@@ -159,14 +144,14 @@ def train_groups(  # noqa: PLR0913  # a run's settings
         if members
     ]
     if processes:
-        _in_processes(everyone, rounds, processes, timeout, progress)
+        carried_out(everyone, rounds, processes, timeout, progress)
     else:
         _here(everyone, server.model, rounds, progress)
     return _vote(server, divided, everyone, count("num_classes", num_classes, 2))
 
 
 def _vote(
-    server: Server, divided: tuple[tuple[int, ...], ...], everyone: Sequence[_Group], labels: int
+    server: Server, divided: tuple[tuple[int, ...], ...], everyone: Sequence[Group], labels: int
 ) -> GroupVote:
     """The models that there are, and why the others are not."""
     models: list[nn.Module | None] = [None] * len(divided)
@@ -186,14 +171,14 @@ def _vote(
     return GroupVote(tuple(models), divided, labels, failed, independent=True)
 
 
-def _part(server: Settings, members: Iterable[int], at: int) -> Settings:
+def _part(server: Settings, members: Iterable[int], key: tuple[str, int]) -> Settings:
     """The settings of one group: its own clients, and draws that nobody else has."""
     own = set(members)
     return replace(
         server,
         clients=[one for one in server.clients if one.id in own],
         sizes=None if server.sizes is None else {id_: server.sizes[id_] for id_ in own},
-        seed=_draws.subseed(server.seed, "group", at) >> 11,
+        seed=_draws.subseed(server.seed, *key) >> 11,
     )
 
 
@@ -218,7 +203,7 @@ def _decided(server: Settings, rounds: int) -> Settings:
     return replace(server, clients=clients, **decided)
 
 
-def _here(everyone: Sequence[_Group], model: nn.Module, rounds: int, progress: bool) -> None:
+def _here(everyone: Sequence[Group], model: nn.Module, rounds: int, progress: bool) -> None:
     """Carry all groups out in this process, a round of all of them at once."""
     runs = {one.number: one.rounds(rounds) for one in everyone}
     groups = {one.number: one for one in everyone}
@@ -232,7 +217,7 @@ def _here(everyone: Sequence[_Group], model: nn.Module, rounds: int, progress: b
             groups[at].vector = run.state.clipped
 
 
-def _round(runs: Mapping[int, Rounds], groups: Mapping[int, _Group], model: nn.Module) -> None:
+def _round(runs: Mapping[int, Rounds], groups: Mapping[int, Group], model: nn.Module) -> None:
     """One round of each run, all their clients trained together."""
     owners: list[tuple[int, int]] = []
     members: list[Member] = []
@@ -260,108 +245,3 @@ def _round(runs: Mapping[int, Rounds], groups: Mapping[int, _Group], model: nn.M
             runs[at].conclude(heard)
         except Exception as error:
             groups[at].failure = told(error)
-
-
-@dataclass
-class _Process:
-    """A group that trains somewhere else."""
-
-    group: _Group
-    process: BaseProcess
-    answer: IO[bytes]
-    deadline: float
-
-
-@dataclass
-class _Pool:
-    """Processes under way: ended when the block is left, however it is left."""
-
-    running: list[_Process] = field(default_factory=list)
-
-    def __enter__(self) -> "_Pool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for one in self.running:
-            one.process.kill()
-            one.process.join()
-            one.answer.close()
-
-
-def _in_processes(
-    everyone: Sequence[_Group], rounds: int, processes: int, timeout: float | None, progress: bool
-) -> None:
-    """Carry each group out in a process of its own, so many at a time."""
-    if "fork" not in multiprocessing.get_all_start_methods():
-        raise RuntimeError("groups in processes of their own need a system that can fork")
-    devices = {p.device.type for one in everyone for p in one.settings.model.parameters()}
-    if "cuda" in devices:
-        raise ValueError("model must be on the CPU: a process that has used a GPU cannot be forked")
-    context = multiprocessing.get_context("fork")
-    layout = Layout.of(everyone[0].settings.model)
-    waiting = list(everyone)
-    told_ = shown_progress(len(waiting), shown=progress, what="groups", unit="group", initial=0)
-    with _Pool() as pool, told_ as bar:
-        while waiting or pool.running:
-            while waiting and len(pool.running) < processes:
-                group = waiting.pop(0)
-                answer = TemporaryFile(prefix="rsfl-")  # noqa: SIM115 - closed when it was read
-                others = [one.answer for one in pool.running]
-                process = context.Process(target=_carry_out, args=(group, rounds, answer, others))
-                process.start()
-                deadline = float("inf") if timeout is None else time.monotonic() + timeout
-                pool.running.append(_Process(group, process, answer, deadline))
-            soonest = min(one.deadline for one in pool.running) - time.monotonic()
-            patience = None if soonest == float("inf") else max(soonest, 0.0)
-            wait([one.process.sentinel for one in pool.running], timeout=patience)
-            for one in list(pool.running):
-                late = time.monotonic() >= one.deadline
-                if one.process.is_alive() and not late:
-                    continue
-                done = not one.process.is_alive()
-                one.process.kill()
-                one.process.join()
-                pool.running.remove(one)
-                if done:
-                    _read(one.group, one.answer, layout)
-                else:
-                    one.group.failure = f"was not done after {timeout:g} s"
-                one.answer.close()
-                bar.update(1)
-
-
-def _carry_out(group: _Group, rounds: int, answer: IO[bytes], others: Sequence[IO[bytes]]) -> None:
-    """Train a group, in a process that is forked for it, and write down what came of it."""
-    for one in others:
-        os.close(one.fileno())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever forked this process ends it
-    torch.set_num_threads(1)  # the threads of the other process are not here
-    try:
-        with watched():
-            run = group.rounds(rounds)
-            while run.left:
-                asked = run.invite()
-                replies = train(
-                    run.settings.model, *asked, stacked=run.settings.stacked, apart=run.apart
-                )
-                run.conclude(replies)
-        vector = run.state.clipped.contiguous().view(torch.uint8)
-        said = b"ok\n" + vector.numpy().tobytes()
-    except BaseException as error:
-        said = b"failed\n" + told(error).encode(errors="replace")[:300]
-    answer.write(said)
-    answer.flush()
-    os._exit(0)  # whatever threads a client has left behind
-
-
-def _read(group: _Group, answer: IO[bytes], layout: Layout) -> None:
-    """What a process left behind: bytes, from which nothing but numbers is made."""
-    answer.seek(0)
-    verdict, _, rest = answer.read().partition(b"\n")
-    numbers = sum(shape.numel() for shape in layout.shapes.values())
-    size = numbers * torch.empty((), dtype=layout.dtype).element_size()
-    if verdict == b"ok" and len(rest) == size:
-        group.vector = torch.frombuffer(bytearray(rest), dtype=layout.dtype)
-    else:
-        words = rest.decode(errors="replace") if verdict == b"failed" else ""
-        group.failure = words[:300] or "ended without a word"

@@ -15,7 +15,8 @@ from rsfl.assumptions import (
     OF_TRAINING,
     Assumption,
 )
-from rsfl.fed.ensemble import GroupVote, elected
+from rsfl.fed.ensemble import GroupVote
+from rsfl.fed.group_certificate import elected
 from rsfl.fed.provenance import Rounds, checked, of_the_model
 from rsfl.smooth import Judge, margins
 

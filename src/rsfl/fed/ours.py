@@ -4,6 +4,7 @@ that nobody touched. A name, a module or an ``__eq__`` proves nothing."""
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from operator import is_
 from types import MappingProxyType
 from typing import Any
 
@@ -38,6 +39,8 @@ _CODE: Mapping[type, Mapping[str, Any]] = MappingProxyType(
 )
 """Our classes as they were imported."""
 
+_FIELDS = {kind: frozenset(field.name for field in fields(kind)) for kind in _KNOWN}
+
 _FUNCTIONS = (functional.cross_entropy, functional.linear, torch.autograd.grad)
 
 
@@ -47,10 +50,10 @@ def is_ours(value: Any, *kinds: type) -> bool:
     kind = type(value)
     if kind not in (kinds or _KNOWN):
         return False
-    held = set(getattr(value, "__dict__", ()))
     code, known = vars(kind), _CODE[kind]
-    same = all(code.get(name) is known[name] for name in known if not name.startswith("__abc"))
-    return held <= {field.name for field in fields(value)} and same and len(code) == len(known)
+    held = getattr(value, "__dict__", {})
+    same = len(code) == len(known) and all(map(is_, map(code.get, known), known.values()))
+    return same and held.keys() <= _FIELDS[kind]
 
 
 def plain_tensor(value: Any) -> bool:

@@ -3,8 +3,9 @@ each."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from copy import deepcopy
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,60 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from rsfl import _draws
-from rsfl._checks import Float64, count
-from rsfl._fingerprint import described, identity
+from rsfl._checks import count
 from rsfl.bounds import records
-from rsfl.fed.aggregate import Aggregate
+from rsfl.fed.averaging import averaged, measured, projected, shares_of, usable
 from rsfl.fed.checkpoint import CheckpointError, Directory, State
-from rsfl.fed.client import Client, Member
+from rsfl.fed.client import Member
 from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Entry, Ledger
 from rsfl.fed.ours import named_rule, plain_tensor
 from rsfl.fed.plan import Plan
 from rsfl.fed.poison import Attack
 from rsfl.fed.recording import Names, Outcome, recorded
+from rsfl.fed.result import Result, RoundError, reasons_of
 from rsfl.fed.rows import Rows
 from rsfl.fed.screening import Limits, Verdict, admit, screen, tamper
-from rsfl.fed.settings import Registered, Settings
+from rsfl.fed.settings import Settings, run_identity
 from rsfl.fed.survey import Survey, survey
 from rsfl.fed.trainer import SGD, Task, classes
 
-__all__ = ["Result", "RoundError", "Rounds"]
+__all__ = ["Rounds"]
 
 _LOG = getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run produced.
-
-    Args:
-        model: The global model after the last round: clipped if there is a clip, without noise, in
-            evaluation mode.
-        ledger: What each round did.
-        models: The models that mixture clients ended with, by id; empty in other runs.
-    """
-
-    model: nn.Module = field(repr=False)
-    ledger: Ledger = field(repr=False)
-    models: Mapping[int, nn.Module] = field(default_factory=dict, repr=False)
-
-    @property
-    def metrics(self) -> list[Mapping[str, float]]:
-        """What ``evaluate`` returned after each round."""
-        return [entry.metrics for entry in self.ledger.entries]
-
-
-class RoundError(RuntimeError):
-    """A round in which too few updates were left.
-
-    Attributes:
-        result: The run up to the last good round. Nothing is lost: the checkpoint holds it too.
-    """
-
-    def __init__(self, message: str, result: Result):
-        super().__init__(message)
-        self.result = result
 
 
 @dataclass(frozen=True)
@@ -129,7 +97,7 @@ class Rounds:
         planned = self.plan.of_server()
         self.state, self.entries = State(0, start, start, {}, planned, self.total), list[Entry]()
         self._directory = (
-            None if self.checkpoint is None else Directory(Path(self.checkpoint), self._identity)
+            None if self.checkpoint is None else Directory(Path(self.checkpoint), self._identity())
         )
         if self._directory is not None and (found := self._directory.load()) is not None:
             self._resume(*found)
@@ -140,6 +108,9 @@ class Rounds:
             raise ValueError(
                 f"rounds must be at least the {state.round} of the checkpoint, got {self.total!r}"
             )
+        vectors = [state.clipped, state.broadcast, *state.locals.values()]
+        if not all(plain_tensor(one) and one.shape == self.state.clipped.shape for one in vectors):
+            raise CheckpointError(f"{self.checkpoint} holds something else than plain weights")
         now = self.plan.of_server()
         for name, then in state.plan.items():
             both = min(len(then), len(now[name])) - (name == "noise_std")
@@ -230,7 +201,7 @@ class Rounds:
         if self._directory is not None:
             self._directory.save(self.state, entry)
         reasons = [one.reason for one in entry.round.participants]
-        if why := _reasons(invitation.participants, reasons):
+        if why := reasons_of(invitation.participants, reasons):
             _LOG.warning("round %d went on without some clients: %s", entry.round.index, why)
         return entry
 
@@ -247,21 +218,37 @@ class Rounds:
     ) -> tuple[State, Entry]:
         """The state after a round, as a function of the one before it and of what the participants
         sent."""
+        many, sent = len(invitation.participants), self.state.broadcast
+        rows, verdicts = admit(self.layout, many, sent, replies)
+        with closing(rows):
+            return self._averaged(invitation, rows, verdicts)
+
+    def _averaged(
+        self, invitation: _Invitation, rows: Rows, verdicts: list[Verdict]
+    ) -> tuple[State, Entry]:
+        """The state after a round, from the vectors that came through the door."""
         settings, state, participants = self.settings, self.state, invitation.participants
         index, sent = state.round + 1, state.broadcast.double()
         rho, sigma = self.plan.clip[index - 1], self.plan.noise_std[index - 1]
-        rows, verdicts = admit(self.layout, len(participants), state.broadcast, replies)
+        # Models of their own, as they were before anybody lied about them or shortened them.
+        own = {i: rows[i] for i, one in enumerate(participants) if _mixes(one)}
         tamper(rows, verdicts, sent, participants, self.attacks, (settings.seed, index))
         limits = Limits(settings.reject_norm, self.plan.update_clip[index - 1])
         verdicts = screen(rows, verdicts, sent, limits)
         weights = np.array([settings.registry[one.id] for one in participants], dtype=np.float64)
         weights /= weights.sum()
-        shares = self._shares(participants, weights, verdicts)
-        value, final, mean = self._aggregated(participants, rows, shares, verdicts)
+        self._check_enough(participants, verdicts)
+        shares = shares_of(weights, verdicts, settings.reject)
+        try:
+            value, final, mean = averaged(
+                settings.aggregate, rows, shares, verdicts, settings.reject
+            )
+        except ValueError as error:
+            raise self._error(str(error)) from error
         step = self.plan.server_step[index - 1]
         if step != 1:
             value = sent + step * (value - sent)
-        clipped = self._projected(value, rho).to(self.layout.dtype)
+        clipped = projected(value, rho, self.layout.trained).to(self.layout.dtype)
         if not bool(torch.isfinite(clipped).all()):
             raise self._error("the aggregated model is not finite")
         noise = self._noise(index, sigma)
@@ -269,7 +256,9 @@ class Rounds:
         broadcast[: self.layout.trained] += noise
         passed = broadcast.to(self.layout.dtype)
         names = invitation.names.both(Names.now(settings.model, participants))
-        outcome = _measured(rows, shares, mean, sent, weights, verdicts)
+        blank = np.zeros(len(rows))
+        outcome = Outcome(weights, blank, blank.copy(), verdicts)
+        outcome = measured(rows, shares, mean, sent, outcome)
         keep = settings.keep
         members = recorded(
             participants,
@@ -302,12 +291,9 @@ class Rounds:
             passed_hash=self.layout.hashed(passed),
         )
         updates = rows.matrix(list(range(len(rows)))).double() - sent if "updates" in keep else None
-        local = {
-            one.id: rows[i].clone()
-            for i, one in enumerate(participants)
-            if _mixes(one) and verdicts[i][0] in ("used", "clipped")
-        }
-        entry = Entry(record, final, self._metrics(clipped), updates)
+        local = {participants[i].id: vector for i, vector in own.items() if usable(verdicts[i])}
+        ends = {participants[i].id: share for i, share in final.items()}
+        entry = Entry(record, ends, self._metrics(clipped), updates)
         next_ = replace(
             state,
             round=index,
@@ -317,60 +303,12 @@ class Rounds:
         )
         return next_, entry
 
-    def _shares(
-        self, participants: Sequence[Member], weights: Float64, verdicts: Sequence[Verdict]
-    ) -> Float64:
-        """What each update weighs in the average; an error where too few can be used."""
-        usable = [i for i, verdict in enumerate(verdicts) if _counts(verdict)]
-        if len(usable) < self.settings.min_clients:
-            why = _reasons(participants, [reason for _, reason in verdicts]) or "nobody failed"
-            raise self._error(
-                f"{len(usable)} usable updates of {self.settings.min_clients} needed ({why})"
-            )
-        if self.settings.reject == "zero" or len(usable) == len(weights):
-            return weights
-        shares = np.zeros_like(weights)
-        shares[usable] = weights[usable] / weights[usable].sum()
-        return shares
-
-    def _aggregated(
-        self,
-        participants: Sequence[Member],
-        rows: Rows,
-        shares: Float64,
-        verdicts: Sequence[Verdict],
-    ) -> tuple[Tensor, dict[int, float], Tensor]:
-        """What the rule makes of the updates, the final weights by id, and the plain mean.
-
-        The mean is taken row by row: it needs no more memory than one model. Any other rule gets a
-        matrix of all of them.
-        """
-        given = [
-            i
-            for i, verdict in enumerate(verdicts)
-            if _counts(verdict) or self.settings.reject == "zero"
-        ]
-        mean = torch.zeros(rows.default.numel(), dtype=torch.float64, device=rows.default.device)
-        for i in range(len(rows)):
-            mean.add_(rows[i].double(), alpha=float(shares[i]))
-        if named_rule(self.settings.aggregate) == "mean":
-            final = {participants[i].id: float(shares[i]) for i in given}
-            return mean, final, mean
-        try:
-            weights = torch.from_numpy(shares[given])
-            combined = self.settings.aggregate(rows.matrix(given), weights)
-        except ValueError as error:
-            raise self._error(str(error)) from error
-        if type(combined) is not Aggregate:
-            raise TypeError(f"aggregate must return a fed.Aggregate, got {type(combined).__name__}")
-        value, final_weights = combined
-        if not plain_tensor(value) or value.shape != mean.shape:
-            raise TypeError(
-                f"aggregate must return a plain tensor of shape {tuple(mean.shape)}, got {value!r}"
-            )
-        named = zip(given, final_weights or (), strict=bool(final_weights))
-        final = {participants[i].id: float(share) for i, share in named}
-        return value.detach().double().clone(), final, mean
+    def _check_enough(self, participants: Sequence[Member], verdicts: Sequence[Verdict]) -> None:
+        """An error where too few updates can be used."""
+        used, needed = sum(map(usable, verdicts)), self.settings.min_clients
+        if used < needed:
+            why = reasons_of(participants, [reason for _, reason in verdicts]) or "nobody failed"
+            raise self._error(f"{used} usable updates of {needed} needed ({why})")
 
     def _fixed(self, index: int) -> bool:
         """Whether the clips of a round stood fast before the first: functions that are asked for
@@ -393,15 +331,6 @@ class Rounds:
             raise self._error("every sampled client is excluded")
         return chosen
 
-    def _projected(self, value: Tensor, rho: float) -> Tensor:
-        """The projection of the trained parameters on the ball of radius rho; buffers stay as they
-        are."""
-        trained = value[: self.layout.trained]
-        norm = float(trained.norm())
-        if norm <= rho:
-            return value
-        return torch.cat([trained * (rho / norm), value[self.layout.trained :]])
-
     def _noise(self, index: int, sigma: float) -> Tensor:
         """The server's noise after a round, one value per trained parameter."""
         if not sigma:
@@ -409,30 +338,11 @@ class Rounds:
         normal = _draws.rng(self.settings.seed, index, "noise").standard_normal(self.layout.trained)
         return torch.from_numpy(sigma * normal).to(next(self.settings.model.parameters()).device)
 
-    @property
     def _identity(self) -> dict[str, str]:
-        """What tells this run from others, part by part; functions count by their names."""
-        settings, model = self.settings, self.settings.model
-        everyone = [one.member if type(one) is Registered else one for one in settings.clients]
-        own = [one for one in everyone if isinstance(one, Client)]
-        # Clients may share their data.
-        data = {id(tensor): described(tensor) for one in own for tensor in (one.x, one.y)}
-        parts: dict[str, Any] = {
-            f.name: getattr(settings, f.name) for f in fields(Settings) if f.name != "clients"
-        }
-        parts |= {
-            "model": (type(model).__name__, [*model.named_parameters(), *model.named_buffers()]),
-            "sizes": settings.registry,
-            "trainers": [one.trainer for one in settings.clients],
-            "samples": [
-                (data[id(one.x)], data[id(one.y)], torch.from_numpy(one.where)) for one in own
-            ],
-            "exclude": self.exclude,
-            "attacks": self.attacks,
-            # The last round is the one without noise: a longer run is another run.
-            "rounds": self.total if settings.noise_std is not None else None,
-        }
-        return identity(parts)
+        """What tells this run from others, part by part."""
+        # The last round is the one without noise: a longer run is another run.
+        total = None if self.settings.noise_std is None else self.total
+        return run_identity(self.settings, exclude=self.exclude, attacks=self.attacks, rounds=total)
 
     def _metrics(self, vector: Tensor) -> dict[str, float]:
         if self.evaluate is None:
@@ -442,42 +352,5 @@ class Rounds:
         }
 
 
-def _measured(
-    rows: Rows,
-    shares: Float64,
-    mean: Tensor,
-    sent: Tensor,
-    weights: Float64,
-    verdicts: Sequence[Verdict],
-) -> Outcome:
-    """The norms of the updates and of what sets each apart from their mean."""
-    centre = mean - sent
-    norms, gaps = np.zeros(len(rows)), np.zeros(len(rows))
-    for i in range(len(rows)):
-        update = rows[i].double().sub(sent)
-        norms[i] = float(update.norm())
-        gaps[i] = float(shares[i] * update.sub_(centre).norm())
-    return Outcome(weights, norms, gaps, verdicts)
-
-
-def _counts(verdict: Verdict) -> bool:
-    """Whether an update is averaged as it came, or shortened."""
-    return verdict[0] in ("used", "clipped")
-
-
 def _mixes(one: Member) -> bool:
     return isinstance(one.trainer, SGD) and one.trainer.mixture is not None
-
-
-def _reasons(participants: Sequence[Member], reasons: Sequence[str]) -> str:
-    """Who failed and why: ``"clients 1, 4, 5 were late; client 7 sent nothing"``."""
-    clients: dict[str, list[int]] = {}
-    for one, reason in zip(participants, reasons, strict=True):
-        if reason:
-            clients.setdefault(reason, []).append(one.id)
-    return "; ".join(
-        f"client{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:5]))}"
-        + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-        + f" {reason}"
-        for reason, ids in clients.items()
-    )

@@ -51,6 +51,11 @@ class Rows:
         raw = torch.frombuffer(bytearray(self._file.read(self._bytes)), dtype=self.default.dtype)
         return raw.to(self.default.device)
 
+    def close(self) -> None:
+        """Let go of the file; nothing can be read after that."""
+        if self._file is not None:
+            self._file.close()
+
     def drop(self, position: int) -> None:
         """Put the default in this place again."""
         self._kept[position] = False

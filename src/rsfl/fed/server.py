@@ -10,7 +10,8 @@ from rsfl import _heap
 from rsfl._progress import progress as shown_progress
 from rsfl.fed.faults import watched
 from rsfl.fed.poison import Attack
-from rsfl.fed.rounds import Result, Rounds
+from rsfl.fed.result import Result
+from rsfl.fed.rounds import Rounds
 from rsfl.fed.settings import Settings
 from rsfl.fed.training import train
 

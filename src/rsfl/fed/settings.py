@@ -1,21 +1,23 @@
 """The settings of a federated run: a frozen value, which whoever carries it out reads."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from rsfl._checks import choice, count, number, stored
+from rsfl._fingerprint import described, identity
 from rsfl.fed.aggregate import Mean, Rule
 from rsfl.fed.client import Client, Member, Remote
 from rsfl.fed.layout import Layout
 from rsfl.fed.plan import Plan, Schedules
 from rsfl.fed.trainer import SGD, Schedule, Task, Trainer, at_round
 
-__all__ = ["Registered", "Settings"]
+__all__ = ["Registered", "Settings", "run_identity"]
 
 _KEEP = ("samples", "updates")
 
@@ -142,3 +144,27 @@ class Settings:
             noise_std=(*noise, 0.0),
             lr=rates,
         )
+
+
+def run_identity(settings: Settings, **others: Any) -> dict[str, str]:
+    """What tells a run from others, part by part; functions count by their names.
+
+    Args:
+        settings: Those of the server.
+        others: What else the run depends on, by name.
+    """
+    model = settings.model
+    everyone = [one.member if type(one) is Registered else one for one in settings.clients]
+    own = [one for one in everyone if isinstance(one, Client)]
+    # Clients may share their data.
+    data = {id(tensor): described(tensor) for one in own for tensor in (one.x, one.y)}
+    parts: dict[str, Any] = {
+        one.name: getattr(settings, one.name) for one in fields(Settings) if one.name != "clients"
+    }
+    parts |= {
+        "model": (type(model).__name__, [*model.named_parameters(), *model.named_buffers()]),
+        "sizes": settings.registry,
+        "trainers": [one.trainer for one in settings.clients],
+        "samples": [(data[id(one.x)], data[id(one.y)], torch.from_numpy(one.where)) for one in own],
+    }
+    return identity(parts | others)

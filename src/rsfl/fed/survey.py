@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from rsfl.fed.client import Client, Member, Remote
-from rsfl.fed.trainer import SGD, usable
+from rsfl.fed.trainer import SGD, squared_norms, usable
 from rsfl.train import CrossEntropy
 
 __all__ = ["Survey", "survey"]
+
+_BLOCK = 1 << 18  # numbers that are read at once
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,9 @@ def survey(members: Sequence[Member], labels: int, longest: float = inf) -> dict
 
 def _read(x: Tensor, y: Tensor, labels: int, longest: float) -> tuple[Tensor, Tensor]:
     """The squared norm of each input, and whether the sample can be trained on."""
-    blocks = list(zip(torch.split(x, 4096), torch.split(y, 4096), strict=True))
-    squares = [part.flatten(1).double().square().sum(dim=1) for part, _ in blocks]
-    good = [usable(*block, labels, longest) for block in blocks]
-    return torch.cat(squares).cpu(), torch.cat(good).cpu()
+    block = max(1, _BLOCK // max(1, x[0].numel()))
+    squares = torch.cat([squared_norms(part) for part in torch.split(x, block)])
+    return squares.cpu(), usable(squares, y, labels, longest).cpu()
 
 
 def _norm(squares: Tensor) -> float:

@@ -26,6 +26,7 @@ __all__ = [
     "Trainer",
     "at_round",
     "classes",
+    "squared_norms",
     "usable",
 ]
 
@@ -235,7 +236,7 @@ class SGD:
                 inputs, targets = _poisoned(task, inputs, targets)
             share = 1.0
             if labels is not None:
-                kept = usable(inputs, targets, labels, task.max_input_norm)
+                kept = usable(squared_norms(inputs), targets, labels, task.max_input_norm)
                 share = float(kept.double().mean())
                 if share < 1:
                     inputs, targets = inputs[kept], targets[kept]
@@ -254,11 +255,15 @@ def classes(model: nn.Module) -> int | None:
     return None if found is None else found[1].out_features
 
 
-def usable(x: Tensor, y: Tensor, labels: int, longest: float = inf) -> Tensor:
-    """Which samples of (N, ...) can be trained on: a label from 0 to ``labels`` - 1, and a norm of
-    (x, 1) that is finite and at most ``longest``."""
-    squares = x.flatten(1).double().square().sum(dim=1) + 1
-    good = squares <= min(longest, 1e154) ** 2
+def squared_norms(x: Tensor) -> Tensor:
+    """|| x ||^2 of each input of (N, ...), in float64."""
+    return x.flatten(1).double().square().sum(dim=1)
+
+
+def usable(squares: Tensor, y: Tensor, labels: int, longest: float = inf) -> Tensor:
+    """Which samples can be trained on: a label from 0 to ``labels`` - 1, and a norm of (x, 1) that
+    is finite and at most ``longest``."""
+    good = squares + 1 <= min(longest, 1e154) ** 2
     return good & (y >= 0) & (y < labels) if y.ndim == 1 else good
 
 

@@ -80,36 +80,23 @@ def plot_joint(
         radius = 1.02 * max(finite) or 1.0
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-    grid, rungs = np.linspace(0, radius, 201), np.array(certificate.rungs, dtype=float)
+    grid, rows = np.linspace(0, radius, 201), np.arange(len(certificate.rungs) + 1)
     shares = joint_accuracy(certificate, labels, grid)
-    image = ax.pcolormesh(grid, _edges(rungs), shares[:, :-1], cmap="Blues", vmin=0, vmax=1)
-    if len(rungs) > 1:
-        lines = ax.contour(grid, rungs, shares, levels=_LEVELS, colors="#333333", linewidths=0.8)
-        ax.clabel(lines, fmt="%g", fontsize=8)
+    # A cell shows what holds at its right end, and a row its own rung: nothing in between is
+    # interpolated, neither in the colours nor in the lines.
+    image = ax.pcolormesh(grid, rows, shares[:, 1:], cmap="Blues", vmin=0, vmax=1)
+    ends = np.repeat(rows, 2)[1:-1].astype(float)
+    ends[1:-1:2] -= 1e-9
+    lines = ax.contour(
+        grid, ends, shares.repeat(2, axis=0), levels=_LEVELS, colors="#333333", linewidths=0.8
+    )
     law = certificate.law
     ax.set(xlabel=f"{law.norm} radius ({law.unit})", ylabel="threat", xlim=(0, radius))
-    ticks = _spaced(certificate.rungs)
-    ax.set_yticks(ticks, [certificate.ballot.ladder[rung] for rung in ticks])
+    ticks = range(0, len(certificate.rungs), 1 + len(certificate.rungs) // 12)
+    ax.set_yticks([tick + 0.5 for tick in ticks], [certificate.ladder[tick] for tick in ticks])
     if title:
         ax.set_title(title)
     bar = plt.colorbar(image, ax=ax)
+    bar.add_lines(lines)
     bar.set_label("certified accuracy")
     return ax
-
-
-def _edges(rungs: Float64) -> Float64:
-    """Where one row of the map ends and the next begins: half way between rungs."""
-    if len(rungs) == 1:
-        return np.array([rungs[0] - 0.5, rungs[0] + 0.5])
-    middles = (rungs[:-1] + rungs[1:]) / 2
-    return np.concatenate([rungs[:1], middles, rungs[-1:]])
-
-
-def _spaced(rungs: Sequence[int]) -> list[int]:
-    """At most some eight of the rungs, spread over all of them."""
-    span = max(rungs[-1] - rungs[0], 1)
-    kept = [rungs[0]]
-    for rung in rungs[1:]:
-        if rung - kept[-1] >= span / 8:
-            kept.append(rung)
-    return kept

@@ -106,7 +106,8 @@ def orbit_ballot(
     ]
     chosen, pilot, tests = zip(*found, strict=True)
     columns = torch.tensor(chosen), torch.tensor(pilot), index
-    return OrbitBallot(*columns, tests, tuple(x.shape[1:]), family, law, seed)
+    told = voter.spot_checked
+    return OrbitBallot(*columns, tests, tuple(x.shape[1:]), family, law, seed, spot_checked=told)
 
 
 def _divergence(p: Float64, p0: Float64) -> Float64:

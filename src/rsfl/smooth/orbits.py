@@ -27,6 +27,7 @@ from rsfl.assumptions import (
     PER_INPUT,
     SPLIT_ALPHA,
     Assumption,
+    spot_checked,
 )
 from rsfl.noise import Law
 from rsfl.orbit import Mesh, Orbit
@@ -98,6 +99,16 @@ class OrbitTests:
         found = decisions(self.successes[used], self.trials[used], p0, self.share[used] * alpha)
         return bool((found == 1).all())
 
+    def lower(self, alpha: float) -> Float64:
+        """(N,) lower bounds on the label's probability about each centre, at the levels of the
+        tests: what their votes would have decided, too; rounded down."""
+        low, high = np.full(len(self), 2.0**-60), np.full(len(self), _TOP)
+        while (high - low > 1e-9).any():
+            middle = (low + high) / 2
+            held = decisions(self.successes, self.trials, middle, self.share * alpha) == 1
+            low, high = np.where(held, middle, low), np.where(held, high, middle)
+        return np.where(low > 1e-9, low, 0.0)
+
     def confirmed(self, family: Orbit, x: Tensor) -> bool:
         """Whether no cell of this image (1, C, H, W) reaches farther from its centre than is
         said."""
@@ -159,6 +170,7 @@ class OrbitBallot:
         orbit: The family of pictures.
         law: The noise.
         seed: Seed of the run.
+        spot_checked: Whether the model was asked twice, alone and in a batch, before it voted.
     """
 
     chosen: Tensor
@@ -169,6 +181,7 @@ class OrbitBallot:
     orbit: Orbit
     law: Law
     seed: int
+    spot_checked: bool = False
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -201,7 +214,7 @@ class OrbitBallot:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         first = parts[0]
         for part in parts[1:]:
-            for name in ("shape", "orbit", "law", "seed"):
+            for name in ("shape", "orbit", "law", "seed", "spot_checked"):
                 if getattr(part, name) != getattr(first, name):
                     raise ValueError(
                         f"parts must agree in {name}, got {getattr(first, name)} and "
@@ -245,7 +258,7 @@ class OrbitBallot:
                 PER_INPUT,
                 ORBIT_COVER,
                 ONE_RESAMPLING,
-                ONE_FUNCTION,
+                spot_checked(ONE_FUNCTION) if self.spot_checked else ONE_FUNCTION,
                 *self.law.assumptions,
             ),
         )
@@ -280,6 +293,7 @@ class OrbitBallot:
             "orbit": orbit.to_document(self.orbit),
             "law": to_document(self.law),
             "seed": int(self.seed),
+            "spot_checked": self.spot_checked,
             "tests": [tests.document() for tests in self.tests],
         }
 
@@ -301,6 +315,7 @@ class OrbitBallot:
                 orbit=family,
                 law=from_document(found["law"]),
                 seed=found["seed"],
+                spot_checked=found["spot_checked"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no ballot of an orbit: {error}") from error

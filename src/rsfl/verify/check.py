@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rsfl._checks import number, stored
 from rsfl._fingerprint import weights_hash
 from rsfl._laws import from_document, to_document
-from rsfl._models import affine_layer
+from rsfl._models import affine_layer, as_given, evaluating
 from rsfl.noise import ParameterGaussian
 from rsfl.runs.inputs import example
 from rsfl.runs.settings import machine
@@ -24,13 +24,14 @@ from rsfl.verify.arithmetic import affine, length
 from rsfl.verify.certificates import check_certificate, check_evidence, rows_of
 from rsfl.verify.composed import (
     check_exact,
+    check_groups,
     check_joint,
     check_margins,
     check_orbit,
     check_poisoning,
 )
 from rsfl.verify.documents import read_document, read_lines
-from rsfl.verify.evidence import Inputs, check_identity, check_votes
+from rsfl.verify.evidence import Inputs, check_identity, check_orbit_votes, check_votes
 from rsfl.verify.findings import Finding, Report
 from rsfl.verify.ledgers import check_ledger, rounds_of
 from rsfl.verify.published import published
@@ -62,7 +63,8 @@ class Witness:
     """The model and the data of a record, with which votes are cast again.
 
     Args:
-        model: The model, under the law that the record names; or a smoother around it.
+        model: The model, under the law that the record names; or a smoother around it, as it has to
+            be where some of the parameters carry noise and the record does not say which.
         data: Pairs (x, y) by index, as they were certified.
         forged: Share of forged inputs that is to be found.
         missed: Probability with which it may be missed.
@@ -207,9 +209,11 @@ def _again(
         kind = "certificate" if content["kind"] == "votes" else "exact certificate"
         content = content["certificate"]
     if kind == "orbit certificate":
-        yield from _geometry(subject, content, witness)
+        yield from _orbits(subject, content, witness)
     elif kind == "exact certificate":
         yield from _margins(subject, content, witness)
+    elif kind == "group certificate":
+        yield Finding(subject, "evidence", None, "votes of groups are not cast again")
     elif kind != "ledger":
         votes = content["ballot"]["pairs"] if kind == "joint certificate" else content
         yield from _witnessed(subject, votes, witness)
@@ -222,6 +226,7 @@ _FORMATS = {
     "orbit certificate": 1,
     "joint certificate": 1,
     "exact certificate": 1,
+    "group certificate": 1,
     "poisoning certificate": 1,
 }
 
@@ -241,11 +246,13 @@ def _by_kind(
         "orbit certificate": check_orbit,
         "joint certificate": check_joint,
         "exact certificate": check_exact,
+        "group certificate": check_groups,
     }[kind](subject, content)
 
 
-def _geometry(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
-    """Whether no picture of an orbit is farther from its centre than a record says."""
+def _orbits(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
+    """Whether no picture of an orbit is farther from its centre than a record says, and whether
+    the votes at the centres are as it says."""
     ballot = OrbitBallot.of_document(content["ballot"])
     model = witness.model.model if isinstance(witness.model, Voter) else witness.model
     inputs = witness.inputs(model)
@@ -254,7 +261,21 @@ def _geometry(subject: str, content: Mapping[str, Any], witness: Witness) -> Ite
     text = f"pictures of the inputs {far[:5]} lie farther from their centres than is said"
     good = f"{len(images)} images: no picture lies farther from its centre than is said"
     yield Finding(subject, "evidence", not far, text if far else good)
-    yield Finding(subject, "evidence", None, "votes at the centres are not cast again")
+    if isinstance(witness.model, Voter):
+        voter = witness.model
+    else:
+        with evaluating(witness.model):
+            logits = witness.model(as_given(witness.model, images[:1]).clone())
+        voter = Smoother(witness.model, ballot.law, logits.shape[1])
+    yield from check_orbit_votes(
+        subject,
+        ballot,
+        voter,
+        inputs,
+        forged=witness.forged,
+        missed=witness.missed,
+        batch_size=witness.batch_size,
+    )
 
 
 def _margins(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
@@ -294,6 +315,11 @@ def _witnessed(
         law = json.loads(json.dumps(to_document(voter.law)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         yield Finding(subject, "identity", False, f"nothing can vote again: {error}")
+        return
+    elsewhere = content["law"].get("partial") and not law.get("partial")
+    if elsewhere and not isinstance(witness.model, Voter):
+        text = "noise on some of the parameters: give a smoother that says on which"
+        yield Finding(subject, "identity", None, text)
         return
     inputs = witness.inputs(voter.model)
     try:
