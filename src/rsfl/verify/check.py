@@ -63,7 +63,8 @@ class Witness:
     """The model and the data of a record, with which votes are cast again.
 
     Args:
-        model: The model, under the law that the record names; or a smoother around it.
+        model: The model, under the law that the record names; or a smoother around it, as it has to
+            be where some of the parameters carry noise and the record does not say which.
         data: Pairs (x, y) by index, as they were certified.
         forged: Share of forged inputs that is to be found.
         missed: Probability with which it may be missed.
@@ -314,6 +315,11 @@ def _witnessed(
         law = json.loads(json.dumps(to_document(voter.law)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         yield Finding(subject, "identity", False, f"nothing can vote again: {error}")
+        return
+    elsewhere = content["law"].get("partial") and not law.get("partial")
+    if elsewhere and not isinstance(witness.model, Voter):
+        text = "noise on some of the parameters: give a smoother that says on which"
+        yield Finding(subject, "identity", None, text)
         return
     inputs = witness.inputs(voter.model)
     try:
