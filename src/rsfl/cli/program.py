@@ -13,7 +13,7 @@ from rsfl import demo
 from rsfl._version import __version__
 from rsfl.cli import certify, report, verify
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,13 +28,14 @@ def _demo(args: argparse.Namespace) -> None:
     demo.main(args.out)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The options of every command."""
+    whole = _Parser(
         prog="rsfl",
         description="Certify classifiers by randomized smoothing, and report what came out.",
     )
-    parser.add_argument("--version", action="version", version=f"rsfl {__version__}")
-    commands = parser.add_subparsers(
+    whole.add_argument("--version", action="version", version=f"rsfl {__version__}")
+    commands = whole.add_subparsers(
         dest="command", required=True, metavar="certify | report | verify | demo"
     )
 
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for one in commands.choices.values():
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    return whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where ``verify`` finds something false, 2 after an error (one line on
         stderr), 128 + signal when interrupted.
     """
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
         status: int | None = args.run(args)
     except KeyboardInterrupt as stop:
