@@ -397,8 +397,7 @@ def test_recursion_against_fifty_digits():
         ]
         with mp.workdps(50):
             e, l_, b, p, s, c, w, r, z = (
-                mp.mpf(float(v))
-                for v in (eta, lam, size, weight, step, longest, norm, clip, noise)
+                mp.mpf(float(v)) for v in (eta, lam, size, weight, step, longest, norm, clip, noise)
             )
             q = mp.mpf(1 - weight)
             kappa = max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2))) ** tau
