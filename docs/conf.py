@@ -22,6 +22,7 @@ extensions = [
     "papers",
     "public_names",
     "rooms",
+    "widths",
 ]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]

@@ -105,6 +105,18 @@ def test_pictures_rounded_to_the_dtype_of_the_image_are_within_the_bound(dtype):
     assert float(mesh.excess) > smallest
 
 
+def test_a_picture_of_a_batch_may_be_rounded_otherwise_than_alone():
+    x = noise(3, 8, 8).float()
+    for family in (Rotations(0.3), RotationScalings(0.2, 0.1), Exposures(9.0, 9.0, clamp=False)):
+        params = family.sample(50, generator=torch.Generator().manual_seed(0)).double()
+        together = family(x, params)
+        alone = torch.cat([family(x, one[None]) for one in params])
+        exact = family(x.double(), params)
+        rounding = float(Mesh.of(family, x, 200).excess.min())
+        for one, other in ((together, alone), (together, exact)):
+            assert float((one.double() - other).flatten(1).norm(dim=1).max()) <= rounding / 2
+
+
 @pytest.mark.parametrize("clamp", [True, False])
 def test_exposures_are_exact_where_nothing_saturates(clamp):
     x = noise(1, 6, 5)

@@ -62,6 +62,12 @@ class Case:
     saved: bool = False
     published: float = math.nan
 
+    @property
+    def plan(self) -> OrbitPlan:
+        """Pilots and votes, more of them for an orbit that is longer."""
+        longer = math.ceil(self.size / 50)
+        return OrbitPlan(pilots=32 * longer, n_max=50_000 * longer, batch_size=100)
+
     def orbit(self, factor: float = 1.0) -> Orbit:
         """The family of pictures, as wide as certified or by a factor wider."""
         if self.family == "scaling":
@@ -262,7 +268,7 @@ def measured(
         case.orbit(),
         allowance=eight_bit_allowance(x.shape[1:]) if case.saved else 0.0,
         alpha=ALPHA,
-        plan=OrbitPlan(batch_size=100),
+        plan=case.plan,
         skip=scale.skip,
     )
     certificate, true = runs.certify_orbits(

@@ -103,9 +103,13 @@ def characters(env: BuildEnvironment) -> set[str]:
         for node in env.get_doctree(page).findall(
             lambda one: isinstance(one, nodes.math | nodes.math_block)
         ):
-            found |= set(html.unescape(re.sub("<[^>]+>", "", formula(node, display=True))))
+            found |= set(
+                html.unescape(re.sub("<[^>]+>", "", formula(node, display=True)))
+            )
     # A letter by itself is set as an italic one, of which the markup says nothing.
-    italics = zip("hABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgijklmnopqrstuvwxyz", ITALIC, strict=True)
+    italics = zip(
+        "hABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgijklmnopqrstuvwxyz", ITALIC, strict=True
+    )
     found |= {slanted for letter, slanted in italics if letter in found}
     return found | set(map(chr, range(0x1D6E2, 0x1D71C)))  # the Greek ones
 

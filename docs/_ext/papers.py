@@ -54,17 +54,23 @@ class Papers(SphinxPostTransform):
     def run(self, **kwargs: Any) -> None:
         if self.env.docname == "papers":
             return
-        for block in list(self.document.findall(lambda n: isinstance(n, nodes.TextElement))):
+        for block in list(
+            self.document.findall(lambda n: isinstance(n, nodes.TextElement))
+        ):
             if isinstance(block, self.closed):
                 continue
             linked: set[str] = set()
-            for text in [child for child in block.children if isinstance(child, nodes.Text)]:
+            for text in [
+                child for child in block.children if isinstance(child, nodes.Text)
+            ]:
                 self.link(block, text, linked)
         for rubric in self.document.findall(nodes.rubric):
             if rubric.astext() == "References":
                 self.check(rubric)
 
-    def link(self, block: nodes.TextElement, text: nodes.Text, linked: set[str]) -> None:
+    def link(
+        self, block: nodes.TextElement, text: nodes.Text, linked: set[str]
+    ) -> None:
         parts: list[nodes.Node] = []
         end = 0
         for found in pattern().finditer(text):
@@ -84,7 +90,9 @@ class Papers(SphinxPostTransform):
         for title in QUOTED.findall(after.astext() if after else ""):
             known = any(re.fullmatch(pattern(), part.strip(" ,.")) for part in [title])
             if not known and "documentation" not in after.astext():
-                logger.warning("no paper %r on the page of papers", title, location=rubric)
+                logger.warning(
+                    "no paper %r on the page of papers", title, location=rubric
+                )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

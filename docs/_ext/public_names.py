@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 def public_modules() -> list[str]:
     """The rooms of the library: the direct submodules whose name has no underscore."""
     return [
-        f"rsfl.{m.name}" for m in pkgutil.iter_modules(rsfl.__path__) if not m.name.startswith("_")
+        f"rsfl.{m.name}"
+        for m in pkgutil.iter_modules(rsfl.__path__)
+        if not m.name.startswith("_")
     ]
 
 

@@ -89,10 +89,16 @@ def page(room_name: str, first: list[str]) -> str:
             if kind(value) == "data":
                 body.append("   :no-value:")
             elif kind(value) == "class":
-                body.append("   :members:\n   :inherited-members: object, tuple, Mapping, Sequence")
+                body.append(
+                    "   :members:\n   :inherited-members: object, tuple, Mapping, Sequence"
+                )
             body.append("")
         parts.append("\n".join([*body, "```"]))
-    head = f"```{{eval-rst}}\n.. automodule:: {room_name}\n\n" + "\n\n".join(tables) + "\n```"
+    head = (
+        f"```{{eval-rst}}\n.. automodule:: {room_name}\n\n"
+        + "\n\n".join(tables)
+        + "\n```"
+    )
     return "\n\n".join([head, *parts])
 
 
@@ -108,7 +114,7 @@ class Links(SphinxPostTransform):
     """A public name in a text is a link to what it names, whether or not somebody made it one.
 
     Names with a dot, such as ``fed.certify``, and names that only one room has and that cannot be
-    an argument's: classes, and functions of two words.
+    an argument's: classes, functions and methods of two words.
     """
 
     default_priority = 5  # before references are resolved
@@ -116,10 +122,14 @@ class Links(SphinxPostTransform):
     def run(self, **kwargs: Any) -> None:
         known = targets(self.env)
         for node in list(self.document.findall(nodes.literal)):
-            text = node.astext().removesuffix("()")
+            text = re.sub(
+                r"\([^()]*\)", "", node.astext()
+            )  # as a name is written where it is called
             target = known.get(text)
             within = node.parent
-            if target is None or isinstance(within, nodes.reference | addnodes.pending_xref):
+            if target is None or isinstance(
+                within, nodes.reference | addnodes.pending_xref
+            ):
                 continue
             if isinstance(within, nodes.title):
                 continue
@@ -138,7 +148,8 @@ class Links(SphinxPostTransform):
 def targets(env: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     short: dict[str, set[str]] = {}
-    for name, *_ in env.domains.python_domain.get_objects():
+    methods: dict[str, str] = {}
+    for name, _, kind_, *_ in env.domains.python_domain.get_objects():
         parts = name.split(".")
         if parts[0] != "rsfl" or len(parts) < 2:
             continue
@@ -150,7 +161,17 @@ def targets(env: Any) -> dict[str, str]:
                 short.setdefault(bare, set()).add(name)
             if len(parts) == 4 and parts[2][0].isupper():
                 found[".".join(parts[2:])] = name
-    return found | {bare: min(names) for bare, names in short.items() if len(names) == 1}
+                if (
+                    kind_ == "method" and "_" in bare[1:]
+                ):  # of the class with the shortest name
+                    methods[bare] = min(
+                        methods.get(bare, name), name, key=lambda n: (len(n), n)
+                    )
+    return (
+        methods
+        | found
+        | {bare: min(names) for bare, names in short.items() if len(names) == 1}
+    )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

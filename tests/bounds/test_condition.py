@@ -184,3 +184,13 @@ def test_an_honest_update_that_was_rejected_may_have_passed_in_the_other_run():
     edge = {"update_norm": 0.4 * (1 - 1e-12)}
     rounds = [one_odd(changes={}), one_odd(client=3, changes=edge, index=2, reject_norm=0.4)]
     assert 0.25 * 0.399 < value(rounds, threat) < 0.25 * 0.4 * 1.001
+
+
+def test_what_is_left_after_a_removal_weighs_more_and_so_does_a_client_that_misbehaves():
+    # Client 3 may send anything up to the clip at 0.5 in the run without client 0, in which it
+    # weighs 0.25 / 0.75; here it sent 0.3.
+    rounds = [one_odd(client=3, changes={"momentum": 0.9}, update_clip=0.5)]
+    expected = (0.05 + 0.25 * (0.3 + 0.5)) / 0.75
+    assert value(rounds, RemovalThreat(clients=[0])) == pytest.approx(expected, rel=1e-12)
+    assert value(rounds, RemovalThreat(at_most=1)) == pytest.approx(expected, rel=1e-12)
+    assert value(rounds, RemovalThreat(clients=[3])) == pytest.approx(0.05 / 0.75, rel=1e-12)

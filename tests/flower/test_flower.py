@@ -23,6 +23,7 @@ from flwr.app import (  # noqa: E402
     MetricRecord,
     RecordDict,
 )
+from flwr.clientapp import ClientApp  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from rsfl import fed  # noqa: E402
@@ -212,6 +213,44 @@ def test_an_honest_grid_gives_the_run_of_the_server():
         bool((a == b).all())
         for a, b in zip(carried.model.parameters(), embedded.model.parameters(), strict=True)
     )
+
+
+def test_a_client_app_of_somebody_elses_takes_part_unchanged():
+    app = ClientApp()
+
+    def losses(model, node):
+        part = slice(10 * (node - 100), 10 * (node - 99))
+        return nn.functional.cross_entropy(model(X[part]), Y[part])
+
+    @app.train()
+    def train(msg, context):  # as Flower's own template has it: nothing in it knows of rsfl
+        model = architecture()
+        model.load_state_dict(msg.content["arrays"].to_torch_state_dict())
+        optimizer = torch.optim.SGD(model.parameters(), lr=msg.content["config"]["lr"])
+        losses(model, context.node_id).backward()
+        optimizer.step()
+        content = {
+            "arrays": ArrayRecord(model.state_dict()),
+            "metrics": MetricRecord({"num-examples": 10}),
+        }
+        return Message(content=RecordDict(content), reply_to=msg)
+
+    grid = Grid([])
+    grid.apps = {100 + client: app for client in range(4)}
+    clients = [fed.Remote(client, 10, fed.SGD(lr=0.2, batch_size=10)) for client in range(4)]
+    nodes = dict(enumerate(grid.get_node_ids()))
+    result = flower.Strategy(server(clients), 3, nodes=nodes).run(grid)
+
+    model = architecture()
+    for _ in range(3):  # one step of each client, averaged: a step on all of their samples
+        model.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.2 * p.grad
+    for ours, by_hand in zip(result.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours, by_hand, rtol=0, atol=1e-12)
+    assert {one.outcome for r in result.ledger.rounds for one in r.participants} == {"used"}
 
 
 def test_registration_tells_what_the_ledger_needs():

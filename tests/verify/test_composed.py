@@ -42,6 +42,7 @@ def test_orbits_hold(orbit, tmp_path):
     assert false(report) == []
     assert "votes at all centres carry the labels of 2 inputs" in str(report)
     assert "no picture lies farther from its centre" in str(report)
+    assert "votes at the centres of 2 of 2 inputs cast again: the same" in str(report)
 
 
 ORBITS = {
@@ -75,6 +76,22 @@ def test_pictures_that_lie_farther_are_found_with_the_images(orbit, tmp_path):
     assert verify(path).holds
     (text,) = false(verify(path, witness=Witness(model, data)))
     assert "pictures of the inputs [0, 1] lie farther" in text
+
+
+def test_votes_at_centres_that_were_made_up_are_found_with_the_model(orbit, tmp_path):
+    certificate, model, data = orbit
+    certificate.save(tmp_path / "o.json")
+
+    def unanimous(content):
+        for tests in content["ballot"]["tests"]:
+            tests["trials"] = [many + 40 for many in tests["trials"]]
+            tests["successes"] = [many + 40 for many in tests["successes"]]
+        content["label"] = content["ballot"]["chosen"] = [0, 0]
+
+    path = edited(tmp_path / "o.json", unanimous)
+    assert verify(path).holds
+    (text,) = false(verify(path, witness=Witness(model, data)))
+    assert "input 0, centre 0" in text
 
 
 # --- Clients and inputs at once ------------------------------------------------------------------
@@ -121,6 +138,37 @@ JOINT = {
 def test_joint_certificates_that_claim_more(joint, tmp_path, change):
     joint[0].save(tmp_path / "j.json")
     assert false(verify(edited(tmp_path / "j.json", JOINT[change])))
+
+
+# --- Groups of clients ---------------------------------------------------------------------------
+
+
+def groups(tmp_path):
+    models = [nn.Linear(2, 3, bias=False) for _ in range(7)]
+    for at, model in enumerate(models):
+        model.weight.data = torch.eye(3, 2).roll(at // 3, dims=0)
+    vote = fed.GroupVote(models, [[at] for at in range(7)], 3)
+    vote.certify(torch.rand(5, 2)).save(tmp_path / "g.json")
+    return tmp_path / "g.json"
+
+
+def test_votes_of_groups_hold(tmp_path):
+    report = verify(groups(tmp_path))
+    assert false(report) == []
+    assert "labels of 5 inputs, and the clients that they withstand, follow" in str(report)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["withstands"].__setitem__(0, c["withstands"][0] + 1),
+        lambda c: c["label"].__setitem__(1, (c["label"][1] + 1) % 3),
+        lambda c: c["votes"].__setitem__(2, [8, 0, 0]),
+        lambda c: c["assumptions"].pop(),
+    ],
+)
+def test_votes_of_groups_that_claim_more(tmp_path, change):
+    assert false(verify(edited(groups(tmp_path), change)))
 
 
 # --- Ledgers -------------------------------------------------------------------------------------

@@ -81,6 +81,10 @@ class Orbit(ABC):
             (N,) float64 distances, in the units of x.
         """
 
+    def largest(self, x: Tensor) -> float:
+        """No value of a picture is larger, in absolute value."""
+        return float(x.abs().max())
+
     @abstractmethod
     def rounding(self, x: Tensor) -> float:
         """How far a picture computed in float64 can be from the one on real numbers, in l2."""
@@ -449,9 +453,13 @@ class Exposures(Orbit):
         return plane.clamp(0, 1) if self.clamp else plane
 
     @override
+    def largest(self, x: Tensor) -> float:
+        contrast, brightness = (max(abs(low), abs(high)) for low, high in self.box)
+        return ((1 + contrast) * float(x.abs().max()) + brightness) * (1 + 2.0**-40)
+
+    @override
     def rounding(self, x: Tensor) -> float:
-        largest = sum(max(abs(low), abs(high)) for low, high in self.box) + 1
-        return math.sqrt(x[0].numel()) * (1 + float(x.abs().max())) * largest * ROUNDING
+        return math.sqrt(x[0].numel()) * (1 + self.largest(x)) * ROUNDING
 
     @override
     def speeds(self, x: Tensor) -> tuple[float, ...]:
@@ -469,7 +477,7 @@ class Exposures(Orbit):
             return torch.full((len(low),), self.rounding(x), dtype=torch.float64, device=x.device)
         found = []
         size = max(1, CHUNK // x[0].numel())
-        slack = (1 + float(x.abs().max())) * ROUNDING
+        slack = (1 + self.largest(x)) * ROUNDING
         for first, last in zip(torch.split(low, size), torch.split(high, size), strict=True):
             ends = [
                 self._plane(x, torch.stack([contrast, brightness], dim=1))

@@ -130,11 +130,13 @@ class Mesh:
         """(cells,) how far a picture of the cell, as computed in the dtype of x or on real numbers,
         may be from mixtures of the corner pictures that were computed here; rounded up."""
         pixels = self.x[0].numel()
-        largest = float(self.x.abs().max())
+        largest = self.orbit.largest(self.x)
         cast = torch.finfo(self.x.dtype)
-        # a picture on real numbers, one in float64 and one in the dtype of x
-        stored = math.sqrt(pixels) * (largest * cast.eps + cast.smallest_normal * cast.eps)
-        rounding = 2 * self.orbit.rounding(self.x) + stored
+        # Off from real numbers are the picture that is meant, the corners', and the centre's twice,
+        # since a batch may be rounded otherwise than a picture alone: each by the rounding of
+        # float64, and by half an eps of its dtype where it was stored.
+        stored = math.sqrt(pixels) * (largest + cast.smallest_normal) * cast.eps
+        rounding = 4 * self.orbit.rounding(self.x) + 2 * stored
         return self.orbit.deviation(self.x, self.low, self.high) + rounding
 
     @cached_property

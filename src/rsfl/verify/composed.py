@@ -18,13 +18,21 @@ from rsfl.verify.certificates import (
     check_assumptions,
     check_certificate,
     check_evidence,
+    real,
     rows_of,
     some,
 )
 from rsfl.verify.findings import Finding
 from rsfl.verify.recursion import broken_conditions, deviation
 
-__all__ = ["check_exact", "check_joint", "check_margins", "check_orbit", "check_poisoning"]
+__all__ = [
+    "check_exact",
+    "check_groups",
+    "check_joint",
+    "check_margins",
+    "check_orbit",
+    "check_poisoning",
+]
 
 
 def _finding(subject: str, wrong: Sequence[str], text: str) -> Finding:
@@ -84,7 +92,8 @@ def check_orbit(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
     yield _finding(
         subject, wrong, f"votes at all centres carry the labels of {len(content['label'])} inputs"
     )
-    yield from check_assumptions(subject, content, (*_ORBIT, *LAWS[law["name"]][2]))
+    told = {"assumptions": content["assumptions"], "spot_checked": ballot.get("spot_checked")}
+    yield from check_assumptions(subject, told, (*_ORBIT, *LAWS[law["name"]][2]))
 
 
 # --- Clients and inputs at once ------------------------------------------------------------------
@@ -111,7 +120,7 @@ def check_joint(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
     wrong = []
     for rung, labels, radii in zip(rungs, content["label"], content["radius"], strict=True):
         for row, label, text in zip(rows_of(pairs), labels, radii, strict=True):
-            at, claimed = _reached(row, rung, width), float(text)
+            at, claimed = _reached(row, rung, width), real(text)
             where = f"input {row.index}, {ladder[rung]}"
             if label == ABSTAIN:
                 if not claimed <= 0:
@@ -146,7 +155,7 @@ def _reached(row: Row, rung: int, width: int) -> Row:
 
 def check_exact(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
     """What can be said of an exact certificate without its model: little."""
-    columns = [[float(text) for text in content[name]] for name in ("radius", "p_lower", "p_upper")]
+    columns = [[real(text) for text in content[name]] for name in ("radius", "p_lower", "p_upper")]
     sigma, wrong = content["sigma"], []
     for index, label, radius, low, high in zip(
         content["index"], content["label"], *columns, strict=True
@@ -206,6 +215,33 @@ def _lead(first: Number, others: Sequence[Number]) -> Number:
     return Number(enclose)
 
 
+# --- Groups of clients ---------------------------------------------------------------------------
+
+
+def check_groups(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the vote of groups has the label that it says, and withstands so many clients."""
+    voted = cache(arithmetic.group_votes)
+    groups, wrong = content["groups"] - len(content["failed"]), []
+    for index, votes, label, withstands in zip(
+        *(content[name] for name in ("index", "votes", "label", "withstands")), strict=True
+    ):
+        where = f"input {index}"
+        if any(type(one) is not int or one < 0 for one in votes) or sum(votes) > groups:
+            wrong.append(f"{where}: {votes} are no votes of {groups} groups")
+        elif label == ABSTAIN or not any(votes):
+            if (label, withstands) != (ABSTAIN, 0):
+                wrong.append(f"{where}: label {label} without votes")
+        elif label != (right := voted(tuple(votes)))[0] or not withstands <= right[1]:
+            text = f"label {label} and {withstands} clients, where {right} follow"
+            wrong.append(f"{where}: {text}")
+    text = f"labels of {len(content['index'])} inputs, and the clients that they withstand, follow"
+    yield _finding(subject, wrong, text)
+    given = "given-groups" in [one.get("id") for one in content["assumptions"]]
+    apart = ("given-groups",) if given else ("disjoint-groups", "separate-groups")
+    needed = (*apart, "registered-clients", "one-function")
+    yield from check_assumptions(subject, content, needed)
+
+
 # --- Poisoned clients ----------------------------------------------------------------------------
 
 _ALWAYS = ("fixed-settings", "clean-input-bound", "exact-training")
@@ -228,7 +264,7 @@ def check_poisoning(
         content: What it says.
         rounds: Those of the run's ledger, None where it is not at hand.
     """
-    base, threat, claimed = content["certificate"], content["threat"], float(content["deviation"])
+    base, threat, claimed = content["certificate"], content["threat"], real(content["deviation"])
     check = check_exact if content["kind"] == "exact" else check_certificate
     yield from check(subject, base)
     named = [one.get("id") for one in content["assumptions"]]

@@ -12,13 +12,14 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
+from rsfl._draws import subseed
 from rsfl._fingerprint import input_hash
-from rsfl.smooth import Voter
+from rsfl.smooth import OrbitBallot, Voter
 from rsfl.smooth.votes import ESTIMATION, SELECTION, Votes
-from rsfl.verify.certificates import Row
+from rsfl.verify.certificates import Row, some
 from rsfl.verify.findings import Finding
 
-__all__ = ["Inputs", "check_identity", "check_votes", "sample_size"]
+__all__ = ["Inputs", "check_identity", "check_orbit_votes", "check_votes", "sample_size"]
 
 Inputs = Callable[[int], Tensor]
 
@@ -156,6 +157,46 @@ def check_votes(  # noqa: PLR0913  # a run's settings
     if wrong:
         text = "; ".join(texts[:5]) + (f"; and {wrong - 5} more" if wrong > 5 else "")
     yield Finding(subject, "evidence", not wrong, text)
+
+
+def check_orbit_votes(
+    subject: str,
+    ballot: OrbitBallot,
+    voter: Voter,
+    inputs: Inputs,
+    *,
+    forged: float,
+    missed: float,
+    batch_size: int | None = None,
+) -> Iterator[Finding]:
+    """Vote again at the centres of a random sample of orbits, those that answer for a cell.
+
+    Args:
+        subject: What the record is called.
+        ballot: Its votes.
+        voter: What has cast them.
+        inputs: The input of an index.
+        forged: Share of forged inputs that is to be found.
+        missed: Probability with which it may be missed.
+        batch_size: Noisy inputs per forward call, as when the votes were cast.
+    """
+    size = sample_size(len(ballot), forged, missed)
+    wrong, cast = [], 0
+    for place in sorted(Random(secrets.randbits(128)).sample(range(len(ballot)), size)):
+        index, label = int(ballot.index[place]), int(ballot.chosen[place])
+        tests, x = ballot.tests[place], inputs(index)[None]
+        seed = subseed(ballot.seed, "orbit", index, "tests") % 2**53
+        for centre in sorted(set(tests.owner[tests.owner >= 0].tolist())):
+            picture = ballot.orbit(x, torch.from_numpy(tests.centres[centre])[None].to(x.device))
+            many, at = int(tests.trials[centre]), torch.tensor([centre])
+            with _watched(voter) as calls:
+                votes = _counted(voter, picture, at, many, seed, ESTIMATION, batch_size)
+            said, found = int(tests.successes[centre]), int(votes.counts[0, label])
+            cast += many
+            if abs(said - found) > calls.found:
+                wrong.append(f"input {index}, centre {centre}: {said} votes of {many}, {found} now")
+    text = f"{cast} votes at the centres of {size} of {len(ballot)} inputs cast again: the same"
+    yield Finding(subject, "evidence", not wrong, some(wrong) if wrong else text)
 
 
 def _counted(
