@@ -52,6 +52,46 @@ def test_no_arrow_runs_back(path):
             assert name.split(".")[0] != "torch", f"{path}: bounds are numbers in, numbers out"
 
 
+def file_of(name: str) -> Path | None:
+    """The file of this library that an imported name is in; None for another library's."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        inside = SOURCE.parent.joinpath(*parts[:length])
+        for path in (inside.with_suffix(".py"), inside / "__init__.py"):
+            if path in FILES:
+                return path
+    return None
+
+
+def circle(arrows: dict[Path, set[Path]]) -> list[Path]:
+    """Files that import one another in a circle, if there are any."""
+    done: set[Path] = set()
+
+    def walked(path: Path, way: list[Path]) -> list[Path]:
+        if path in way:
+            return way[way.index(path) :]
+        if path in done:
+            return []
+        for there in sorted(arrows[path]):
+            if found := walked(there, [*way, path]):
+                return found
+        done.add(path)
+        return []
+
+    return next((found for path in arrows if (found := walked(path, []))), [])
+
+
+def test_no_files_import_one_another_in_a_circle():
+    """Not even for the types' sake: what two files need is below both."""
+    arrows = {
+        path: {there for name in imports(path) if (there := file_of(name)) and there != path}
+        for path in FILES
+    }
+    assert sum(map(len, arrows.values())) > 4 * len(FILES), "arrows are not found"
+    found = circle(arrows)
+    assert not found, " -> ".join(str(path.relative_to(SOURCE)) for path in found)
+
+
 FACED = ["attacks", "cli", "deform", "noise", "runs", "smooth"]
 """Rooms that know others by their faces only: by what their ``__init__`` names."""
 

@@ -306,3 +306,63 @@ def test_the_finest_grid_is_exact(dtype):
     widest = noise.RoundedGaussian(25.0, 2**16)
     assert widest.clamp + widest.levels < 2**24
     assert 8 * 25.0 * 65535 > 2**23  # the limit is no looser than it must be
+
+
+class Coarse(noise.RoundedGaussian):
+    """One whose table errs by so much that what is paid for it stands out."""
+
+    total_variation = 1e-3
+
+
+def test_a_coarse_table_is_paid_at_both_ends_in_p_a_and_in_p_b():
+    law, dim = Coarse(0.5), 7
+    paid, a, b = mp.mpf(1e-3) * dim, mp.mpf(0.9), mp.mpf(0.2)
+
+    def quantile(p):
+        return oracles.normal_quantile(p)
+
+    alone = mp.mpf(0.5) * (quantile(a - paid) - quantile(0.5 + paid))
+    value = law.radius(0.9, dim=dim)
+    assert value <= alone
+    assert value == pytest.approx(float(alone), rel=1e-12)
+
+    # The nearer of the ends of a level c that lies half way.
+    c = mp.ncdf((quantile(a - paid) + quantile(b + paid)) / 2)
+    first = law.sigma * (quantile(a - paid) - quantile(c + paid))
+    second = law.sigma * (quantile(c - paid) - quantile(b + paid))
+    both = law.radius(0.9, 0.2, dim=dim)
+    assert both <= min(first, second) * (1 + mp.mpf("1e-14"))  # the level itself is rounded
+    assert both == pytest.approx(float(min(first, second)), rel=1e-12)
+    turned = law.radius(0.8, 0.1, dim=dim)  # where the other end is the nearer one
+    assert turned == pytest.approx(both, rel=1e-12)
+
+    moved = law.tradeoff(0.9, 0.3, dim=dim)
+    exact = mp.ncdf(quantile(a - paid) - mp.mpf(0.3) / mp.mpf(0.5)) - paid
+    assert moved <= exact
+    assert moved == pytest.approx(float(exact), rel=1e-12)
+
+
+def test_a_magnitude_is_the_number_of_entries_above_its_bits(monkeypatch):
+    law = noise.RoundedGaussian(0.02)
+    table = noise._magnitude_table(law.sigma, law.levels)
+    top = 2**62
+    low = [0, 1, top - 1, *(t for t in table), *(t - 1 for t in table)]
+    bits = torch.tensor([*low, *(-1 - u for u in low)])  # all bits turned: the other sign
+    assert bits.min() == -top
+    ends = []
+
+    def randint(low, high, shape, **_):
+        ends.extend((low, high))
+        return bits
+
+    monkeypatch.setattr(torch, "randint", randint)
+    above = [sum(t > u for t in table) for u in low]
+    assert law.sample(bits.shape).tolist() == [*above, *(-m for m in above)]
+    assert ends == [-top, top]
+
+
+@pytest.mark.parametrize(("sigma", "entries"), [(1e-6, 0), (0.02, 46), (0.25, 579)])
+def test_the_table_is_paid_by_its_length_and_for_its_tail(sigma, entries):
+    law = noise.RoundedGaussian(sigma)
+    assert len(noise._magnitude_table(sigma, 256)) == entries
+    assert law.total_variation == (entries + 2) * 2.0**-62

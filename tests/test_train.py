@@ -572,7 +572,7 @@ FLIPPED = torch.cat([Y[:-1], (Y[-1:] + 1) % 3])
         ({"head": True}, "optimizer.params differs"),
         (
             {"gamma": 0.1},
-            r"scheduler is 'StepLR\(.*gamma=0.5\)' there, 'StepLR\(.*gamma=0.1\)' here",
+            r"scheduler is 'StepLR\(.*gamma=0.5.*\)' there, 'StepLR\(.*gamma=0.1.*\)' here",
         ),
     ],
 )

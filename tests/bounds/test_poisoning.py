@@ -35,6 +35,7 @@ from rsfl.bounds import (
 )
 from rsfl.bounds.condition import CONDITIONS
 from rsfl.bounds.crfl import logistic_lipschitz
+from rsfl.bounds.frame import local_factors
 
 
 def random_runs(seed, studies, runs):
@@ -372,7 +373,7 @@ def test_recursion_against_fifty_digits():
             rng.uniform(3, 5),
             rng.uniform(0, 2),
         )
-        tau, clip = int(rng.integers(1, 6)), rng.uniform(0.5, 4)
+        tau, clip, noise = int(rng.integers(1, 6)), rng.uniform(0.5, 4), rng.uniform(0, 1)
         one = participant(
             weight=weight,
             lr=eta,
@@ -390,18 +391,19 @@ def test_recursion_against_fifty_digits():
                 server_step=step,
                 update_clip=longest,
                 clip=clip,
+                noise_norm=noise,
             )
             for t in (1, 2, 3)
         ]
         with mp.workdps(50):
-            e, l_, b, p, s, c, w, r = (
-                mp.mpf(float(v)) for v in (eta, lam, size, weight, step, longest, norm, clip)
+            e, l_, b, p, s, c, w, r, z = (
+                mp.mpf(float(v)) for v in (eta, lam, size, weight, step, longest, norm, clip, noise)
             )
             q = mp.mpf(1 - weight)
             kappa = max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2))) ** tau
             kept, distance, exact = 1 - e * l_, mp.mpf(0), []
             for t in range(3):
-                sent = max(w, min(w + distance, r)) if t else w
+                sent = max(w, min(w + distance, r + z)) if t else w
                 honest = (1 - kept**tau) * sent + e * mp.sqrt(2) * b * sum(
                     kept**j for j in range(tau)
                 )
@@ -414,6 +416,36 @@ def test_recursion_against_fifty_digits():
             found = deviation(rounds, ClientThreat(clients=[0])).trace
             for value, bound in zip(exact, found, strict=True):
                 assert value <= mp.mpf(float(bound)) <= value * (1 + mp.mpf("1e-11"))
+
+
+@pytest.mark.parametrize("outcome", ["used", "rejected", "absent"])
+def test_local_factors_against_fifty_digits(outcome):
+    # Steps up to the largest that converges, where two updates are apart by what their ends are.
+    rng, by_ends = np.random.default_rng(7), 0
+    for _ in range(50):
+        lam, size, tau = rng.choice([0.0, 0.5]), rng.uniform(1, 2), int(rng.integers(1, 9))
+        eta = rng.uniform(0.1, 2) / (lam + size**2 / 2)
+        one = participant(
+            weight=1.0,
+            lr=eta,
+            decay=(lam, lam),
+            input_norm=size,
+            batch_sizes=[3] * tau,
+            samples=None,
+            outcome=outcome,
+            update_norm=0.3 * (outcome == "used"),
+        )
+        kappa, slope = (float(v[0]) for v in local_factors(record(participants=[one])))
+        with mp.workdps(50):
+            e, l_, b = (mp.mpf(float(v)) for v in (eta, lam, size))
+            k = max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2)))
+            ends = 1 + k**tau
+            exact = min(e * (l_ + b * b / 2) * sum(k**j for j in range(tau)), ends)
+            by_ends += exact == ends
+            assert exact <= mp.mpf(slope) <= exact * (1 + mp.mpf("1e-13"))
+            exact = k**tau if outcome == "used" else max(k**tau, mp.mpf(1))
+            assert exact <= mp.mpf(kappa) <= exact * (1 + mp.mpf("1e-13"))
+    assert by_ends > 10
 
 
 def test_poisoned_update_against_fifty_digits():

@@ -6,15 +6,25 @@ A change here is a change of radii. Where it is meant, it goes into the changelo
 """
 
 import json
+from math import isclose
 from pathlib import Path
 
 import pytest
+import scipy
 import torch
 
 from rsfl._laws import from_document
 from rsfl.smooth import Ballot, Sequential, Votes
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+
+SCIPY = "1.17.1"  # whose special functions gave the last digits: others differ in the twelfth
+
+
+def same(found, written):
+    if scipy.__version__ == SCIPY:
+        return found.hex() == written
+    return isclose(found, float.fromhex(written), rel_tol=1e-11)
 
 
 def named(reading):
@@ -48,4 +58,7 @@ def test_a_reading_is_what_it_was(reading):
     assert found.label.tolist() == reading["label"]
     for name in ("radius", "p_lower", "p_upper"):
         if name in reading:
-            assert [value.hex() for value in getattr(found, name).tolist()] == reading[name], name
+            numbers = getattr(found, name).tolist()
+            assert len(numbers) == len(reading[name])
+            pairs = zip(numbers, reading[name], strict=True)
+            assert all(same(value, written) for value, written in pairs), (name, numbers)

@@ -3,6 +3,7 @@ votes that are cast again, or by what model and data are."""
 
 import json
 import shutil
+import zlib
 
 import pytest
 import torch
@@ -54,6 +55,8 @@ CLAIMS = {
     "rule": lambda c: c.__setitem__("rule", {"name": "lucky"}),
     "numbers": lambda c: c["n"].__setitem__(3, 1100),
     "missing": lambda c: c.pop("counts"),
+    "another way to write it": lambda c: c["radius"].__setitem__(2, "0.0_1"),
+    "a number": lambda c: c["p_lower"].__setitem__(2, 0.5),
     "short": lambda c: c["label"].pop(),
 }
 
@@ -65,6 +68,30 @@ def test_what_does_not_follow_is_found(tmp_path, change):
     report = verify(edited(path, CLAIMS[change]))
     assert report.status == 1
     assert false(report), report
+
+
+def test_a_member_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "c.json"
+    ballot(noise.Gaussian(0.5)).certificate().save(path)
+    content = path.read_text().split('"content": ')[1][:-2]
+    twice = '{"alpha": 1e-9, ' + content[1:]
+    seal = zlib.crc32(twice.encode())
+    head = f'{{"kind": "certificate", "format": 2, "crc32": {seal}, "content": '
+    path.write_text(head + twice + "}\n")
+    assert "members stand twice" in str(false(verify(path)))
+
+
+def test_noise_on_some_parameters_takes_the_smoother(pictures, tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    smoother = smooth.ParameterSmoother(model, 0.1, 4, parameters=["1.weight"])
+    x = torch.stack([one for one, _ in pictures])
+    smoother.certify(x, n0=20, n=100).save(tmp_path / "c.json")
+    report = verify(tmp_path / "c.json", witness=Witness(model, pictures))
+    assert report.holds
+    assert "give a smoother that says on which" in str(report)
+    report = verify(tmp_path / "c.json", witness=Witness(smoother, pictures))
+    assert report.holds
+    assert "the same to a vote" in str(report)
 
 
 def test_numbers_of_votes_that_differ_are_said(tmp_path):
@@ -163,8 +190,6 @@ def test_another_model_or_other_data_are_found(run, network, pictures):
 
 
 def line_of(content, change):
-    import zlib
-
     content = json.loads(json.dumps(content))
     change(content)
     document = {"kind": "ballot", "format": 1}
@@ -249,7 +274,7 @@ def test_votes_of_another_kind_of_device_are_compared_as_draws(run, network, pic
     def rewritten(votes):
         told = {**settings, "machine": "an abacus"}
         (out / "run.json").write_text(json.dumps(told))
-        from rsfl.verify.check import _identity
+        from rsfl.verify.directories import _identity
 
         lines = (run[0] / "fixed" / "votes-00000.jsonl").read_text().splitlines()
         contents = [json.loads(line)["content"] for line in lines]

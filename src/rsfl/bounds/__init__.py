@@ -1,7 +1,7 @@
 """Numbers in, numbers out: confidence bounds, certified radii and poisoning bounds, in float64 and
 without torch."""
 
-from rsfl.bounds.condition import ConditionError, conditions
+from rsfl.bounds.condition import ConditionError
 from rsfl.bounds.confidence import (
     clopper_pearson_lower,
     clopper_pearson_upper,
@@ -22,6 +22,7 @@ from rsfl.bounds.crfl import (
     kl_budget,
     logistic_lipschitz,
 )
+from rsfl.bounds.examination import conditions
 from rsfl.bounds.frame import local_factors
 from rsfl.bounds.limits import largest_norm, latest_round, most_attackers
 from rsfl.bounds.linear import linear_vote_bounds, linear_votes, margin_radius

@@ -20,7 +20,8 @@ import numpy as np
 from rsfl._checks import Float64, Int64
 from rsfl.bounds._safe import up
 from rsfl.bounds.attack import Lanes
-from rsfl.bounds.condition import ConditionError, examined, trusted
+from rsfl.bounds.condition import ConditionError
+from rsfl.bounds.examination import examined, trusted
 from rsfl.bounds.frame import Frame, largest_sums
 from rsfl.bounds.poisoned import FeatureThreat
 from rsfl.bounds.records import Round

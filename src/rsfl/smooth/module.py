@@ -3,7 +3,7 @@ in front, and the smoothed classifier as a module."""
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from rsfl.noise import (
     PixelUniform,
     Uniform,
 )
-
-if TYPE_CHECKING:
-    from rsfl.smooth.input import Smoother
 
 __all__ = ["Normalised", "Preprocessing", "SmoothedModule", "bounded", "normalised"]
 
@@ -116,6 +113,16 @@ def bounded(law: Law, bounds: tuple[float, float] | None) -> Law:
     raise TypeError(f"bounds are for Gaussian, Uniform and Laplace noise, got {law}")
 
 
+class _Noisy(Protocol):
+    """What a module has to know of a smoother."""
+
+    model: nn.Module
+    law: Law
+
+    def logits(self, x: Tensor, noise: Tensor) -> Tensor:
+        """The logits (m, B, K) of inputs under noise."""
+
+
 class SmoothedModule(nn.Module):
     r"""A smoothed classifier as a module: inputs (B, ...) to log mean probabilities (B, K),
 
@@ -143,7 +150,7 @@ class SmoothedModule(nn.Module):
 
     def __init__(
         self,
-        smoother: "Smoother",
+        smoother: _Noisy,
         samples: int,
         *,
         noise: Literal["fixed", "fresh"] = "fixed",

@@ -19,6 +19,7 @@ __all__ = [
     "check_assumptions",
     "check_certificate",
     "check_evidence",
+    "real",
     "rows_of",
     "some",
 ]
@@ -175,6 +176,17 @@ def some(texts: Sequence[str]) -> str:
     """The first of some texts, and how many more there are."""
     more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more
+
+
+def real(text: Any) -> float:
+    """The number that a text stands for, the same for every reader.
+
+    Raises:
+        ValueError: It is written in another way than files write numbers.
+    """
+    if type(text) is not str or repr(float(text)) != text:
+        raise ValueError(f"{text!r} is not how a number is written")
+    return float(text)
 
 
 def _known_law(law: Mapping[str, Any]) -> str:
@@ -351,7 +363,7 @@ def _check_rows(content: Mapping[str, Any]) -> list[tuple[int, tuple[str, ...]]]
     if content.get("condition") and (derived.bounded or reading == "prediction"):
         raise ValueError(f"votes that had to be {content['condition']!r} bound no rival")
     label, *reals = (content[name] for name in ("label", "radius", "p_lower", "p_upper"))
-    claims = [label, *([float(text) for text in column] for column in reals)]
+    claims = [label, *([real(text) for text in column] for column in reals)]
     if {len(column) for column in claims} != {len(rows)}:
         raise ValueError("label, radius, p_lower and p_upper are not of one length")
     check = _CHECKS[reading]

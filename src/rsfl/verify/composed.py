@@ -18,6 +18,7 @@ from rsfl.verify.certificates import (
     check_assumptions,
     check_certificate,
     check_evidence,
+    real,
     rows_of,
     some,
 )
@@ -119,7 +120,7 @@ def check_joint(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
     wrong = []
     for rung, labels, radii in zip(rungs, content["label"], content["radius"], strict=True):
         for row, label, text in zip(rows_of(pairs), labels, radii, strict=True):
-            at, claimed = _reached(row, rung, width), float(text)
+            at, claimed = _reached(row, rung, width), real(text)
             where = f"input {row.index}, {ladder[rung]}"
             if label == ABSTAIN:
                 if not claimed <= 0:
@@ -154,7 +155,7 @@ def _reached(row: Row, rung: int, width: int) -> Row:
 
 def check_exact(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
     """What can be said of an exact certificate without its model: little."""
-    columns = [[float(text) for text in content[name]] for name in ("radius", "p_lower", "p_upper")]
+    columns = [[real(text) for text in content[name]] for name in ("radius", "p_lower", "p_upper")]
     sigma, wrong = content["sigma"], []
     for index, label, radius, low, high in zip(
         content["index"], content["label"], *columns, strict=True
@@ -263,7 +264,7 @@ def check_poisoning(
         content: What it says.
         rounds: Those of the run's ledger, None where it is not at hand.
     """
-    base, threat, claimed = content["certificate"], content["threat"], float(content["deviation"])
+    base, threat, claimed = content["certificate"], content["threat"], real(content["deviation"])
     check = check_exact if content["kind"] == "exact" else check_certificate
     yield from check(subject, base)
     named = [one.get("id") for one in content["assumptions"]]

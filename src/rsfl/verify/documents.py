@@ -37,9 +37,17 @@ class Document:
     sealed: bool
 
 
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object, which readers must not be able to tell apart: each once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"members stand twice among {[name for name, _ in pairs][:9]}")
+    return found
+
+
 def _parsed(text: bytes, subject: str) -> Document:
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_members)
         content = found["content"]
         # The content is the last member: its bytes end before the brace that closes the line.
         body = text.rstrip()[text.index(_CONTENT) + len(_CONTENT) : -1]
