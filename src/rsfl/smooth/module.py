@@ -54,7 +54,9 @@ class Normalised(nn.Module):
                     f"{name} of preprocessing must be a {what} number, or one for each channel, "
                     f"got {value!r}"
                 )
-            shaped = tensor.squeeze() if tensor.numel() == 1 else tensor.view(-1, *[1] * (-axis - 1))
+            shaped = (
+                tensor.squeeze() if tensor.numel() == 1 else tensor.view(-1, *[1] * (-axis - 1))
+            )
             self.register_buffer(name, shaped)
 
     def forward(self, x: Tensor) -> Any:
