@@ -34,6 +34,7 @@ TESTS = {
     "_safe": "radii crfl tradeoff poisoning",
     "attack": _TREE,
     "condition": f"condition {_TREE}",
+    "examination": f"condition {_TREE}",
     "confidence": "confidence sequential",
     "crfl": "crfl",
     "frame": _TREE,

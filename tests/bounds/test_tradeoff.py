@@ -72,6 +72,13 @@ def test_at_the_certified_radius_the_vote_is_lost_and_not_before(law):
 
 def test_edges():
     for law in LAWS[:3]:
+        assert law.tradeoff(0.7, 0.0) == 0.7
+        assert law.tradeoff(0.7, 1.0) <= exact(law, 0.7, 1.0)
+        for end in (0.0, np.inf):
+            with pytest.raises(ValueError, match=r"must lie in \(0, inf\)"):
+                scaled = {"sigma": bounds.gaussian_tradeoff, "half_width": bounds.uniform_tradeoff}
+                name = next(iter(vars(law)))
+                scaled.get(name, bounds.laplace_tradeoff)(0.7, 0.1, **{name: end})
         assert law.tradeoff(0.0, 0.1) == 0
         assert law.tradeoff(0.7, np.inf) == 0
         assert law.tradeoff(np.array([0.2, 0.9]), 0.1).shape == (2,)
