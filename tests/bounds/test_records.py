@@ -102,5 +102,5 @@ def test_columns_are_checked_like_participants(change, error, words):
         participants_of(columns(**change))
     missing = columns()
     del missing["steps"]
-    with pytest.raises(ValueError, match="columns must hold .'steps'"):
+    with pytest.raises(ValueError, match=r"columns must hold .'steps'"):
         participants_of(missing)
