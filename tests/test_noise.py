@@ -366,3 +366,10 @@ def test_the_table_is_paid_by_its_length_and_for_its_tail(sigma, entries):
     law = noise.RoundedGaussian(sigma)
     assert len(noise._magnitude_table(sigma, 256)) == entries
     assert law.total_variation == (entries + 2) * 2.0**-62
+
+
+def test_close_votes_near_one_keep_their_digits():
+    # The gap of a over b is that of 1 - b over 1 - a, and 1 - p is exact from a half on.
+    law = noise.RoundedGaussian(1e-6)
+    for a, b in ((1 - 2.0**-44, 1 - 2.0**-43), (0.9, 0.75), (1 - 2.0**-30, 0.5)):
+        assert law.radius(a, b) == law.radius(1 - b, 1 - a) > 0
