@@ -26,8 +26,6 @@ __all__ = ["RoundedGaussian"]
 
 _BITS = 62
 _GUARD = 128  # fixed-point bits of the table's construction; its terms number a few hundred
-
-
 # of 2 y^2: from here on P[|N| >= a] <= e^(-y^2) < 2^-63 rounds to 0, and the terms would be many
 _BEYOND = 88
 
