@@ -33,10 +33,11 @@ TESTS = {
     "_normal": "radii tradeoff linear",
     "_safe": "radii crfl tradeoff poisoning",
     "attack": _TREE,
+    "_tails": "confidence sequential",
     "condition": f"condition {_TREE}",
-    "examination": f"condition {_TREE}",
-    "confidence": "confidence sequential",
+    "confidence": "confidence",
     "crfl": "crfl",
+    "examination": f"condition {_TREE}",
     "frame": _TREE,
     "limits": "golden limits scale",
     "linear": "linear",
@@ -44,7 +45,9 @@ TESTS = {
     "poisoning": _TREE,
     "radii": "radii",
     "records": f"records {_TREE}",
+    "sequential": "sequential",
     "threat": f"threat {_TREE}",
+    "top_two": "confidence",
     "tradeoff": "tradeoff",
     "voting": "voting",
 }
@@ -52,13 +55,15 @@ TESTS = {
 ENCLOSED = {
     "_normal": "quantiles cohen_radius",
     "_safe": "lecuyer_radius cohen_radius",
-    "confidence": "clopper_pearson_lower clopper_pearson_upper hoeffding log_wealth "
-    "sequential_decision top_two_p_value",
+    "_tails": "clopper_pearson_lower clopper_pearson_upper log_wealth top_two_p_value",
+    "confidence": "clopper_pearson_lower clopper_pearson_upper hoeffding",
     "crfl": "kl_budget contraction crfl",
     "linear": "linear",
     "noise": "rounded",
     "radii": "cohen_radius uniform_radius laplace_radius lecuyer_radius li_radius linf_radius "
     "cohen_tightness uniform_tightness laplace_tightness",
+    "sequential": "log_wealth sequential_decision",
+    "top_two": "top_two_p_value",
     "voting": "voting",
 }
 """What of ``test_rigorous`` is about each module."""
