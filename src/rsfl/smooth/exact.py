@@ -280,7 +280,8 @@ def _norms(x: Float64, biased: float) -> Float64:
     _, exponent = np.frexp(np.maximum(np.abs(x).max(axis=1), biased))
     squares = (np.ldexp(x, -exponent[:, None]) ** 2).sum(axis=1)
     squares = squares + np.ldexp(np.full(len(x), biased), -exponent) ** 2
-    return np.ldexp(np.sqrt(squares), exponent)
+    norms: Float64 = np.ldexp(np.sqrt(squares), exponent)
+    return norms
 
 
 def _certificate(
