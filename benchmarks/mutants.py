@@ -33,9 +33,11 @@ TESTS = {
     "_normal": "radii tradeoff linear",
     "_safe": "radii crfl tradeoff poisoning",
     "attack": _TREE,
+    "_tails": "confidence sequential",
     "condition": f"condition {_TREE}",
-    "confidence": "confidence sequential",
+    "confidence": "confidence",
     "crfl": "crfl",
+    "examination": f"condition {_TREE}",
     "frame": _TREE,
     "limits": "golden limits scale",
     "linear": "linear",
@@ -43,21 +45,26 @@ TESTS = {
     "poisoning": _TREE,
     "radii": "radii",
     "records": f"records {_TREE}",
+    "sequential": "sequential",
     "threat": f"threat {_TREE}",
+    "top_two": "confidence",
     "tradeoff": "tradeoff",
     "voting": "voting",
 }
 """The tests of each module of the bounds, by the names of their files."""
+NOISE = ("continuous", "law", "pixels", "rounded")
 ENCLOSED = {
     "_normal": "quantiles cohen_radius",
     "_safe": "lecuyer_radius cohen_radius",
-    "confidence": "clopper_pearson_lower clopper_pearson_upper hoeffding log_wealth "
-    "sequential_decision top_two_p_value",
+    "_tails": "clopper_pearson_lower clopper_pearson_upper log_wealth top_two_p_value",
+    "confidence": "clopper_pearson_lower clopper_pearson_upper hoeffding",
     "crfl": "kl_budget contraction crfl",
     "linear": "linear",
-    "noise": "rounded",
     "radii": "cohen_radius uniform_radius laplace_radius lecuyer_radius li_radius linf_radius "
     "cohen_tightness uniform_tightness laplace_tightness",
+    "rounded": "rounded",
+    "sequential": "log_wealth sequential_decision",
+    "top_two": "top_two_p_value",
     "voting": "voting",
 }
 """What of ``test_rigorous`` is about each module."""
@@ -191,7 +198,7 @@ def tests(module: Path) -> list[str]:
     ]
     files = dict.fromkeys(TESTS.get(name, "").split())
     chosen += [f"{folder}/test_{one}.py" for one in files]
-    return chosen + ["tests/test_noise.py"] * (name == "noise")
+    return chosen + ["tests/test_noise.py"] * (name in NOISE)
 
 
 def child(module: Path, source: str | None, seconds: int, said: int) -> None:
@@ -277,8 +284,8 @@ def main() -> None:
         importlib.import_module(name)
     package = ROOT / "src/rsfl"
     modules = [
-        package / ("noise.py" if name == "noise" else f"bounds/{name}.py")
-        for name in given.modules or [*TESTS, "noise"]
+        package / ("noise" if name in NOISE else "bounds") / f"{name}.py"
+        for name in given.modules or [*TESTS, *NOISE]
     ]
     every = [one for module in modules for one in mutants(module)]
     chosen = random.Random(given.seed).sample(every, min(given.sample, len(every)))

@@ -16,8 +16,9 @@ from rsfl.smooth.joint import JointBallot, JointCertificate
 from rsfl.smooth.judge import JointSmoother, Judge
 from rsfl.smooth.measure import Measure
 from rsfl.smooth.module import Normalised, SmoothedModule
+from rsfl.smooth.orbit_tests import OrbitTests
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
-from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
+from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.parameter import ParameterSmoother
 from rsfl.smooth.reading import (
     ABSTAIN,

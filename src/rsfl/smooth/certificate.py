@@ -1,6 +1,5 @@
 """What is promised: the certificate, its text and its file."""
 
-import html
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,7 +12,7 @@ from typing_extensions import Self
 from rsfl import _document
 from rsfl._batches import rows_of
 from rsfl._checks import Float64, Int64, level, stored
-from rsfl._text import floored, raised
+from rsfl._text import floored, lined, raised, tabled
 from rsfl.assumptions import Assumption
 from rsfl.noise import Law
 from rsfl.smooth.documents import evidence_from, evidence_to, follow, reals_from, reals_to
@@ -329,18 +328,7 @@ class Certificate:
         )
 
     def __repr__(self) -> str:
-        heading, rows, closing = self._table()
-        return "\n".join(
-            [heading, *("".join(f"{cell:>10}" for cell in row) for row in rows), closing]
-        )
+        return lined(*self._table())
 
     def _repr_html_(self) -> str:
-        heading, rows, closing = self._table()
-        head = "".join(f"<th>{cell}</th>" for cell in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
-        )
-        return (
-            f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            f"<p>{html.escape(closing)}</p>"
-        )
+        return tabled(*self._table())
