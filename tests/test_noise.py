@@ -378,3 +378,8 @@ def test_close_votes_near_one_keep_their_digits():
     law = noise.RoundedGaussian(1e-6)
     for a, b in ((1 - 2.0**-44, 1 - 2.0**-43), (0.9, 0.75), (1 - 2.0**-30, 0.5)):
         assert law.radius(a, b) == law.radius(1 - b, 1 - a) > 0
+
+
+def test_noise_on_a_part_of_the_parameters_says_so():
+    whole, part = noise.ParameterGaussian(0.1), noise.ParameterGaussian(0.1, partial=True)
+    assert {*part.assumptions} - {*whole.assumptions} == {noise.SAME_REST}

@@ -34,7 +34,7 @@ from rsfl.bounds import (
     SampleThreat,
     deviation,
 )
-from rsfl.bounds.attack import Submitted
+from rsfl.bounds.attack import Lanes, Submitted, left_out
 from rsfl.bounds.condition import CONDITIONS
 from rsfl.bounds.crfl import logistic_lipschitz
 from rsfl.bounds.frame import ROOT2, Frame, local_factors
@@ -471,6 +471,22 @@ def test_decay_alone_contracts_by_what_fifty_digits_say():
             assert exact <= mp.mpf(kappa) <= exact + mp.mpf(2) ** -49
 
 
+def test_the_change_of_the_mean_by_a_removal_is_rounded_up():
+    rng = np.random.default_rng(10)
+    for _ in range(60):
+        weights = rng.dirichlet(np.ones(4))
+        everyone = [
+            participant(client=i, weight=w, gap=rng.uniform(0, 1)) for i, w in enumerate(weights)
+        ]
+        frame = Frame.of(record(participants=everyone))
+        lanes = Lanes(np.zeros(1), np.array([1]), np.zeros(1), np.inf)
+        added = left_out(frame, lanes, np.zeros(4, bool)).added[:, 0]
+        left = sum(sorted(map(Fraction, frame.weight.tolist()))[:3])
+        for gap, found in zip(frame.gap.tolist(), added.tolist(), strict=True):
+            exact = Fraction(gap) / left
+            assert exact <= Fraction(found) <= exact * Fraction(1 + 1e-14)
+
+
 def test_the_root_of_two_is_above_the_exact_one():
     assert 2 < Fraction(ROOT2) ** 2 < 2 * Fraction(1 + 2.0**-50)
 
@@ -502,6 +518,8 @@ def test_each_price_is_rounded_up_by_itself():
         followed = Frame.of(record(participants=[one], update_clip=room), [0])
         kappa, error, touched = followed.followed(np.array([1.0]), far)
         assert (float(kappa[0, 0]), bool(touched[0, 0])) == (1.0, True)
+        exact = Fraction(float(frame.slope[0])) * Fraction(1e9)
+        assert exact <= Fraction(float(frame.drift(far)[0, 0])) <= exact * Fraction(1 + 1e-14)
         exact = Fraction(norm) + Fraction(room)
         assert exact <= Fraction(float(error[0, 0])) <= exact * Fraction(1 + 1e-14)
 
@@ -542,6 +560,26 @@ def test_poisoned_update_against_fifty_digits():
             exact = g * total + abs(g - 1) * honest
         found = value([record(participants=[one], broadcast_norm=weight)], threat)
         assert exact <= mp.mpf(float(found)) <= exact * (1 + mp.mpf("1e-11"))
+
+
+@pytest.mark.parametrize("limit", [0.35, 0.4, 0.5, 1.31, 9.0])
+def test_one_unknown_among_equals_is_any_of_them(limit):
+    # Also where a limit may touch whoever is honest: as an attacker it is not counted twice.
+    rounds = log(update_clip=limit)
+    for threat in THREATS:
+        if threat.at_most:
+            known = replace(threat, at_most=0, clients=[0], **_one_sample(threat))
+            unknown = replace(threat, at_most=1)
+            least = value(rounds, known)
+            if isinstance(threat, RemovalThreat) and limit < 0.4:
+                # Whoever is removed is counted as a follower besides.
+                assert value(rounds, unknown) > least
+            else:
+                assert value(rounds, unknown) == pytest.approx(least, rel=1e-12)
+
+
+def _one_sample(threat):
+    return {"samples": 2} if isinstance(threat, FeatureThreat) else {}
 
 
 def test_levels_cap_one_another():
