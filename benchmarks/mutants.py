@@ -52,6 +52,7 @@ TESTS = {
     "voting": "voting",
 }
 """The tests of each module of the bounds, by the names of their files."""
+NOISE = ("continuous", "law", "pixels", "rounded")
 ENCLOSED = {
     "_normal": "quantiles cohen_radius",
     "_safe": "lecuyer_radius cohen_radius",
@@ -59,9 +60,9 @@ ENCLOSED = {
     "confidence": "clopper_pearson_lower clopper_pearson_upper hoeffding",
     "crfl": "kl_budget contraction crfl",
     "linear": "linear",
-    "noise": "rounded",
     "radii": "cohen_radius uniform_radius laplace_radius lecuyer_radius li_radius linf_radius "
     "cohen_tightness uniform_tightness laplace_tightness",
+    "rounded": "rounded",
     "sequential": "log_wealth sequential_decision",
     "top_two": "top_two_p_value",
     "voting": "voting",
@@ -197,7 +198,7 @@ def tests(module: Path) -> list[str]:
     ]
     files = dict.fromkeys(TESTS.get(name, "").split())
     chosen += [f"{folder}/test_{one}.py" for one in files]
-    return chosen + ["tests/test_noise.py"] * (name == "noise")
+    return chosen + ["tests/test_noise.py"] * (name in NOISE)
 
 
 def child(module: Path, source: str | None, seconds: int, said: int) -> None:
@@ -283,8 +284,8 @@ def main() -> None:
         importlib.import_module(name)
     package = ROOT / "src/rsfl"
     modules = [
-        package / ("noise.py" if name == "noise" else f"bounds/{name}.py")
-        for name in given.modules or [*TESTS, "noise"]
+        package / ("noise" if name in NOISE else "bounds") / f"{name}.py"
+        for name in given.modules or [*TESTS, *NOISE]
     ]
     every = [one for module in modules for one in mutants(module)]
     chosen = random.Random(given.seed).sample(every, min(given.sample, len(every)))

@@ -114,12 +114,17 @@ def exact_tail(m, sigma, levels=256):
 
 def test_noise_far_below_a_step_is_none():
     law = noise.RoundedGaussian(1e-6)
-    assert noise._magnitude_table(1e-6, 256) == ()  # at once: its series would take long to vanish
+    assert (
+        noise.rounded._magnitude_table(1e-6, 256) == ()
+    )  # at once: its series would take long to vanish
     assert exact_tail(1, 1e-6) < mp.mpf(2) ** -63
     assert law.sample((100,)).abs().max() == 0
     # where the table ends by the rule of ten deviations, what is cut rounds to nothing
     for sigma in (1e-3, 2e-4, 1.9e-4):
-        assert exact_tail(len(noise._magnitude_table(sigma, 256)) + 1, sigma) < mp.mpf(2) ** -62
+        assert (
+            exact_tail(len(noise.rounded._magnitude_table(sigma, 256)) + 1, sigma)
+            < mp.mpf(2) ** -62
+        )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_noise_far_below_a_step_is_none():
 )
 def test_table_is_exact_to_its_last_bit_tails_included(sigma, levels):
     mp.mp.dps = oracles.DIGITS
-    table = noise._magnitude_table(sigma, levels)
+    table = noise.rounded._magnitude_table(sigma, levels)
     assert list(table) == sorted(table, reverse=True)
     for m, entry in enumerate(table, start=1):
         assert abs(entry - exact_tail(m, sigma, levels) * 2**62) <= mp.mpf("0.500001")
@@ -344,7 +349,7 @@ def test_a_coarse_table_is_paid_at_both_ends_in_p_a_and_in_p_b():
 
 def test_a_magnitude_is_the_number_of_entries_above_its_bits(monkeypatch):
     law = noise.RoundedGaussian(0.02)
-    table = noise._magnitude_table(law.sigma, law.levels)
+    table = noise.rounded._magnitude_table(law.sigma, law.levels)
     top = 2**62
     low = [0, 1, top - 1, *(t for t in table), *(t - 1 for t in table)]
     bits = torch.tensor([*low, *(-1 - u for u in low)])  # all bits turned: the other sign
@@ -364,7 +369,7 @@ def test_a_magnitude_is_the_number_of_entries_above_its_bits(monkeypatch):
 @pytest.mark.parametrize(("sigma", "entries"), [(1e-6, 0), (0.02, 46), (0.25, 579)])
 def test_the_table_is_paid_by_its_length_and_for_its_tail(sigma, entries):
     law = noise.RoundedGaussian(sigma)
-    assert len(noise._magnitude_table(sigma, 256)) == entries
+    assert len(noise.rounded._magnitude_table(sigma, 256)) == entries
     assert law.total_variation == (entries + 2) * 2.0**-62
 
 

@@ -146,7 +146,7 @@ def test_a_lost_vote_has_no_radius_and_a_certain_one_no_limit():
 
 @pytest.mark.parametrize("sigma", [0.12, 0.25, 1.0])
 def test_the_table_of_rounded_noise_is_as_close_as_is_said(sigma):
-    table = noise._magnitude_table(sigma, 256)
+    table = noise.rounded._magnitude_table(sigma, 256)
     assert arithmetic.total_variation(sigma, 256) == Fraction(len(table) + 1, 2**62)
     with ctx.workprec(256):
         scale = arb(sigma) * 255 * arb(2).sqrt()

@@ -158,8 +158,9 @@ class FeatureThreat(_OfData):
             anyway.
         comparator: ``"clean"``: the attackers are honest. ``"scaled"``: they train on clean data
             but scale their updates all the same, as the published CRFL certificate has it.
-        valid: Whether poisoned samples are such that a client can train on them. If not, one of
-            them can turn the client's whole update to zero, and that is paid for.
+        valid: Whether poisoned samples are such that a client can train on them: also when moved,
+            none may leave the server's ``max_input_norm``. If not, one of them can turn the
+            client's whole update to zero, and that is paid for.
 
     Example:
         >>> FeatureThreat(clients=[3], rounds=[10], norm=0.1, per_batch=5, scale=10.0).clients
