@@ -15,6 +15,7 @@ from callables import LABELS, SIZE, X, data, linear, model
 from torch import nn
 
 from rsfl import cli, runs
+from rsfl.cli import program
 from rsfl.runs.log import Directory, read_shard
 from rsfl.runs.settings import Settings
 from rsfl.smooth import DeformationSmoother, GaussianSmoother, floored
@@ -326,7 +327,7 @@ def test_every_option_is_explained(capsys):
         assert stop.value.code == 0
         shown = capsys.readouterr().out
         assert "--debug" in shown
-    (commands,) = (action.choices for action in cli._parser()._actions if action.choices)
+    (commands,) = (action.choices for action in program.parser()._actions if action.choices)
     assert set(commands) == {"certify", "report", "verify", "demo"}
     for command in commands.values():
         assert all(action.help for action in command._actions)

@@ -185,7 +185,35 @@ def test_what_is_promised_is_said():
 def test_intervals_are_the_labels_whose_score_fits():
     found = conformal.Threshold(2.0, 0.9, 0.9, 0.0, 10, LAWS[0])
     centre, spread = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 2.0])
-    assert found.intervals(centre, spread).tolist() == [[0.0, 2.0], [-5.0, 3.0]]
+    ends, exact = found.intervals(centre, spread), torch.tensor([[0.0, 2.0], [-5.0, 3.0]]).double()
+    torch.testing.assert_close(ends, exact, rtol=0, atol=1e-13)
+    assert (ends[:, 0] <= exact[:, 0]).all()  # rounded outward
+    assert (ends[:, 1] >= exact[:, 1]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_narrow_predictions_round_no_label_out(dtype):
+    """An interval in bfloat16 about 100 was [99.5, 100.5], or [100, 100], whatever the
+    threshold."""
+    found = conformal.Threshold(0.3, 0.9, 0.9, 0.0, 10, LAWS[0])
+    (ends,) = found.intervals(torch.tensor([100.0], dtype=dtype)).tolist()
+    assert ends[0] <= 99.7 <= ends[0] + 1e-9
+    assert ends[1] >= 100.3 >= ends[1] - 1e-9
+    assert found.intervals(torch.tensor([math.nan], dtype=dtype)).tolist() == [
+        [-math.inf, math.inf]
+    ]
+    for spread in (0.0, -1.0, torch.tensor([-0.5])):
+        with pytest.raises(ValueError, match="spread must be positive, got"):
+            found.intervals(torch.tensor([1.0]), spread)
+
+
+def test_scores_are_compared_with_the_threshold_itself():
+    """In bfloat16 a threshold of 1.001 would be 1, and a score of 1.0 above one of 0.999."""
+    found = conformal.Threshold(1 - 2.0**-12, 0.9, 0.9, 0.0, 10, LAWS[0])
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        assert found.labels(torch.tensor([[1.0, 0.5, math.nan]], dtype=dtype)).tolist() == [
+            [False, True, True]
+        ]
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,14 @@ def test_the_last_to_leave_restores_the_modes():
     model.train()
     model[1].eval()
     one, other = evaluating(model), evaluating(model[0])
-    one.__enter__()
-    other.__enter__()
-    one.__exit__(None, None, None)
-    assert [module.training for module in model.modules()] == [True, False, False]
-    other.__exit__(None, None, None)
+    # Left in this order, as by two threads, the blocks would leave one thread without gradients.
+    with torch.enable_grad():
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert [module.training for module in model.modules()] == [True, False, False]
+        other.__exit__(None, None, None)
+    assert torch.is_grad_enabled()
     assert [module.training for module in model.modules()] == [True, True, False]
     with pytest.raises(KeyError), evaluating(model):
         raise KeyError

@@ -114,12 +114,17 @@ def exact_tail(m, sigma, levels=256):
 
 def test_noise_far_below_a_step_is_none():
     law = noise.RoundedGaussian(1e-6)
-    assert noise._magnitude_table(1e-6, 256) == ()  # at once: its series would take long to vanish
+    assert (
+        noise.rounded._magnitude_table(1e-6, 256) == ()
+    )  # at once: its series would take long to vanish
     assert exact_tail(1, 1e-6) < mp.mpf(2) ** -63
     assert law.sample((100,)).abs().max() == 0
     # where the table ends by the rule of ten deviations, what is cut rounds to nothing
     for sigma in (1e-3, 2e-4, 1.9e-4):
-        assert exact_tail(len(noise._magnitude_table(sigma, 256)) + 1, sigma) < mp.mpf(2) ** -62
+        assert (
+            exact_tail(len(noise.rounded._magnitude_table(sigma, 256)) + 1, sigma)
+            < mp.mpf(2) ** -62
+        )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_noise_far_below_a_step_is_none():
 )
 def test_table_is_exact_to_its_last_bit_tails_included(sigma, levels):
     mp.mp.dps = oracles.DIGITS
-    table = noise._magnitude_table(sigma, levels)
+    table = noise.rounded._magnitude_table(sigma, levels)
     assert list(table) == sorted(table, reverse=True)
     for m, entry in enumerate(table, start=1):
         assert abs(entry - exact_tail(m, sigma, levels) * 2**62) <= mp.mpf("0.500001")
@@ -306,3 +311,75 @@ def test_the_finest_grid_is_exact(dtype):
     widest = noise.RoundedGaussian(25.0, 2**16)
     assert widest.clamp + widest.levels < 2**24
     assert 8 * 25.0 * 65535 > 2**23  # the limit is no looser than it must be
+
+
+class Coarse(noise.RoundedGaussian):
+    """One whose table errs by so much that what is paid for it stands out."""
+
+    total_variation = 1e-3
+
+
+def test_a_coarse_table_is_paid_at_both_ends_in_p_a_and_in_p_b():
+    law, dim = Coarse(0.5), 7
+    paid, a, b = mp.mpf(1e-3) * dim, mp.mpf(0.9), mp.mpf(0.2)
+
+    def quantile(p):
+        return oracles.normal_quantile(p)
+
+    alone = mp.mpf(0.5) * (quantile(a - paid) - quantile(0.5 + paid))
+    value = law.radius(0.9, dim=dim)
+    assert value <= alone
+    assert value == pytest.approx(float(alone), rel=1e-12)
+
+    # The nearer of the ends of a level c that lies half way.
+    c = mp.ncdf((quantile(a - paid) + quantile(b + paid)) / 2)
+    first = law.sigma * (quantile(a - paid) - quantile(c + paid))
+    second = law.sigma * (quantile(c - paid) - quantile(b + paid))
+    both = law.radius(0.9, 0.2, dim=dim)
+    assert both <= min(first, second) * (1 + mp.mpf("1e-14"))  # the level itself is rounded
+    assert both == pytest.approx(float(min(first, second)), rel=1e-12)
+    turned = law.radius(0.8, 0.1, dim=dim)  # where the other end is the nearer one
+    assert turned == pytest.approx(both, rel=1e-12)
+
+    moved = law.tradeoff(0.9, 0.3, dim=dim)
+    exact = mp.ncdf(quantile(a - paid) - mp.mpf(0.3) / mp.mpf(0.5)) - paid
+    assert moved <= exact
+    assert moved == pytest.approx(float(exact), rel=1e-12)
+
+
+def test_a_magnitude_is_the_number_of_entries_above_its_bits(monkeypatch):
+    law = noise.RoundedGaussian(0.02)
+    table = noise.rounded._magnitude_table(law.sigma, law.levels)
+    top = 2**62
+    low = [0, 1, top - 1, *(t for t in table), *(t - 1 for t in table)]
+    bits = torch.tensor([*low, *(-1 - u for u in low)])  # all bits turned: the other sign
+    assert bits.min() == -top
+    ends = []
+
+    def randint(low, high, shape, **_):
+        ends.extend((low, high))
+        return bits
+
+    monkeypatch.setattr(torch, "randint", randint)
+    above = [sum(t > u for t in table) for u in low]
+    assert law.sample(bits.shape).tolist() == [*above, *(-m for m in above)]
+    assert ends == [-top, top]
+
+
+@pytest.mark.parametrize(("sigma", "entries"), [(1e-6, 0), (0.02, 46), (0.25, 579)])
+def test_the_table_is_paid_by_its_length_and_for_its_tail(sigma, entries):
+    law = noise.RoundedGaussian(sigma)
+    assert len(noise.rounded._magnitude_table(sigma, 256)) == entries
+    assert law.total_variation == (entries + 2) * 2.0**-62
+
+
+def test_close_votes_near_one_keep_their_digits():
+    # The gap of a over b is that of 1 - b over 1 - a, and 1 - p is exact from a half on.
+    law = noise.RoundedGaussian(1e-6)
+    for a, b in ((1 - 2.0**-44, 1 - 2.0**-43), (0.9, 0.75), (1 - 2.0**-30, 0.5)):
+        assert law.radius(a, b) == law.radius(1 - b, 1 - a) > 0
+
+
+def test_noise_on_a_part_of_the_parameters_says_so():
+    whole, part = noise.ParameterGaussian(0.1), noise.ParameterGaussian(0.1, partial=True)
+    assert {*part.assumptions} - {*whole.assumptions} == {noise.SAME_REST}

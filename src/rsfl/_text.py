@@ -1,8 +1,10 @@
-"""Numbers as text that promise no more than they are: floored, or raised."""
+"""Numbers as text that promise no more than they are, floored or raised, and tables of them."""
 
+import html
 import math
+from collections.abc import Sequence
 
-__all__ = ["floored", "raised"]
+__all__ = ["floored", "lined", "raised", "tabled"]
 
 
 def floored(value: float, digits: int = 4) -> str:
@@ -22,3 +24,20 @@ def raised(value: float, digits: int = 4) -> str:
     """``value`` as text, cut to a number of decimals upward: a printed upper bound is an upper
     bound."""
     return f"{0.0 - float(floored(-value, digits)):.{digits}f}"
+
+
+def lined(heading: str, rows: Sequence[Sequence[str]], closing: str) -> str:
+    """A table of a certificate as lines of text."""
+    return "\n".join([heading, *("".join(f"{cell:>10}" for cell in row) for row in rows), closing])
+
+
+def tabled(heading: str, rows: Sequence[Sequence[str]], closing: str) -> str:
+    """A table of a certificate as HTML."""
+    head = "".join(f"<th>{cell}</th>" for cell in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
+    )
+    return (
+        f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table><p>{html.escape(closing)}</p>"
+    )

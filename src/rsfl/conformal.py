@@ -66,19 +66,30 @@ class Threshold:
     def labels(self, scores: Tensor) -> Tensor:
         """The sets of classes (B, K), bool, from the scores (B, K) of noisy inputs.
 
-        A score that is no number keeps its class in the set.
+        A score that is no number keeps its class in the set. Scores are compared as float64: in a
+        narrower dtype the threshold would be another number.
         """
-        return ~(scores > self.value)
+        return ~(scores.double() > self.value)
 
     def intervals(self, centre: Tensor, spread: Tensor | float = 1.0) -> Tensor:
-        """The intervals (B, 2) of labels whose score :math:`|y - c| / s` is at most the threshold.
+        """The intervals (B, 2) of labels whose score :math:`|y - c| / s` is at most the threshold,
+        in float64 and rounded outward: a narrow dtype would round labels out of them.
 
         Args:
-            centre: (B,) predictions c for noisy inputs.
+            centre: (B,) predictions c for noisy inputs. Where they are NaN, all labels are in.
             spread: (B,) their spreads s, positive; 1 for all.
+
+        Raises:
+            ValueError: A spread is not positive.
         """
-        half = torch.as_tensor(spread, dtype=centre.dtype, device=centre.device) * self.value
-        return torch.stack([centre - half, centre + half], dim=1)
+        middle = centre.double()
+        size = torch.as_tensor(spread, dtype=torch.float64, device=centre.device)
+        if bool((size <= 0).any()):
+            raise ValueError(f"spread must be positive, got {float(size.min())!r}")
+        half = size * self.value
+        half = half + (half.abs() + middle.abs()) * 2.0**-50
+        ends = torch.stack([middle - half, middle + half], dim=1)
+        return torch.where(ends.isnan(), ends.new_tensor([-math.inf, math.inf]), ends)
 
     def coverage_at(self, radius: float) -> float:
         """What these sets promise if inputs are moved by up to another radius.

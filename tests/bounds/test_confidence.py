@@ -131,6 +131,23 @@ def test_tails_of_known_trials_agree_with_the_series():
         assert abs(far_tail(k, n, p) / oracles.binomial_tail(k, n, p) - 1) < mp.mpf("1e-20")
 
 
+@pytest.mark.parametrize(
+    ("k", "n", "alpha", "rest"),
+    [(49, 50, 1e-6, 2.00000098e-8), (20, 21, 1e-9, 4.7619e-11), (49, 10_000, 1e-200, 0.9386063720)],
+)
+def test_upper_bounds_keep_their_digits_next_to_one_and_at_tiny_levels(k, n, alpha, rest):
+    p = bounds.clopper_pearson_upper(k, n, alpha)
+    terms = (mp.binomial(n, i) * mp.mpf(p) ** i * (1 - mp.mpf(p)) ** (n - i) for i in range(k + 1))
+    assert alpha * (1 - 1e-4) < mp.fsum(terms) <= alpha
+    assert 1 - p == pytest.approx(rest, rel=1e-5)
+
+
+def test_levels_at_which_no_tail_has_digits_are_refused():
+    for bound in (bounds.clopper_pearson_lower, bounds.clopper_pearson_upper):
+        with pytest.raises(ValueError, match=r"alpha must lie in \[1e-200, 1\), got 1e-300"):
+            bound(49, 10_000, 1e-300)
+
+
 def test_published_quantiles():
     p = bounds.clopper_pearson_lower([100_000, 99_999, 99_990], 100_000, alpha=0.001)
     np.testing.assert_allclose(
@@ -251,6 +268,21 @@ def test_least_trials_are_least(alpha, p0):
         ),
         (bounds.clopper_pearson_upper, (np.nan, 10, 0.1), "successes must be whole, got nan"),
         (bounds.hoeffding_lower, (1.1, 10, 0.1), r"mean must lie in \[0, 1\], got 1.1"),
+        (bounds.hoeffding_lower, (0.5, 10, 1.0), r"alpha must lie in \(0, 1\), got 1.0"),
+        (bounds.hoeffding_lower, (0.5, 10, 0.0), r"alpha must lie in \(0, 1\), got 0.0"),
+        (bounds.minimum_trials, (1.0,), r"alpha must lie in \(0, 1\), got 1.0"),
+        (bounds.minimum_trials, (0.0,), r"alpha must lie in \(0, 1\), got 0.0"),
+        (bounds.minimum_trials, (0.1, 1.0), r"threshold must lie in \(0, 1\), got 1.0"),
+        (bounds.minimum_trials, (0.1, 0.0), r"threshold must lie in \(0, 1\), got 0.0"),
+        (bounds.top_two_minimum_trials, (0.0,), r"alpha must lie in \(0, 1\), got 0.0"),
+        (bounds.top_two_minimum_trials, (1.0,), r"alpha must lie in \(0, 1\), got 1.0"),
+        (bounds.log_wealth, (1, 2, 0.0), r"p0 must lie in \(0, 1\), got 0.0"),
+        (bounds.sequential_decision, (1, 2, 0.5, 1.0), r"alpha must lie in \(0, 1\), got 1.0"),
+        (bounds.sequential_decision, (1, 2, 0.5, 0.0), r"alpha must lie in \(0, 1\), got 0.0"),
+        (bounds.sequential_decision, (1, 2, 1.0, 0.1), r"p0 must lie in \(0, 1\), got 1.0"),
+        (bounds.sequential_decision, (1, 2, 0.0, 0.1), r"p0 must lie in \(0, 1\), got 0.0"),
+        (bounds.sequential_minimum_trials, (0.0, 0.1), r"p0 must lie in \(0, 1\), got 0.0"),
+        (bounds.sequential_minimum_trials, (1.0, 0.1), r"p0 must lie in \(0, 1\), got 1.0"),
         (bounds.hoeffding_upper, (0.5, 10.5, 0.1), "trials must be whole, got 10.5"),
         (bounds.log_wealth, (1, 2, 1.0), r"p0 must lie in \(0, 1\), got 1.0"),
         (

@@ -8,6 +8,7 @@ from strategies import probabilities, scales
 
 from rsfl import bounds
 from rsfl.bounds import Attacker
+from rsfl.bounds.crfl import _log_contraction
 
 mp.mp.dps = oracles.DIGITS
 
@@ -112,6 +113,24 @@ def test_contraction_is_never_below_the_exact_one(rho, sigma):
     value, exact = bounds.contraction(rho, sigma), mp.erf(mp.mpf(rho) / mp.mpf(sigma) / mp.sqrt(2))
     assert exact <= value <= 1
     assert float(value - exact) <= 1e-14 * value
+
+
+def test_logarithms_of_contractions_are_never_below_the_exact_ones():
+    rng = np.random.default_rng(3)
+    sigma = 10 ** rng.uniform(-3, 3, 400)
+    rho = sigma * 10 ** rng.uniform(-6, np.log10(7), 400)
+    for r, s, value in zip(rho, sigma, _log_contraction(rho, sigma), strict=True):
+        exact = exact_log_product([(r, s)])
+        assert exact <= value <= min(exact * (1 - mp.mpf("1e-12")) + 1e-14, 0)
+
+
+def test_radii_of_tiny_budgets_pay_for_the_rounding_of_their_logarithms():
+    one = [Attacker(1.0, 1.0, 1, 1.0, 1.0)]
+    for exponent in np.linspace(-190, -10, 300):
+        p_a = float(10.0**exponent)
+        value = bounds.crfl_radius(p_a, 0.0, attackers=one, lipschitz=1.0, sigma=1.0)
+        exact = mp.sqrt(exact_budget(p_a, 0.0) / 2)
+        assert exact * (1 - mp.mpf("1e-11")) <= value <= exact
 
 
 @given(st.floats(0, 1e8))

@@ -16,6 +16,8 @@ from rsfl.bounds import (
     latest_round,
     most_attackers,
 )
+from rsfl.bounds.limits import _lanes_apart
+from rsfl.bounds.poisoning import framed
 
 RADII = np.array([0.0, 1e-6, 1e-3, 0.02, 0.1, 0.5, 3.0, 1e3])
 
@@ -86,3 +88,27 @@ def test_the_latest_round_is_one_before_which_every_round_is_certified():
     assert single[1] < single[2] < single[0]
     assert latest_round(rounds, threat, (single[0] + single[2]) / 2) == 0
     assert latest_round(rounds, threat, single[0] * 1.001) == 3
+
+
+def test_a_norm_whose_bound_is_the_radius_is_not_promised():
+    # At 1 and at 256 the search begins: their bounds are known before anything is closed in on.
+    rounds = log(update_clip=9.0)
+    for one in THREATS:
+        if isinstance(one, FeatureThreat):
+            apart = _lanes_apart(framed(rounds, one))
+            for norm in (1.0, 256.0):
+                reached = value(rounds, replace(one, norm=norm)) * apart
+                assert largest_norm(rounds, one, reached) < norm
+            assert largest_norm(rounds, one, np.nextafter(reached, np.inf)) >= norm
+
+
+def test_what_is_found_for_many_radii_is_what_is_found_for_each():
+    rounds = log(update_clip=9.0)
+    for one in THREATS:
+        radii = RADII[::-1]
+        if isinstance(one, FeatureThreat):
+            each = [largest_norm(rounds, one, radius) for radius in radii]
+            np.testing.assert_allclose(largest_norm(rounds, one, radii), each, rtol=1e-9)
+        if one.at_most:
+            each = [most_attackers(rounds, one, radius) for radius in radii]
+            assert most_attackers(rounds, one, radii).tolist() == each

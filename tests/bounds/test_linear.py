@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp
 
-from rsfl.bounds.linear import linear_vote_bounds, linear_votes, margin_radius
+from rsfl.bounds.linear import _grid, linear_vote_bounds, linear_votes, margin_radius
 from rsfl.bounds.radii import cohen_radius
 
 
@@ -230,3 +230,22 @@ def test_a_deviation_that_float64_cannot_hold_is_refused(function, norm, sigma):
         ValueError, match=r"sigma \* input_norms must lie in \[2\.22507e-308, .* at index 0"
     ):
         function([[1.0, 0.0]], [norm], sigma=sigma)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 62, 1000, 30_000])
+def test_the_nodes_are_as_close_as_the_error_asks(classes):
+    nodes = _grid(classes)
+    assert (nodes[0], nodes[-1]) == (-9, 9)
+    with mp.workdps(30):
+        h, errors = mp.mpf(18) / (len(nodes) - 1), []
+        for y, log_m in ((0.5, 0.0089), (1, 0.2434), (2, 1.858)):
+            size = 2 * mp.exp(mp.mpf(y) ** 2 / 2 + (classes - 1) * mp.mpf(log_m))
+            errors.append(size / mp.expm1(2 * mp.pi * y / h))
+        assert min(errors) <= mp.mpf("1e-17")
+
+
+def test_tails_are_closed_in_on_as_far_as_the_function_is_right():
+    for score in (7.0, 8.0, 12.0):
+        upper = linear_vote_bounds([[score, 0.0]], [1.0], sigma=1.0)[1][0, 1]
+        exact = mp.ncdf(-mp.mpf(score) / mp.sqrt(2))
+        assert exact <= mp.mpf(float(upper)) <= exact * (1 + mp.mpf("1e-12"))

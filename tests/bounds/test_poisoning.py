@@ -2,6 +2,7 @@
 it."""
 
 from dataclasses import replace
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
@@ -33,8 +34,10 @@ from rsfl.bounds import (
     SampleThreat,
     deviation,
 )
+from rsfl.bounds.attack import Lanes, Submitted, left_out
 from rsfl.bounds.condition import CONDITIONS
 from rsfl.bounds.crfl import logistic_lipschitz
+from rsfl.bounds.frame import ROOT2, Frame, local_factors
 
 
 def random_runs(seed, studies, runs):
@@ -372,7 +375,7 @@ def test_recursion_against_fifty_digits():
             rng.uniform(3, 5),
             rng.uniform(0, 2),
         )
-        tau, clip = int(rng.integers(1, 6)), rng.uniform(0.5, 4)
+        tau, clip, noise = int(rng.integers(1, 6)), rng.uniform(0.5, 4), rng.uniform(0, 1)
         one = participant(
             weight=weight,
             lr=eta,
@@ -390,18 +393,19 @@ def test_recursion_against_fifty_digits():
                 server_step=step,
                 update_clip=longest,
                 clip=clip,
+                noise_norm=noise,
             )
             for t in (1, 2, 3)
         ]
         with mp.workdps(50):
-            e, l_, b, p, s, c, w, r = (
-                mp.mpf(float(v)) for v in (eta, lam, size, weight, step, longest, norm, clip)
+            e, l_, b, p, s, c, w, r, z = (
+                mp.mpf(float(v)) for v in (eta, lam, size, weight, step, longest, norm, clip, noise)
             )
             q = mp.mpf(1 - weight)
             kappa = max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2))) ** tau
             kept, distance, exact = 1 - e * l_, mp.mpf(0), []
             for t in range(3):
-                sent = max(w, min(w + distance, r)) if t else w
+                sent = max(w, min(w + distance, r + z)) if t else w
                 honest = (1 - kept**tau) * sent + e * mp.sqrt(2) * b * sum(
                     kept**j for j in range(tau)
                 )
@@ -414,6 +418,110 @@ def test_recursion_against_fifty_digits():
             found = deviation(rounds, ClientThreat(clients=[0])).trace
             for value, bound in zip(exact, found, strict=True):
                 assert value <= mp.mpf(float(bound)) <= value * (1 + mp.mpf("1e-11"))
+
+
+@pytest.mark.parametrize("outcome", ["used", "rejected", "absent"])
+def test_local_factors_against_fifty_digits(outcome):
+    # Steps up to the largest that converges, where two updates are apart by what their ends are.
+    rng, by_ends = np.random.default_rng(7), 0
+    for _ in range(50):
+        lam, size, tau = rng.choice([0.0, 0.5]), rng.uniform(1, 2), int(rng.integers(1, 9))
+        eta = rng.uniform(0.1, 2) / (lam + size**2 / 2)
+        one = participant(
+            weight=1.0,
+            lr=eta,
+            decay=(lam, lam),
+            input_norm=size,
+            batch_sizes=[3] * tau,
+            samples=None,
+            outcome=outcome,
+            update_norm=0.3 * (outcome == "used"),
+        )
+        kappa, slope = (float(v[0]) for v in local_factors(record(participants=[one])))
+        with mp.workdps(50):
+            e, l_, b = (mp.mpf(float(v)) for v in (eta, lam, size))
+            k = max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2)))
+            ends = 1 + k**tau
+            exact = min(e * (l_ + b * b / 2) * sum(k**j for j in range(tau)), ends)
+            by_ends += exact == ends
+            assert exact <= mp.mpf(slope) <= exact * (1 + mp.mpf("1e-13"))
+            exact = k**tau if outcome == "used" else max(k**tau, mp.mpf(1))
+            assert exact <= mp.mpf(kappa) <= exact * (1 + mp.mpf("1e-13"))
+    assert by_ends > 10
+
+
+def test_decay_alone_contracts_by_what_fifty_digits_say():
+    # Where 1 - eta lambda cancels, its rounding is all that there is.
+    rng = np.random.default_rng(8)
+    for _ in range(100):
+        eta, size = rng.uniform(0.1, 2), 1e-9
+        lam = (1 + rng.uniform(-1, 1) * 10 ** rng.uniform(-16, -3)) / eta
+        one = participant(
+            weight=1.0,
+            lr=eta,
+            decay=(lam, lam),
+            input_norm=size,
+            batch_sizes=[3],
+            samples=None,
+        )
+        kappa = float(local_factors(record(participants=[one]))[0][0])
+        with mp.workdps(50):
+            e, l_, b = (mp.mpf(float(v)) for v in (eta, lam, size))
+            exact = max(abs(1 - e * l_), abs(1 - e * (l_ + b * b / 2)))
+            assert exact <= mp.mpf(kappa) <= exact + mp.mpf(2) ** -49
+
+
+def test_the_change_of_the_mean_by_a_removal_is_rounded_up():
+    rng = np.random.default_rng(10)
+    for _ in range(60):
+        weights = rng.dirichlet(np.ones(4))
+        everyone = [
+            participant(client=i, weight=w, gap=rng.uniform(0, 1)) for i, w in enumerate(weights)
+        ]
+        frame = Frame.of(record(participants=everyone))
+        lanes = Lanes(np.zeros(1), np.array([1]), np.zeros(1), np.inf)
+        added = left_out(frame, lanes, np.zeros(4, bool)).added[:, 0]
+        left = sum(sorted(map(Fraction, frame.weight.tolist()))[:3])
+        for gap, found in zip(frame.gap.tolist(), added.tolist(), strict=True):
+            exact = Fraction(gap) / left
+            assert exact <= Fraction(found) <= exact * Fraction(1 + 1e-14)
+
+
+def test_the_root_of_two_is_above_the_exact_one():
+    assert 2 < Fraction(ROOT2) ** 2 < 2 * Fraction(1 + 2.0**-50)
+
+
+def test_each_price_is_rounded_up_by_itself():
+    # Sums of two floats are exact fractions: what rounds to nearest is below them half the time.
+    rng = np.random.default_rng(9)
+    for _ in range(60):
+        room, own, norm = (float(v) for v in rng.uniform(0.5, 1.5, 3))
+        own = min(own, 0.99 * room)
+        one = participant(weight=1.0, update_norm=norm, lr=1e-3, decay=(0.0, 0.0))
+        frame = Frame.of(record(participants=[one], update_clip=room))
+        rows, far = np.array([0]), np.array([1e9])
+
+        def sent(own, distance, frame=frame, rows=rows):
+            price = Submitted(error=np.array([[np.inf]]), own=np.array([[own]]), kappa=frame.kappa)
+            factor, term, _ = price.prices(frame, rows, distance)
+            return float(factor[0, 0]), Fraction(float(term[0, 0]))
+
+        # Eq. (7), from nearby weights nothing but the error counts; Eq. (8) for an update that may
+        # be clipped, and from weights that are far away.
+        least = min(Fraction(min(own, norm)) + Fraction(room), Fraction(room) + Fraction(own))
+        assert sent(own, np.zeros(1))[1] >= least
+        _, term = sent(room * 2, far)
+        assert term >= min(Fraction(room), Fraction(norm)) + Fraction(room)
+        assert term <= (min(Fraction(room), Fraction(norm)) + Fraction(room)) * Fraction(1 + 1e-14)
+
+        # Eq. (4), a follower that a limit may touch.
+        followed = Frame.of(record(participants=[one], update_clip=room), [0])
+        kappa, error, touched = followed.followed(np.array([1.0]), far)
+        assert (float(kappa[0, 0]), bool(touched[0, 0])) == (1.0, True)
+        exact = Fraction(float(frame.slope[0])) * Fraction(1e9)
+        assert exact <= Fraction(float(frame.drift(far)[0, 0])) <= exact * Fraction(1 + 1e-14)
+        exact = Fraction(norm) + Fraction(room)
+        assert exact <= Fraction(float(error[0, 0])) <= exact * Fraction(1 + 1e-14)
 
 
 def test_poisoned_update_against_fifty_digits():
@@ -452,6 +560,26 @@ def test_poisoned_update_against_fifty_digits():
             exact = g * total + abs(g - 1) * honest
         found = value([record(participants=[one], broadcast_norm=weight)], threat)
         assert exact <= mp.mpf(float(found)) <= exact * (1 + mp.mpf("1e-11"))
+
+
+@pytest.mark.parametrize("limit", [0.35, 0.4, 0.5, 1.31, 9.0])
+def test_one_unknown_among_equals_is_any_of_them(limit):
+    # Also where a limit may touch whoever is honest: as an attacker it is not counted twice.
+    rounds = log(update_clip=limit)
+    for threat in THREATS:
+        if threat.at_most:
+            known = replace(threat, at_most=0, clients=[0], **_one_sample(threat))
+            unknown = replace(threat, at_most=1)
+            least = value(rounds, known)
+            if isinstance(threat, RemovalThreat) and limit < 0.4:
+                # Whoever is removed is counted as a follower besides.
+                assert value(rounds, unknown) > least
+            else:
+                assert value(rounds, unknown) == pytest.approx(least, rel=1e-12)
+
+
+def _one_sample(threat):
+    return {"samples": 2} if isinstance(threat, FeatureThreat) else {}
 
 
 def test_levels_cap_one_another():

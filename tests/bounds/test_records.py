@@ -8,6 +8,7 @@ import pytest
 from ledgers import participant, record
 
 from rsfl.bounds import Round
+from rsfl.bounds.records import columns_of, participants_of
 
 
 def test_a_round_survives_json():
@@ -60,3 +61,46 @@ def test_records_refuse_other_types():
     ):
         with pytest.raises(TypeError):
             make()
+
+
+def columns(**changes):
+    kept = [participant(client=0), participant(client=1, samples=None, batch_sizes=[2])]
+    gone = participant(client=2, outcome="absent", update_norm=0.0, decay=(0.0, 0.5))
+    return columns_of([*kept, gone]) | changes
+
+
+def test_columns_give_the_participants_back():
+    given = [
+        participant(client=0),
+        participant(client=1, samples=None, batch_sizes=[2], decay=(0.0, 0.5)),
+        participant(client=5, outcome="absent", update_norm=0.0, input_norm=np.inf),
+    ]
+    assert participants_of(columns_of(given)) == tuple(given)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"weight": [0.1, 0.2, 1.5]}, ValueError, "weight must lie in"),
+        ({"lr": [0.1, 0.0, 0.1]}, ValueError, "lr must lie in"),
+        ({"lr": [0.1, np.inf, 0.1]}, ValueError, "lr must lie in"),
+        ({"gap": [0.1, np.inf, 0.1]}, ValueError, "gap must lie in"),
+        ({"decay": [[0.0, np.inf]] * 3}, ValueError, "decay must lie in"),
+        ({"input_norm": [0.0, 1.0, 1.0]}, ValueError, "input_norm must lie in"),
+        ({"decay": [[0.1, 0.1], [0.2, 0.1], [0, 0]]}, ValueError, "the smallest and the largest"),
+        ({"steps": [3, 1, 2]}, ValueError, "batch_sizes must hold 6 sizes, got 7"),
+        ({"samples": [1, 2]}, ValueError, "samples must hold 18 numbers, got 2"),
+        ({"outcome": ["used", "used", 3]}, TypeError, "outcome must be texts"),
+        ({"loss": [3, "", ""]}, TypeError, "loss must be texts"),
+        ({"loss": [""]}, ValueError, "columns must hold 3 entries each, not so .'loss'"),
+        ({"outcome": ["used", "late", "absent"]}, ValueError, "outcome must be one of"),
+        ({"update_norm": [0.1, 0.1, 0.1]}, ValueError, "update_norm must be 0"),
+    ],
+)
+def test_columns_are_checked_like_participants(change, error, words):
+    with pytest.raises(error, match=words):
+        participants_of(columns(**change))
+    missing = columns()
+    del missing["steps"]
+    with pytest.raises(ValueError, match=r"columns must hold .'steps'"):
+        participants_of(missing)

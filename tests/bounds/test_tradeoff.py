@@ -72,6 +72,8 @@ def test_at_the_certified_radius_the_vote_is_lost_and_not_before(law):
 
 def test_edges():
     for law in LAWS[:3]:
+        assert law.tradeoff(0.7, 0.0) == 0.7
+        assert law.tradeoff(0.7, 1.0) <= exact(law, 0.7, 1.0)
         assert law.tradeoff(0.0, 0.1) == 0
         assert law.tradeoff(0.7, np.inf) == 0
         assert law.tradeoff(np.array([0.2, 0.9]), 0.1).shape == (2,)
@@ -82,6 +84,20 @@ def test_edges():
     assert bounds.gaussian_tradeoff(1.0, 5.0, sigma=1.0) == 1
     assert bounds.uniform_tradeoff(0.3, 0.0, half_width=1.0) == 0.3
     assert RoundedGaussian(0.25).tradeoff(0.9, 0.1) < Gaussian(0.25).tradeoff(0.9, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("curve", "name"),
+    [
+        (bounds.gaussian_tradeoff, "sigma"),
+        (bounds.uniform_tradeoff, "half_width"),
+        (bounds.laplace_tradeoff, "scale"),
+    ],
+)
+@pytest.mark.parametrize("end", [0.0, np.inf])
+def test_scales_are_positive_and_finite(curve, name, end):
+    with pytest.raises(ValueError, match=rf"{name} must lie in \(0, inf\), got {end}"):
+        curve(0.7, 0.1, **{name: end})
 
 
 @pytest.mark.parametrize("law", LAWS[:3], ids=str)

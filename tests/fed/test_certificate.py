@@ -724,6 +724,12 @@ def test_a_removal_is_any_retraining_where_nothing_is_drawn():
         problem(trainer=full),
         problem(noise_std=None),
         problem(trainer=full, noise_std=None, fraction=0.5),
+        # As many samples as a mini-batch has, says the server; there are more to draw from.
+        problem(
+            trainer=replace(full, batch_size=1),
+            noise_std=None,
+            sizes={one.id: 1 for one in calm.clients},
+        ),
     ):
         run = drawing.run(3)
         named = fed.certify(run.model, TEST, run.ledger, RemovalThreat(at_most=1)).assumptions

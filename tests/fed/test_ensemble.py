@@ -311,6 +311,13 @@ def test_a_certificate_is_a_record(tmp_path):
     replace(certificate, withstands=certificate.withstands + 1).save(tmp_path / "more.json")
     with pytest.raises(ValueError, match="withstands is not what the votes give"):
         fed.GroupCertificate.load(tmp_path / "more.json")
+    forged = certificate.votes.clone()
+    forged[0] = torch.tensor([9, -3, 0])  # six groups, and a lead of twelve
+    lead = replace(certificate[:1], votes=forged[:1])
+    lead = replace(lead, label=lead.label * 0, withstands=lead.withstands * 0 + 4)
+    lead.save(tmp_path / "forged.json")
+    with pytest.raises(ValueError, match="not those of 6 groups"):
+        fed.GroupCertificate.load(tmp_path / "forged.json")
     given = fed.GroupVote((build(),), ((0,),), 3).certify(x[:1])
     assert "given-groups (trusted)" in repr(given)
 
@@ -372,3 +379,13 @@ def test_members_that_write_into_their_input_see_what_the_others_do():
     votes = fed.GroupVote(members, ((0,), (1,), (2,)), 2).votes(before := x.clone())
     assert votes.tolist() == [[3, 0], [0, 3]]
     assert before.equal(x)
+
+
+def test_a_stack_that_writes_into_its_input_leaves_it_as_it_was():
+    members = [nn.Sequential(nn.CELU(inplace=True), build()) for _ in range(3)]
+    vote = fed.GroupVote(tuple(members), ((0,), (1,), (2,)), 3)
+    x = torch.randn(10, 4, dtype=next(members[0].parameters()).dtype)
+    before = x.clone()
+    votes = vote.votes(x)
+    assert x.equal(before)
+    assert vote.votes(x).equal(votes)

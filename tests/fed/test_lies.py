@@ -17,7 +17,14 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from rsfl import bounds, fed
-from rsfl.bounds import ClientThreat, ConditionError, RemovalThreat, SampleThreat
+from rsfl.bounds import (
+    ClientThreat,
+    ConditionError,
+    FeatureThreat,
+    RemovalThreat,
+    SampleThreat,
+)
+from rsfl.bounds.condition import TRUSTED
 from rsfl.noise import Gaussian
 from rsfl.train import CrossEntropy
 from rsfl.train.checkpoint import CheckpointError, read, write
@@ -352,6 +359,17 @@ def test_a_mode_that_rewrites_calls():
         fed.certify(clean.model, TEST, clean.ledger, RemovalThreat(clients=[0]))
 
 
+def test_hooks_that_rewrite_what_gradients_are_made_from():
+    def inputs_times_60(saved):
+        return 60 * saved if saved.is_floating_point() and saved.shape[-1:] == (4,) else saved
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, inputs_times_60):
+        clean = server().run(ROUNDS)
+    assert {record.model for record in clean.ledger.rounds} == {"Linear"}
+    with pytest.raises(ConditionError, match="linear-model"):
+        fed.certify(clean.model, TEST, clean.ledger, RemovalThreat(clients=[0]))
+
+
 @pytest.mark.parametrize("kind", ["forward", "forward_pre"])
 def test_hooks_around_all_modules(kind):
     register = getattr(nn.modules.module, f"register_module_{kind}_hook")
@@ -535,6 +553,25 @@ def test_samples_that_were_bad_when_their_client_registered(name):
     assert max(one.input_norm for one in attacked.ledger.rounds[0].participants) <= 3.0
     threat = SampleThreat(clients=[0], share=0.5, input_norm=3.0)
     assert held(attacked, threat, honest) > 0
+
+
+def test_samples_that_are_moved_past_the_longest_are_not_valid():
+    """Each counts as zero, and moves the model by its gradient: `valid-samples` names that."""
+    x, y = blobs()
+    x = x / x.norm(dim=1, keepdim=True) * 3**0.5 * (1 - 1e-9)
+
+    def run():
+        return server(make=lambda one: replace(one, x=x, y=y), max_input_norm=2.0)
+
+    attack = {0: fed.Attack(data=lambda x, y: (x * (1 + 1e-6), y))}
+    honest, attacked = run().run(ROUNDS), run().run(ROUNDS, attacks=attack)
+    moved = {"clients": [0], "norm": 1e-5, "flips": False}
+    assert "max_input_norm" in TRUSTED["valid-samples"]
+    apart = float((honest.model.weight - attacked.model.weight).detach().norm())
+    assert apart > bounds.deviation(honest.ledger.rounds, FeatureThreat(**moved)).value
+    paid = FeatureThreat(**moved, valid=False)
+    assert apart < bounds.deviation(honest.ledger.rounds, paid).value
+    held(attacked, paid, honest)
 
 
 def test_one_huge_registration_voids_nothing_where_it_is_capped():
@@ -726,6 +763,38 @@ def test_ledgers_that_are_not_those_of_the_model():
         fed.certify(moved, TEST, result.ledger, threat)
     assert result.ledger.start == 1
     assert replace(result.ledger, entries=entries[1:]).start == 2
+
+
+def moody(model, x, y, task):
+    """Fails where the weights are as they were in one of two runs."""
+    if task.round == 1 or float(model.weight.detach().flatten()[0]) > moody.limit:
+        raise RuntimeError
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(10.0)
+
+
+def test_whoever_is_absent_in_one_run_may_send_in_the_other():
+    """Code that is not known: whether it fails may depend on what the attackers did."""
+
+    def run(rounds, attacks=None):
+        def make(one):
+            return replace(one, trainer=moody) if one.id == 5 else one
+
+        slow = fed.SGD(lr=1e-3, batch_size=4, decay=0.1)
+        return server(slow, make=make, update_clip=1.0).run(rounds, attacks=attacks)
+
+    attack = {0: fed.Attack(data=one_sample)}
+    starts = [float(run(1, how).model.weight.detach()[0, 0]) for how in (None, attack)]
+    moody.limit = sum(starts) / 2
+    runs = [run(2, how) for how in (None, attack)]
+    fates = [one.ledger.fates(2)[5] for one in runs]
+    assert sorted(fate.split(":")[0] for fate in fates) == ["absent", "clipped"]
+    for ledger_of, other in (runs, runs[::-1]):
+        found = bounds.deviation(ledger_of.ledger.rounds, SAMPLE)
+        pairs = zip(ledger_of.model.parameters(), other.model.parameters(), strict=True)
+        assert sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5 <= found.value
+        held(ledger_of, SAMPLE, other)
 
 
 def test_whoever_sends_anything_is_within_the_client_level():

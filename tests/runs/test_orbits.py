@@ -75,6 +75,30 @@ def test_another_run_is_refused(tmp_path):
         runs.certify_orbits(other, (X, Y), RUN, out=tmp_path)
 
 
+def test_votes_of_another_run_or_about_other_data_are_not_mixed_with_these(tmp_path):
+    """No line named its run, and only the first input was compared."""
+    runs.certify_orbits(SMOOTHER, (X, Y), RUN, out=tmp_path / "one", limit=2)
+    changed = X.clone()
+    changed[2] = 0
+    with pytest.raises(ValueError, match="dataset is not the one of this run: input 2 is another"):
+        runs.certify_orbits(SMOOTHER, (changed, Y), RUN, out=tmp_path / "one")
+    unasked = GaussianSmoother(bright(), 0.3, 2, spot_check=False)
+    with pytest.raises(ValueError, match="holds another run: spot_checked is"):
+        runs.certify_orbits(unasked, (X, Y), RUN, out=tmp_path / "one")
+    other = GaussianSmoother(bright(), 0.3, 2)
+    other.model[1].bias.data[1] = -4.1
+    (tmp_path / "one" / "orbits.json").unlink()
+    with pytest.raises(ValueError, match=r"orbits.jsonl, line 1: votes of the run \w+ in the run"):
+        runs.certify_orbits(other, (X, Y), RUN, out=tmp_path / "one")
+    runs.certify_orbits(other, (X, Y), RUN, out=tmp_path / "two", limit=1)
+    foreign = (tmp_path / "two" / "orbits.jsonl").read_bytes()
+    runs.certify_orbits(SMOOTHER, (X, Y), RUN, out=tmp_path / "one")  # the settings are back
+    with (tmp_path / "one" / "orbits.jsonl").open("ab") as log:
+        log.write(foreign)
+    with pytest.raises(ValueError, match=r"orbits.jsonl, line 4: votes of the run"):
+        runs.load_orbits(tmp_path / "one")
+
+
 def test_a_damaged_line_is_named(tmp_path):
     runs.certify_orbits(SMOOTHER, (X, Y), RUN, out=tmp_path)
     log = tmp_path / "orbits.jsonl"

@@ -151,6 +151,22 @@ def test_one_number_is_for_all_channels_and_other_axes_are_named():
         assert torch.allclose(ours.model(x), features((x - 0.5) / 2))
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_channels_that_inputs_do_not_have_are_refused(batch):
+    """Three means broadcast over the inputs of a batch of three, one for each."""
+    smoother = Smoother(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
+        Gaussian(0.25),
+        3,
+        preprocessing=(MEAN, STD),
+        spot_check=False,
+    )
+    with pytest.raises(ValueError, match=r"mean of preprocessing must hold a number for each entr"):
+        smoother.votes(torch.rand(batch, 4, 4), 3, batch_size=3)
+    one = Smoother(nn.Linear(4, 3), Gaussian(0.25), 3, preprocessing=([0.5], [2.0]))
+    assert len(one.votes(torch.rand(2, 4), 3)) == 2  # one number is for all
+
+
 @pytest.mark.parametrize(
     ("law", "pixels"),
     [

@@ -22,7 +22,7 @@ from rsfl.smooth import (
     Smoother,
     orbit_ballot,
 )
-from rsfl.smooth.orbits import decisions, thresholds
+from rsfl.smooth.orbit_tests import decisions, thresholds
 from rsfl.smooth.votes import SELECTION, Votes
 
 SIGMA = 0.5

@@ -181,3 +181,36 @@ def test_inputs_that_no_noise_touches_need_not_be_floats():
     assert torch.equal(smoother.certify(words, n=50).label, model(words).argmax(dim=1))
     with pytest.raises(TypeError, match=r"x must have a floating point dtype, got torch\.int64"):
         GaussianSmoother(model, 1e-3, 3).certify(words)
+
+
+class Root(nn.Module):
+    """Weights that are kept, and logits that are NaN wherever an input is negative."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.kept = [self.layer.weight.detach().clone(), self.layer.bias.detach().clone()]
+
+    def forward(self, x):
+        return functional.linear(x.sqrt(), *self.kept)
+
+
+def test_logits_that_are_no_numbers_do_not_pass_for_an_answer():
+    """NaN equals nothing, itself included: two answers that are alike looked like two."""
+    with pytest.raises(ValueError, match=r"got \['layer.weight', 'layer.bias'\], to which they do"):
+        ParameterSmoother(Root(), 0.1, 3).certify(X, n=50)
+
+
+@pytest.mark.parametrize("masked", [-1e4, -1e9])
+def test_a_masked_class_excuses_no_chance_in_the_others(masked):
+    """Differences were measured by the largest logit of all, which a mask makes as large as one
+    likes."""
+
+    def chance(_, logits):
+        logits = logits + torch.tensor([1.0, -1.0, 0.0]) * torch.randn(1) / 10
+        return logits.masked_fill(torch.tensor([False, False, True]), masked)
+
+    with pytest.raises(ValueError, match="one function of a single input"):
+        GaussianSmoother(Model(chance), 0.5, 3).certify(X, n=100)
+    steady = Model(lambda _, logits: logits.masked_fill(torch.tensor([False, False, True]), masked))
+    assert len(GaussianSmoother(steady, 0.5, 3).ballot(X, n=50)) == 3

@@ -274,7 +274,7 @@ def test_votes_of_another_kind_of_device_are_compared_as_draws(run, network, pic
     def rewritten(votes):
         told = {**settings, "machine": "an abacus"}
         (out / "run.json").write_text(json.dumps(told))
-        from rsfl.verify.check import _identity
+        from rsfl.verify.directories import _identity
 
         lines = (run[0] / "fixed" / "votes-00000.jsonl").read_text().splitlines()
         contents = [json.loads(line)["content"] for line in lines]

@@ -16,7 +16,9 @@ References:
     randomized smoothing, 2021.
 """
 
-from rsfl.attacks.attack import PGD, Attack, Attacked, OnePoint, SmoothAdvDDN, SmoothAdvPGD
+from rsfl.attacks.ascent import PGD, SmoothAdvDDN, SmoothAdvPGD
+from rsfl.attacks.attack import Attack, Attacked
+from rsfl.attacks.estimator import OnePoint
 from rsfl.attacks.evaluation import Evaluation, evaluate
 from rsfl.attacks.grid import Flips, grid_attack
 from rsfl.attacks.objective import logits_at, one_point_gradient, smoothed_cross_entropy

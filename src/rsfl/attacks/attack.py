@@ -1,4 +1,4 @@
-"""The attacks: one loop, and the few lines in which they differ."""
+"""What every attack is: one loop, and the few methods in which attacks differ."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,19 +10,18 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from rsfl._batches import checked_batch
-from rsfl._checks import choice, count, number
+from rsfl._checks import count, number
 from rsfl.attacks.objective import (
     checked_labels,
     logits_at,
-    one_point_gradient,
     smoothed_cross_entropy,
 )
-from rsfl.attacks.region import Region, rows, size
+from rsfl.attacks.region import Region
 from rsfl.deform import Deformation
-from rsfl.noise import Gaussian, Laplace, Law
+from rsfl.noise import Law
 from rsfl.smooth import Smoother
 
-__all__ = ["PGD", "Attack", "Attacked", "OnePoint", "SmoothAdvDDN", "SmoothAdvPGD"]
+__all__ = ["Attack", "Attacked", "Sampled", "State"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class Attacked:
 
 
 @dataclass
-class _State:
+class State:
     """An attack under way: offset and budget of the next step, and the smallest offset that fooled
     the vote so far."""
 
@@ -130,7 +129,7 @@ class Attack(ABC):
             )
         start = torch.zeros_like(center)
         budget = torch.full((len(x),), self._budget(), dtype=center.dtype, device=center.device)
-        state = _State(start, budget, start, torch.full_like(budget, torch.inf))
+        state = State(start, budget, start, torch.full_like(budget, torch.inf))
         for step in range(self.steps):
             gradient, logits = self._gradient(smoother, x, y, center + state.delta, noise)
             self._update(state, logits, y, region)
@@ -187,34 +186,20 @@ class Attack(ABC):
     def _step_size(self, step: int) -> float:
         return 2 * self.epsilon / self.steps if self.step_size is None else self.step_size
 
-    def _update(self, state: _State, logits: Tensor, y: Tensor, region: Region) -> None:  # noqa: B027
+    def _update(self, state: State, logits: Tensor, y: Tensor, region: Region) -> None:  # noqa: B027
         """Set the budget of the next step."""
 
     def _project(self, region: Region, delta: Tensor, radius: Tensor) -> Tensor:
         return region.projected(region.boxed(delta), radius)
 
-    def _result(self, state: _State) -> Tensor:
+    def _result(self, state: State) -> Tensor:
         return state.delta
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(Attack):
-    """Projected gradient ascent on the model itself, without noise: the attack of plain adversarial
-    training.
+class Sampled(Attack):
+    """An attack on the vote under noise, for which m draws stand."""
 
-    Steps have length 2 epsilon / steps unless ``step_size`` says otherwise; for the other arguments
-    see :class:`Attack`.
-    """
-
-    @override
-    def draw(
-        self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return x.new_zeros((1, len(x), *smoother.law.noise_shape(x.shape[1:])))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sampled(Attack):
     samples: int
 
     def __post_init__(self) -> None:
@@ -226,148 +211,3 @@ class _Sampled(Attack):
         self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         return smoother.noise(x, self.samples, generator=generator)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmoothAdvPGD(_Sampled):
-    """Projected gradient ascent on the smoothed classifier.
-
-    Steps have length 2 epsilon / steps unless ``step_size`` says otherwise; for the other arguments
-    see :class:`Attack`.
-
-    Args:
-        samples: Draws of noise that stand for the law, m; they go through the model together.
-
-    Example:
-        >>> from rsfl.smooth import GaussianSmoother
-        >>> smoother = GaussianSmoother(torch.nn.Linear(4, 3), 0.25, num_classes=3)
-        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 2])
-        >>> attacked = SmoothAdvPGD(epsilon=0.5, steps=10, samples=8)(smoother, x, y)
-        >>> (attacked.point - x).norm(dim=1) <= 0.5
-        tensor([True, True])
-    """
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmoothAdvDDN(_Sampled):
-    """Decoupled direction and norm on the smoothed classifier: the smallest offset that fools it,
-    if it finds one.
-
-    A step turns the offset, then sets its norm: (1 - gamma) times the last where that fooled the
-    mean softmax, (1 + gamma) times, up to epsilon, where it did not. The answer is the smallest
-    offset seen that fooled it, else the last one. Steps shrink along a cosine from ``step_size``,
-    by default epsilon, to a hundredth of it. For the other arguments see :class:`Attack`.
-
-    Args:
-        samples: Draws of noise that stand for the law, m.
-        gamma: By how much the norm changes in a step, in (0, 1).
-        start: Norm that the first step is measured from, as a share of epsilon, in (0, 1].
-    """
-
-    gamma: float = 0.05
-    start: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number("gamma", self.gamma, 0, 1, open_low=True, open_high=True)
-        number("start", self.start, 0, 1, open_low=True)
-
-    @override
-    def _budget(self) -> float:
-        return self.epsilon * self.start
-
-    @override
-    def _step_size(self, step: int) -> float:
-        first = self.epsilon if self.step_size is None else self.step_size
-        return first * (0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2)
-
-    @override
-    def _update(self, state: _State, logits: Tensor, y: Tensor, region: Region) -> None:
-        fooled = logits.softmax(dim=-1).mean(dim=0).argmax(dim=-1) != y
-        here = size(state.delta, region.norm)
-        smaller = fooled & (here < state.smallest_size)
-        state.smallest = torch.where(rows(smaller, state.delta), state.delta, state.smallest)
-        state.smallest_size = torch.where(smaller, here, state.smallest_size)
-        sign = 1 - 2 * fooled.to(state.radius.dtype)
-        state.radius = (state.radius * (1 + self.gamma * sign)).clamp(max=self.epsilon)
-
-    @override
-    def _project(self, region: Region, delta: Tensor, radius: Tensor) -> Tensor:
-        return region.boxed(region.rescaled(delta, radius))
-
-    @override
-    def _result(self, state: _State) -> Tensor:
-        return torch.where(
-            rows(state.smallest_size.isfinite(), state.delta), state.smallest, state.delta
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnePoint(_Sampled):
-    """Projected descent of the vote by Stein's estimator: forward passes only, no graph, hard votes
-    welcome.
-
-    The gradient of :math:`G_y` comes from :func:`one_point_gradient`, for laws whose density has a
-    gradient: Gaussian and Laplace. Steps have length 2 epsilon / steps unless ``step_size`` says
-    otherwise; for the other arguments see :class:`Attack`.
-
-    Args:
-        samples: Draws of noise, m.
-        estimator: ``antithetic`` draws pairs of noise and its negative (an even number), which
-            never has more variance than ``plain``; ``baseline`` subtracts the other draws' mean (at
-            least 2 samples), which has less still where the label wins most votes and m is not
-            small.
-        votes: ``soft`` for the softmax of the label, ``hard`` for whether the label wins.
-    """
-
-    estimator: str = "antithetic"
-    votes: str = "soft"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choice("votes", self.votes, ("soft", "hard"))
-        if choice("estimator", self.estimator, ("plain", "baseline", "antithetic")) == "baseline":
-            count("samples", self.samples, 2)
-        elif self.estimator == "antithetic" and self.samples % 2:
-            raise ValueError(f"samples must be even for antithetic pairs, got {self.samples!r}")
-
-    @override
-    def draw(
-        self, smoother: Smoother, x: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        if self.estimator != "antithetic":
-            return super().draw(smoother, x, generator)
-        half = smoother.noise(x, self.samples // 2, generator=generator)
-        return torch.cat([half, -half])
-
-    @override
-    @torch.no_grad()
-    def _gradient(
-        self, smoother: Smoother, x: Tensor, y: Tensor, point: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        score = _score(smoother.law, noise)
-        logits = logits_at(smoother, x, point, noise)
-        if self.votes == "soft":
-            dtype = torch.promote_types(logits.dtype, torch.float32)
-            values = (
-                logits.softmax(dim=-1, dtype=dtype)
-                .gather(-1, y.expand(len(logits), -1)[..., None])
-                .squeeze(-1)
-            )
-        else:
-            values = (logits.argmax(dim=-1) == y).to(score.dtype)
-        gradient = one_point_gradient(score, values, baseline=self.estimator == "baseline")
-        return -gradient.to(point.dtype), logits
-
-
-def _score(law: Law, noise: Tensor) -> Tensor:
-    """Minus the gradient of the noise's log-density."""
-    base = law.base if isinstance(law, Deformation) else law
-    if isinstance(base, Gaussian):
-        return noise / base.sigma**2
-    if isinstance(base, Laplace):
-        return noise.sign() / base.scale
-    raise ValueError(
-        f"law must be Gaussian or Laplace noise for OnePoint, whose density has a gradient, got "
-        f"{law}"
-    )

@@ -7,12 +7,7 @@ from rsfl.bounds.confidence import (
     clopper_pearson_upper,
     hoeffding_lower,
     hoeffding_upper,
-    log_wealth,
     minimum_trials,
-    sequential_decision,
-    sequential_minimum_trials,
-    top_two_minimum_trials,
-    top_two_p_value,
 )
 from rsfl.bounds.crfl import (
     Attacker,
@@ -37,7 +32,9 @@ from rsfl.bounds.radii import (
     uniform_radius,
 )
 from rsfl.bounds.records import Participant, Round
+from rsfl.bounds.sequential import log_wealth, sequential_decision, sequential_minimum_trials
 from rsfl.bounds.threat import ClientThreat, ForensicThreat, RemovalThreat, Threat
+from rsfl.bounds.top_two import top_two_minimum_trials, top_two_p_value
 from rsfl.bounds.tradeoff import gaussian_tradeoff, laplace_tradeoff, uniform_tradeoff
 from rsfl.bounds.voting import group_votes
 

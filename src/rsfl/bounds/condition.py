@@ -43,7 +43,8 @@ TRUSTED = {
     "run",
     "exact-training": "exact arithmetic: float64 rounding in training is not added to the bound",
     "valid-samples": "every poisoned sample is one that a client can train on: its label is a "
-    "class, its numbers are finite; clients check that when they register",
+    "class, its numbers are finite, and (x, 1) is no longer than the server's max_input_norm; "
+    "clients check that when they register",
     "threat-respected": "poisoned samples, and how many there are, keep to the threat; attackers "
     "otherwise follow the "
     "protocol",

@@ -198,7 +198,8 @@ class Frame:
         Each takes || w - w' || to at most kappa || w - w' || + e, before weights and server step.
         An update that passes the server's limits in both runs contracts: (kappa_i, 0). One that a
         limit may touch in either run leaves the weights as they are and moves by what two such
-        updates can be apart. So it is with the updates of clients that are not ``ruly``.
+        updates can be apart. So it is with the updates of clients that are not ``ruly``, absent
+        ones included: whether they send anything may depend on the weights.
         """
         shape = (len(self.ids), max(sent_norm.size, distance.size))
         kappa, error = np.broadcast_to(self.kappa[:, None], shape), np.zeros(shape)
@@ -213,7 +214,8 @@ class Frame:
         )
         gone = self.rejected[:, None] | (longest > self.record.reject_norm)
         touched = (longest > self.room) | (self.clipped | self.rejected | ~self.ruly)[:, None]
-        touched = touched & ~self.absent[:, None]
+        # Who follows no protocol that is known may be absent in one run and send in the other.
+        touched = touched & ~(self.absent & self.ruly)[:, None]
         # Shortening is non-expansive, and no update that counts is longer than the room.
         apart = np.minimum(drift, update + short)
         # A rejected update is zero in one run, perhaps, and what it was in the other.

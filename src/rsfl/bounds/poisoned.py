@@ -165,8 +165,9 @@ class FeatureThreat(_OfData):
             anyway.
         comparator: ``"clean"``: the attackers are honest. ``"scaled"``: they train on clean data
             but scale their updates all the same, as the published CRFL certificate has it.
-        valid: Whether poisoned samples are such that a client can train on them. If not, one of
-            them can turn the client's whole update to zero, and that is paid for.
+        valid: Whether poisoned samples are such that a client can train on them: also when moved,
+            none may leave the server's ``max_input_norm``. If not, one of them can turn the
+            client's whole update to zero, and that is paid for.
         space: What ``norm`` and ``input_norm`` are norms of. ``"features"``: of what the frozen
             layers below a linear head make of an input. A pixel trigger of norm 0.1 moves features
             by as much as the layers' Lipschitz constant allows, so that a run with frozen layers is

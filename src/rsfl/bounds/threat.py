@@ -225,8 +225,10 @@ class ForensicThreat(TimedThreat):
         """What these participants submit if they attack."""
         # The run that was observed is the attacked one, whose broadcast is known.
         own = frame.honest(np.array([frame.record.broadcast_norm]))[rows]
-        own = np.broadcast_to(own, (len(rows), lanes.norm.size))
-        return Submitted(frame.update[rows, None] + own, own, frame.kappa[rows], observed=True)
+        error = np.broadcast_to(frame.update[rows, None] + own, (len(rows), lanes.norm.size))
+        # The limits of the other run look at its own update, from weights that may be longer.
+        other = frame.honest(lanes.sent_norm(frame))[rows]
+        return Submitted(error, other, frame.kappa[rows], observed=True)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

@@ -161,7 +161,7 @@ def _stacked(models: Sequence[nn.Module], x: Tensor) -> Tensor:
     skeleton = deepcopy(models[0]).eval().to("meta")
 
     def outputs(own: dict[str, Any]) -> Any:
-        return functional_call(skeleton, own, (x,))
+        return functional_call(skeleton, own, (x.clone(),))  # which a layer may write into
 
     with torch.no_grad():
         result: Tensor = vmap(outputs)(weights)

@@ -133,8 +133,11 @@ class GroupCertificate:
         found = _document.read(path, "group certificate", _FORMAT)
         try:
             votes = torch.tensor(found["votes"], dtype=torch.int64).reshape(-1, found["classes"])
-            if int(votes.sum(dim=1).max()) > found["groups"]:
-                raise ValueError(f"more votes than the {found['groups']} groups")
+            voting = found["groups"] - len(found["failed"])
+            if bool((votes < 0).any()) or bool((votes.sum(dim=1) > voting).any()):
+                raise ValueError(f"its votes are not those of {voting} groups with a model")
+            if len(found["index"]) != len(votes):
+                raise ValueError(f"index must be of {len(votes)} inputs")
             label, withstands = elected(votes)
             for name, derived in (("label", label), ("withstands", withstands)):
                 if found[name] != derived.tolist():

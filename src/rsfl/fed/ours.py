@@ -63,12 +63,14 @@ def plain_tensor(value: Any) -> bool:
 
 def plain_process() -> bool:
     """Whether torch computes here what it computes elsewhere: no hooks around all modules, no mode
-    that rewrites calls, no replaced function."""
+    that rewrites calls or what
+    gradients are made from, no replaced function."""
     modes = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     return (
         not hooked_everywhere()
         and all(type(mode) is DeviceContext for mode in modes)
         and not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         and (functional.cross_entropy, functional.linear, torch.autograd.grad) == _FUNCTIONS
     )
 

@@ -20,18 +20,11 @@ farthest of them.
 """
 
 from rsfl.orbit.deviation import Motion
-from rsfl.orbit.family import (
-    Exposures,
-    Orbit,
-    Rotations,
-    RotationScalings,
-    Scalings,
-    Translations,
-    WarpOrbit,
-    from_document,
-    to_document,
-)
+from rsfl.orbit.documents import from_document, to_document
+from rsfl.orbit.exposure import Exposures
+from rsfl.orbit.family import Orbit, WarpOrbit
 from rsfl.orbit.mesh import Cover, Mesh, eight_bit_allowance
+from rsfl.orbit.warps import Rotations, RotationScalings, Scalings, Translations
 
 __all__ = [
     "Cover",

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from rsfl.smooth import OrbitBallot, OrbitCertificate, OrbitPlan, Smoother
 __all__ = ["OrbitRun", "certify_orbits", "load_orbits"]
 
 _SETTINGS, _LOG = "orbits.json", "orbits.jsonl"
-_KIND, _FORMAT = "orbit votes", 1
+_KIND, _FORMAT = "orbit votes", 2
+_READ_AGAIN = 16  # inputs that were certified before, to see that the data are the same
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def certify_orbits(
     """Certify the orbits of a data set and log the votes; do nothing twice.
 
     Called again with the same arguments it goes on where it stopped, however that was, and the
-    votes are those of an undisturbed run. A larger ``limit`` goes on, too.
+    votes are those of an undisturbed run. A larger ``limit`` goes on, too. Each line of the log
+    names its run, and some of the inputs that are done are read again: votes of another model, or
+    about other data, are not mixed with these.
 
     Args:
         smoother: What is certified; its noise must be measured in l2.
@@ -101,14 +105,15 @@ def certify_orbits(
     with locked(path / _LOG) as descriptor:
         settings = _settings(smoother, example(first, smoother.model), run)
         _agree(path, settings)
-        done, end = _read(path)
+        done, end = _read(path, _identity(settings))
+        _same(smoother, dataset, done)
         os.ftruncate(descriptor, end)  # a torn line would swallow the next
         os.lseek(descriptor, end, os.SEEK_SET)
         left = [index for index in chosen if index not in done]
         right = sum(_right(run, one) for one in done.values())
         with shown_progress(len(left), shown=progress, what="certifying", unit="input") as bar:
             for index in left:
-                one = _voted(smoother, run, dataset[index], index)
+                one = {"run": _identity(settings)} | _voted(smoother, run, dataset[index], index)
                 if not (path / _SETTINGS).exists():
                     # only now: a call that fails at once leaves nothing to disagree with
                     replaced(path / _SETTINGS, (json.dumps(settings, indent=2) + "\n").encode())
@@ -140,7 +145,7 @@ def load_orbits(
     if not (path / _SETTINGS).is_file():
         raise ValueError(f"{path} holds no run of orbits: there is no {_SETTINGS}")
     settings = json.loads((path / _SETTINGS).read_text())
-    done, _ = _read(path)
+    done, _ = _read(path, _identity(settings))
     found = [done[index] for index in sorted(done)]
     ballot = OrbitBallot.cat([OrbitBallot.of_document(one["ballot"]) for one in found])
     certificate = ballot.certificate(
@@ -199,6 +204,7 @@ def _settings(smoother: Smoother, first: tuple[torch.Tensor, int], run: OrbitRun
         "skip": run.skip,
         "law": to_document(smoother.law),
         "num_classes": smoother.num_classes,
+        "spot_checked": smoother.spot_checked,
         "model": smoother.fingerprint(smoother.checked(x[None])).whole,
         "machine": machine(x.device),
         "autocast": autocast(x.device),
@@ -218,14 +224,32 @@ def _agree(path: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _read(path: Path) -> tuple[dict[int, dict[str, Any]], int]:
-    """The lines of the log by input, and the bytes that they take; a torn last line is left out."""
+def _identity(settings: Mapping[str, Any]) -> str:
+    """A hash of all settings, which every line of the log carries."""
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _same(smoother: Smoother, dataset: Any, done: Mapping[int, Mapping[str, Any]]) -> None:
+    """Read some inputs again, to see that they are those that were certified before."""
+    for index in list(done)[:: -(len(done) // _READ_AGAIN + 1)]:
+        x, label = example(dataset[index], smoother.model)
+        if (f"{input_hash(x):016x}", label) != (done[index]["input"], done[index]["label"]):
+            raise ValueError(
+                f"dataset is not the one of this run: input {index} is another than was certified"
+            )
+
+
+def _read(path: Path, run: str) -> tuple[dict[int, dict[str, Any]], int]:
+    """The lines of a run's log by input, and the bytes that they take; a torn last line is left
+    out."""
     data = (path / _LOG).read_bytes() if (path / _LOG).exists() else b""
     end = data.rfind(b"\n") + 1
     found: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(data[:end].splitlines(keepends=True), 1):
         try:
             one = _document.parsed(line, _KIND, _FORMAT)
+            if one["run"] != run:
+                raise ValueError(f"votes of the run {one['run']} in the run {run}")
             found[int(one["ballot"]["index"][0])] = one
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path / _LOG}, line {number}: {error}") from error

@@ -3,7 +3,7 @@
 from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
-from rsfl.smooth.certificate import Certificate, Measure
+from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
@@ -14,9 +14,11 @@ from rsfl.smooth.input import (
 )
 from rsfl.smooth.joint import JointBallot, JointCertificate
 from rsfl.smooth.judge import JointSmoother, Judge
+from rsfl.smooth.measure import Measure
 from rsfl.smooth.module import Normalised, SmoothedModule
+from rsfl.smooth.orbit_tests import OrbitTests
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
-from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate, OrbitTests
+from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.parameter import ParameterSmoother
 from rsfl.smooth.reading import (
     ABSTAIN,
@@ -27,7 +29,8 @@ from rsfl.smooth.reading import (
     RunnerUp,
     Sequential,
 )
-from rsfl.smooth.voter import Voter, count_until
+from rsfl.smooth.sequential import count_until
+from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import Votes, draw_noise
 
 __all__ = [

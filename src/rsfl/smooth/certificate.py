@@ -1,10 +1,9 @@
 """What is promised: the certificate, its text and its file."""
 
-import html
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -13,10 +12,11 @@ from typing_extensions import Self
 from rsfl import _document
 from rsfl._batches import rows_of
 from rsfl._checks import Float64, Int64, level, stored
-from rsfl._text import floored, raised
+from rsfl._text import floored, lined, raised, tabled
 from rsfl.assumptions import Assumption
 from rsfl.noise import Law
-from rsfl.smooth.documents import evidence_from, evidence_to, reals_from, reals_to
+from rsfl.smooth.documents import evidence_from, evidence_to, follow, reals_from, reals_to
+from rsfl.smooth.measure import Measure
 from rsfl.smooth.reading import (
     ABSTAIN,
     Counted,
@@ -31,29 +31,12 @@ from rsfl.smooth.reading import (
 )
 from rsfl.smooth.votes import Votes
 
-__all__ = ["Certificate", "Measure"]
+__all__ = ["Certificate"]
 
 _SHOWN = 10
 _FORMAT = 2
+_CONDITIONS = ("index", "inputs", "dim", "seed", "model", "spot_checked", "condition")
 _REALS = ("radius", "p_lower", "p_upper")
-_ROUNDING = 1e-9
-"""Up to which share a number of another version may differ from the one derived here."""
-
-
-class Measure(Protocol):
-    """What a radius is measured in; every law of noise is one."""
-
-    @property
-    def norm(self) -> str:
-        """The norm, such as ``l2``."""
-
-    @property
-    def space(self) -> str:
-        """What it is a distance of."""
-
-    @property
-    def unit(self) -> str:
-        """The unit."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -282,10 +265,10 @@ class Certificate:
         counted = Counted(selection.counts.numpy(), votes.counts.numpy(), votes.n.numpy())
         numbers = reading.numbers(counted, law, evidence["dim"], alpha)
         claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
-        _follow(numbers, claims, evidence["index"])
+        follow(numbers, claims, evidence["index"])
         said = (Assumption(**one) for one in found["assumptions"])
-        follow = assumed(reading, law, spot_checked=evidence["spot_checked"])
-        assumptions = tuple({one.id: one for one in (*said, *follow)}.values())
+        implied = assumed(reading, law, spot_checked=evidence["spot_checked"])
+        assumptions = tuple({one.id: one for one in (*said, *implied)}.values())
         return cls.read_from(
             numbers,
             selection,
@@ -345,37 +328,7 @@ class Certificate:
         )
 
     def __repr__(self) -> str:
-        heading, rows, closing = self._table()
-        return "\n".join(
-            [heading, *("".join(f"{cell:>10}" for cell in row) for row in rows), closing]
-        )
+        return lined(*self._table())
 
     def _repr_html_(self) -> str:
-        heading, rows, closing = self._table()
-        head = "".join(f"<th>{cell}</th>" for cell in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
-        )
-        return (
-            f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            f"<p>{html.escape(closing)}</p>"
-        )
-
-
-_CONDITIONS = ("index", "inputs", "dim", "seed", "model", "spot_checked", "condition")
-
-
-def _follow(derived: Numbers, claims: Sequence[Sequence[float]], index: Tensor) -> None:
-    """Raise ValueError where a claim is not what follows from the votes."""
-    for name, ours, theirs in zip(Numbers._fields, derived, claims, strict=True):
-        if len(theirs) != len(ours):
-            raise ValueError(f"{name} must hold {len(ours)} numbers, got {len(theirs)}")
-        for place, (value, claimed) in enumerate(zip(ours.tolist(), theirs, strict=True)):
-            same = value == claimed or (
-                name != "label" and abs(value - claimed) <= _ROUNDING * abs(value) < float("inf")
-            )
-            if not same:
-                raise ValueError(
-                    f"the {name} of input {int(index[place])} is {claimed!r} in the file, and "
-                    f"{value!r} follows from its votes"
-                )
+        return tabled(*self._table())

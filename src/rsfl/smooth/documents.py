@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from rsfl._laws import from_document, to_document
-from rsfl.smooth.reading import Sequential
+from rsfl.smooth.reading import Numbers, Sequential
 from rsfl.smooth.votes import Votes
 
 __all__ = [
     "evidence_from",
     "evidence_to",
+    "follow",
     "merged",
     "reals_from",
     "reals_to",
@@ -22,6 +23,8 @@ __all__ = [
 
 _HEADER = ("law", "measure", "rule", "classes", "dim", "seed", "model", "spot_checked", "condition")
 _COLUMNS = ("index", "input", "n0", "selection", "n", "counts")
+_ROUNDING = 1e-9
+"""Up to which share a number of another version may differ from the one derived here."""
 
 
 def evidence_to(
@@ -124,3 +127,19 @@ def reals_to(column: Tensor) -> list[str]:
 def reals_from(texts: Sequence[str]) -> list[float]:
     """The numbers that :func:`reals_to` wrote."""
     return [float(text) for text in texts]
+
+
+def follow(derived: Numbers, claims: Sequence[Sequence[float]], index: Tensor) -> None:
+    """Raise ValueError where a claim is not what follows from the votes."""
+    for name, ours, theirs in zip(Numbers._fields, derived, claims, strict=True):
+        if len(theirs) != len(ours):
+            raise ValueError(f"{name} must hold {len(ours)} numbers, got {len(theirs)}")
+        for place, (value, claimed) in enumerate(zip(ours.tolist(), theirs, strict=True)):
+            same = value == claimed or (
+                name != "label" and abs(value - claimed) <= _ROUNDING * abs(value) < float("inf")
+            )
+            if not same:
+                raise ValueError(
+                    f"the {name} of input {int(index[place])} is {claimed!r} in the file, and "
+                    f"{value!r} follows from its votes"
+                )

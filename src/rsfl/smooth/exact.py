@@ -25,6 +25,7 @@ from rsfl.smooth.reading import ABSTAIN
 __all__ = ["ExactCertificate", "ParameterDistance", "exact_votes", "margins"]
 
 _FORMAT = 1
+_TINY, _SMALLEST = np.finfo(np.float64).tiny, 2.0**-1074
 _REALS = ("radius", "p_lower", "p_upper")
 
 
@@ -276,17 +277,24 @@ def _logits(model: nn.Module, x: Tensor) -> tuple[Tensor, _Logits]:
         )
     if not bool(flat.isfinite().all()):
         raise ValueError("x must have finite features, got frozen layers that make others of it")
-    biased = 0.0 if linear.bias is None else 1.0
-    norms = np.maximum(
-        np.sqrt((flat.cpu().numpy() ** 2).sum(axis=1) + biased), np.finfo(np.float64).tiny
-    )
+    norms = np.maximum(_norms(flat.cpu().numpy(), 0.0 if linear.bias is None else 1.0), _TINY)
     # Rounded logits are the exact ones of parameters that lie this far away: radii are distances
     # between parameters, so it comes off them. The bound is that of a dot product in any order of
     # summation.
-    terms = (flat.shape[1] + 2) * 2.0**-52 * size.cpu().numpy()
-    return x, _Logits(
-        logits, norms, np.linalg.norm(terms, axis=1) / norms * (1 + 1e-9), head.fingerprint
-    )
+    # What underflows is wrong by no more than the smallest float.
+    terms = (flat.shape[1] + 2) * (2.0**-52 * size.cpu().numpy() + _SMALLEST)
+    rounded = np.linalg.norm(terms, axis=1) / norms * (1 + 1e-9)
+    return x, _Logits(logits, norms, rounded, head.fingerprint)
+
+
+def _norms(x: Float64, biased: float) -> Float64:
+    """The norm of each (x, 1), or of each x. Squares stay in float64: a power of two, which rounds
+    nothing, is taken out of each row and put back."""
+    _, exponent = np.frexp(np.maximum(np.abs(x).max(axis=1), biased))
+    squares = (np.ldexp(x, -exponent[:, None]) ** 2).sum(axis=1)
+    squares = squares + np.ldexp(np.full(len(x), biased), -exponent) ** 2
+    norms: Float64 = np.ldexp(np.sqrt(squares), exponent)
+    return norms
 
 
 def _certificate(

@@ -41,7 +41,7 @@ class Normalised(nn.Module):
 
     def __init__(self, model: nn.Module, mean: Any, std: Any, axis: int = -3) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.axis = model, axis
         if axis >= 0:
             raise ValueError(f"axis must count from the last one, such as -3, got {axis!r}")
         device = next((one.device for one in model.parameters()), None)
@@ -54,11 +54,20 @@ class Normalised(nn.Module):
                     f"{name} of preprocessing must be a {what} number, or one for each channel, "
                     f"got {value!r}"
                 )
-            shaped = tensor if tensor.ndim == 0 else tensor.view(-1, *[1] * (-axis - 1))
+            shaped = (
+                tensor.squeeze() if tensor.numel() == 1 else tensor.view(-1, *[1] * (-axis - 1))
+            )
             self.register_buffer(name, shaped)
 
     def forward(self, x: Tensor) -> Any:
         """What the model makes of the normalised inputs."""
+        for name, one in (("mean", self.mean), ("std", self.std)):
+            if one.numel() > 1 and (x.ndim <= -self.axis or x.shape[self.axis] != one.shape[0]):
+                raise ValueError(
+                    f"{name} of preprocessing must hold a number for each entry along axis "
+                    f"{self.axis} of inputs of shape {tuple(x.shape[1:])}, got {one.numel()} "
+                    f"numbers; axis=-1 is the last one"
+                )
         return self.model((x - self.mean.to(x.dtype)) / self.std.to(x.dtype))
 
 

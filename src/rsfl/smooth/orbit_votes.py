@@ -14,7 +14,8 @@ from rsfl._checks import Float64, Int64, count, number, stored
 from rsfl._draws import subseed
 from rsfl.assumptions import GRID_INPUT
 from rsfl.orbit import Cover, Mesh, Orbit
-from rsfl.smooth.orbits import OrbitBallot, OrbitTests, decisions, thresholds
+from rsfl.smooth.orbit_tests import OrbitTests, decisions, thresholds
+from rsfl.smooth.orbits import OrbitBallot
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, SELECTION, Votes
 

@@ -1,12 +1,9 @@
-"""Orbits in votes: the tests, the ballot that holds them, and the certificate that is read from
-it."""
+"""Orbits in votes: the ballot that holds their tests, and the certificate that is read from it."""
 
-import html
 import math
-import operator
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -14,10 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from rsfl import _document, bounds, orbit
-from rsfl._checks import Float64, Int64, number
-from rsfl._laws import from_document, to_document
-from rsfl._text import floored, raised
+from rsfl import _document
+from rsfl._checks import number
+from rsfl._text import floored, lined, raised, tabled
 from rsfl.assumptions import (
     FRESH_VOTES,
     ONE_FUNCTION,
@@ -30,130 +26,17 @@ from rsfl.assumptions import (
     spot_checked,
 )
 from rsfl.noise import Law
-from rsfl.orbit import Mesh, Orbit
+from rsfl.orbit import Orbit
+from rsfl.smooth.orbit_documents import orbit_from, orbit_to, places
+from rsfl.smooth.orbit_tests import OrbitTests
 from rsfl.smooth.reading import ABSTAIN
 
-__all__ = ["OrbitBallot", "OrbitCertificate", "OrbitTests", "decisions", "thresholds"]
+__all__ = ["OrbitBallot", "OrbitCertificate"]
 
 _FORMAT = 1
+
+
 _SHOWN = 10
-_TOP = 1 - 2.0**-53
-_WHOLE = ("owner", "successes", "trials", "invalid")
-_REAL = ("reach", "share")
-
-
-@dataclass(frozen=True, eq=False)
-class OrbitTests:
-    """The tests of one input: what was voted on, how far it has to hold, and the votes.
-
-    Attributes:
-        cells: How many cells the box was cut into, along each parameter.
-        owner: (cells,) int64, the centre whose ball holds each cell, -1 where none does.
-        centres: (N, dim) float64, parameters of the pictures that were voted on.
-        reach: (N,) float64, how far the farthest picture of its cells is from each centre.
-        share: (N,) float64, the share of alpha that each test was given; at most 1 in all.
-        successes: (N,) int64, votes for the label.
-        trials: (N,) int64, votes that were cast.
-        invalid: (N,) int64, those of them with non-finite logits.
-    """
-
-    cells: tuple[int, ...]
-    owner: Int64
-    centres: Float64
-    reach: Float64
-    share: Float64
-    successes: Int64
-    trials: Int64
-    invalid: Int64
-
-    def __len__(self) -> int:
-        return len(self.centres)
-
-    def __post_init__(self) -> None:
-        size = len(self.centres)
-        for name in ("reach", "share", "successes", "trials", "invalid"):
-            if len(getattr(self, name)) != size:
-                raise ValueError(
-                    f"{name} must hold {size} numbers, one for each centre, got "
-                    f"{len(getattr(self, name))}"
-                )
-        if len(self.owner) != math.prod(self.cells) or (self.owner >= size).any():
-            raise ValueError(
-                f"owner must name one of {size} centres for each of {math.prod(self.cells)} "
-                f"cells, got {self.owner!r}"
-            )
-        if not (self.share >= 0).all() or self.share.sum() > 1:
-            raise ValueError(f"share must be at most 1 in all, got {self.share!r}")
-        if not (self.reach >= 0).all():
-            raise ValueError(f"reach must be at least 0, got {self.reach!r}")
-
-    def passed(self, law: Law, *, allowance: float, alpha: float, dim: int) -> bool:
-        """Whether every cell of the box has a centre whose votes decide that the label holds as far
-        as the cell's pictures reach, and by ``allowance`` beyond."""
-        if not len(self.owner) or (self.owner < 0).any():
-            return False
-        used = np.unique(self.owner)
-        p0 = thresholds(law, self.reach[used] + allowance, dim)
-        if np.isnan(p0).any():
-            return False
-        found = decisions(self.successes[used], self.trials[used], p0, self.share[used] * alpha)
-        return bool((found == 1).all())
-
-    def lower(self, alpha: float) -> Float64:
-        """(N,) lower bounds on the label's probability about each centre, at the levels of the
-        tests: what their votes would have decided, too; rounded down."""
-        low, high = np.full(len(self), 2.0**-60), np.full(len(self), _TOP)
-        while (high - low > 1e-9).any():
-            middle = (low + high) / 2
-            held = decisions(self.successes, self.trials, middle, self.share * alpha) == 1
-            low, high = np.where(held, middle, low), np.where(held, high, middle)
-        return np.where(low > 1e-9, low, 0.0)
-
-    def confirmed(self, family: Orbit, x: Tensor) -> bool:
-        """Whether no cell of this image (1, C, H, W) reaches farther from its centre than is
-        said."""
-        mesh = Mesh.of(family, x, self.cells)
-        for place in np.unique(self.owner[self.owner >= 0]):
-            centre = family(x, torch.from_numpy(self.centres[place])[None].to(x.device))
-            own = torch.from_numpy(np.flatnonzero(self.owner == place)).to(x.device)
-            if float(mesh.distances(centre, own).max()) > self.reach[place] * (1 + 1e-12):
-                return False
-        return True
-
-    def document(self) -> dict[str, Any]:
-        """The tests as JSON takes them."""
-        columns = {name: getattr(self, name).tolist() for name in (*_WHOLE, *_REAL, "centres")}
-        return {"cells": list(self.cells), **columns}
-
-    @classmethod
-    def of_document(cls, found: Mapping[str, Any], dim: int) -> Self:
-        """The tests that :meth:`document` wrote, of an orbit with ``dim`` parameters."""
-        columns: dict[str, Any] = {name: np.array(found[name], dtype=np.int64) for name in _WHOLE}
-        columns |= {name: np.array(found[name], dtype=np.float64) for name in _REAL}
-        centres = np.array(found["centres"], dtype=np.float64).reshape(-1, dim)
-        return cls(cells=tuple(found["cells"]), centres=centres, **columns)
-
-
-def thresholds(law: Law, radius: Float64, dim: int) -> Float64:
-    """Probabilities from which on a law certifies these radii, at most 1e-9 above the least; NaN
-    where none does."""
-    radius = np.asarray(radius) * (1 + 2.0**-51)
-    low, high = np.full(radius.shape, 0.5), np.full(radius.shape, _TOP)
-    out = ~(np.asarray(law.radius(high, dim=dim)) >= radius)
-    while (high - low > 1e-9).any():
-        middle = (low + high) / 2
-        enough = np.asarray(law.radius(middle, dim=dim)) >= radius
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.where(out, np.nan, high)
-
-
-def decisions(successes: Int64, trials: Int64, p0: Float64, level: Float64) -> Int64:
-    """The sequential test of each centre at its own level."""
-    found = np.zeros(len(p0), dtype=np.int64)
-    for alpha in np.unique(level):
-        at = level == alpha
-        found[at] = bounds.sequential_decision(successes[at], trials[at], p0[at], float(alpha))
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,13 +81,13 @@ class OrbitBallot:
 
     def __getitem__(self, key: SupportsIndex | slice | Sequence[int]) -> Self:
         """The ballot of some of the inputs; a single number gives a batch of one."""
-        places = _places(key, len(self))
+        kept = places(key, len(self))
         return replace(
             self,
-            chosen=self.chosen[places],
-            pilot=self.pilot[places],
-            index=self.index[places],
-            tests=tuple(self.tests[place] for place in places),
+            chosen=self.chosen[kept],
+            pilot=self.pilot[kept],
+            index=self.index[kept],
+            tests=tuple(self.tests[place] for place in kept),
         )
 
     @classmethod
@@ -275,27 +158,13 @@ class OrbitBallot:
         """
         if tuple(x.shape) != (len(self), *self.shape):
             raise ValueError(f"x must have shape {(len(self), *self.shape)}, got {tuple(x.shape)}")
-        return torch.tensor(
-            [
-                tests.confirmed(self.orbit, image[None])
-                for image, tests in zip(x, self.tests, strict=True)
-            ],
-            dtype=torch.bool,
-        )
+        pairs = zip(x, self.tests, strict=True)
+        found = [tests.confirmed(self.orbit, image[None]) for image, tests in pairs]
+        return torch.tensor(found, dtype=torch.bool)
 
     def document(self) -> dict[str, Any]:
         """All of it as JSON takes it: what a log keeps."""
-        return {
-            "chosen": self.chosen.tolist(),
-            "pilot": self.pilot.tolist(),
-            "index": self.index.tolist(),
-            "shape": list(self.shape),
-            "orbit": orbit.to_document(self.orbit),
-            "law": to_document(self.law),
-            "seed": int(self.seed),
-            "spot_checked": self.spot_checked,
-            "tests": [tests.document() for tests in self.tests],
-        }
+        return orbit_to(**{one.name: getattr(self, one.name) for one in fields(self)})
 
     @classmethod
     def of_document(cls, found: Mapping[str, Any]) -> Self:
@@ -305,34 +174,9 @@ class OrbitBallot:
             ValueError: It is no such document.
         """
         try:
-            family = orbit.from_document(found["orbit"])
-            return cls(
-                chosen=torch.tensor(found["chosen"], dtype=torch.int64),
-                pilot=torch.tensor(found["pilot"], dtype=torch.int64),
-                index=torch.tensor(found["index"], dtype=torch.int64),
-                tests=tuple(OrbitTests.of_document(one, family.dim) for one in found["tests"]),
-                shape=tuple(found["shape"]),
-                orbit=family,
-                law=from_document(found["law"]),
-                seed=found["seed"],
-                spot_checked=found["spot_checked"],
-            )
+            return cls(**orbit_from(found))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no ballot of an orbit: {error}") from error
-
-
-def _places(key: SupportsIndex | slice | Sequence[int], size: int) -> list[int]:
-    if isinstance(key, slice):
-        return list(range(size))[key]
-    places = (
-        [operator.index(place) for place in key]
-        if isinstance(key, Sequence | Tensor) and not (isinstance(key, Tensor) and key.ndim == 0)
-        else [operator.index(key)]
-    )
-    for place in places:
-        if not -size <= place < size:
-            raise IndexError(f"index {place} is out of range for {size} inputs")
-    return places
 
 
 @dataclass(frozen=True, repr=False)
@@ -393,8 +237,8 @@ class OrbitCertificate:
 
     def __getitem__(self, key: SupportsIndex | slice | Sequence[int]) -> Self:
         """The certificate of some of the inputs; a single number gives a batch of one."""
-        places = _places(key, len(self))
-        return replace(self, label=self.label[places], ballot=self.ballot[places])
+        kept = places(key, len(self))
+        return replace(self, label=self.label[kept], ballot=self.ballot[kept])
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
@@ -498,18 +342,7 @@ class OrbitCertificate:
         return heading, rows, f"{more}Assumes {named}."
 
     def __repr__(self) -> str:
-        heading, rows, closing = self._table()
-        return "\n".join(
-            [heading, *("".join(f"{cell:>10}" for cell in row) for row in rows), closing]
-        )
+        return lined(*self._table())
 
     def _repr_html_(self) -> str:
-        heading, rows, closing = self._table()
-        head = "".join(f"<th>{cell}</th>" for cell in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
-        )
-        return (
-            f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table><p>{html.escape(closing)}</p>"
-        )
+        return tabled(*self._table())

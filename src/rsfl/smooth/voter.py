@@ -1,30 +1,25 @@
 """From inputs to ballots, whatever it is that the votes come from."""
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rsfl import bounds
 from rsfl._batches import checked_index
-from rsfl._checks import Float64, count, level
-from rsfl._fingerprint import Fingerprint, backend_fingerprint, input_hash, model_fingerprint
-from rsfl._models import as_given, evaluating
-from rsfl.noise import Law
+from rsfl._checks import count, level
+from rsfl._fingerprint import input_hash
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.reading import ByCount, Confidence, MostVoted, RunnerUp, Sequential
-from rsfl.smooth.spot import probes
-from rsfl.smooth.votes import BLOCK, ESTIMATION, SELECTION, Votes
+from rsfl.smooth.sequential import count_until
+from rsfl.smooth.source import Source
+from rsfl.smooth.votes import SELECTION, Votes
 
-__all__ = ["Voter", "count_until", "looks"]
+__all__ = ["Voter"]
 
 
-class Voter(ABC):
+class Voter(Source):
     """Something under noise that can be asked for votes, and so for predictions and certificates.
 
     A subclass says what the noise is added to, and counts votes: :meth:`count` is all that a
@@ -37,101 +32,6 @@ class Voter(ABC):
         spot_check: Ask the model a few questions before its first votes, to see that it is one
             function of a single input.
     """
-
-    default_n: ClassVar[int] = 100_000
-    """Votes for estimation where the caller names no number; fewer where each costs a model."""
-
-    def __init__(
-        self,
-        law: Law,
-        num_classes: int,
-        *,
-        model: nn.Module | None = None,
-        spot_check: bool = True,
-    ) -> None:
-        if not isinstance(law, Law):
-            raise TypeError(f"law must be a noise.Law, got {law!r}")
-        self.law = law
-        self.num_classes = count("num_classes", num_classes, 1)
-        self.model = model
-        self.spot_check = spot_check
-        self._spotted = False
-
-    def __repr__(self) -> str:
-        model = "" if self.model is None else f"{type(self.model).__name__}, "
-        return f"{type(self).__name__}({model}{self.law}, num_classes={self.num_classes})"
-
-    @abstractmethod
-    def count(
-        self,
-        x: Tensor,
-        index: Tensor,
-        start: int,
-        stop: int,
-        *,
-        seed: int,
-        stage: int = ESTIMATION,
-        batch_size: int | None = None,
-    ) -> Votes:
-        """The votes of the samples ``start`` ... ``stop - 1`` of every input.
-
-        The noise of a sample is to be a function of (seed, index of its input, stage, number of the
-        sample) and of nothing else: not of the batch, of neighbours or of what was counted before.
-
-        Args:
-            x: Inputs (B, ...), checked.
-            index: (B,) int64 on the CPU, which inputs these are.
-            start: First sample, at least 0.
-            stop: One past the last sample.
-            seed: Seed of the draws.
-            stage: ``SELECTION`` or ``ESTIMATION``, which share no draw.
-            batch_size: Noisy inputs per forward call; None chooses one that fits.
-
-        Returns:
-            The votes, on the device of ``x``.
-        """
-
-    def dim(self, x: Tensor) -> int:
-        """The number of coordinates of the noise that one vote sees."""
-        return math.prod(self.law.noise_shape(x.shape[1:]))
-
-    def checked(self, x: Tensor) -> Tensor:
-        """The inputs, if certificates for them would mean something.
-
-        Raises:
-            ValueError: They are not finite, on another device than the model, or the law does not
-                apply to them.
-            TypeError: They are no tensor of numbers.
-        """
-        x = self.law.checked(x)
-        own = () if self.model is None else self.model.parameters()
-        device = next((tensor.device for tensor in own), x.device)
-        if device != x.device:
-            raise ValueError(f"x must be on the model's device {device}, got {x.device}")
-        return x
-
-    def spot(self, x: Tensor) -> None:  # noqa: B027
-        """Ask the model a few questions about the first of these inputs.
-
-        Raises:
-            ValueError: It is not one function of a single input.
-        """
-
-    @property
-    def spot_checked(self) -> bool:
-        """Whether votes are cast only after the model was asked."""
-        return self.spot_check and self.model is not None
-
-    def fingerprint(self, x: Tensor) -> Fingerprint:
-        """What tells this voter from others: its model, and what it answers about one input
-        (1, ...)."""
-        if self.model is None:
-            told = self.count(x, torch.zeros(1, dtype=torch.int64), 0, BLOCK, seed=0)
-            return backend_fingerprint(self, [told.counts, told.invalid])
-        rows = as_given(self.model, probes(x))
-        with evaluating(self.model), torch.random.fork_rng([x.device] if x.is_cuda else []):
-            answers = self.model(rows.clone())
-        return model_fingerprint(self.model, [answers])
 
     def ballot(
         self,
@@ -395,60 +295,3 @@ class Voter(ABC):
             inputs=torch.tensor([input_hash(one) for one in x.cpu()]),
             spot_checked=self.spot_checked,
         )
-
-
-def count_until(
-    cast: Callable[[Tensor, Tensor, int, int], Votes],
-    x: Tensor,
-    index: Tensor,
-    chosen: Tensor,
-    p0: float | Float64,
-    *,
-    alpha: float,
-    n_max: int,
-) -> Votes:
-    """Count votes until the sequential test has decided on every input, or no longer can.
-
-    Args:
-        cast: Counts the samples [start, stop) of inputs and their indices.
-        x: Inputs (B, ...).
-        index: Which inputs these are, on the CPU.
-        chosen: (B,) int64, the class of each that is to be certified, on the device of x.
-        p0: The probability that it has to exceed, for all inputs or (B,) for each.
-        alpha: Level of the test.
-        n_max: Votes after which an undecided input is given up.
-
-    Returns:
-        The votes; their number is for each input the one at which it was dropped.
-    """
-    found: Votes | None = None
-    threshold = np.broadcast_to(np.asarray(p0, dtype=np.float64), (len(x),))
-    undecided = torch.arange(len(x), device=x.device)
-    for start, stop in looks(n_max):
-        rows = undecided.cpu()
-        new = cast(x[undecided], index[rows], start, stop)
-        if found is None:
-            found = Votes(new.counts.clone(), new.invalid.clone())
-        else:
-            found.counts[undecided] += new.counts
-            found.invalid[undecided] += new.invalid
-        successes = found.counts[undecided, chosen[undecided]].cpu().numpy()
-        above = threshold[rows.numpy()]
-        decision = np.asarray(bounds.sequential_decision(successes, stop, above, alpha))
-        best = bounds.sequential_decision(successes + n_max - stop, n_max, above, alpha)
-        hopeless = np.asarray(best) != 1
-        undecided = undecided[torch.from_numpy((decision == 0) & ~hopeless).to(x.device)]
-        if len(undecided) == 0:
-            break
-    assert found is not None  # there is always a first look
-    return found
-
-
-def looks(n_max: int) -> list[tuple[int, int]]:
-    """The sequential test's schedule: spans of samples that end at whole blocks, each at most a
-    tenth of what came before, and at n_max."""
-    stops = [min(BLOCK, n_max)]
-    while stops[-1] < n_max:
-        grown = stops[-1] // BLOCK + max(1, stops[-1] // BLOCK // 10)
-        stops.append(min(grown * BLOCK, n_max))
-    return list(zip([0, *stops], stops, strict=False))

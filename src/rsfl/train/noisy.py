@@ -18,7 +18,7 @@ from torch.nn import functional
 from typing_extensions import Self
 
 from rsfl._checks import count, number, stored
-from rsfl.attacks.attack import SmoothAdvPGD
+from rsfl.attacks import SmoothAdvPGD
 from rsfl.attacks.objective import checked_labels
 from rsfl.attacks.verified import attacked
 from rsfl.deform import Deformation

@@ -198,7 +198,8 @@ class _Run:
         if one.outcome != "clipped":
             longest = _smaller(honest, one.update + drift)
         odd = one.outcome in ("clipped", "rejected") or not one.plain
-        if one.outcome == "absent" or not (odd or _beyond(longest, self.room)):
+        absent = one.outcome == "absent" and one.plain  # in both runs
+        if absent or not (odd or _beyond(longest, self.room)):
             return one.kappa, arb(0)
         short = _smaller(honest, arb(self.room))
         apart = _smaller(drift, one.update + short)
@@ -236,8 +237,8 @@ def _any_update(
 def _observed_update(
     run: _Run, one: _Client, threat: Record, norm: float
 ) -> tuple[arb, arb, arb, float]:
-    own = one.honest(run.broadcast)
-    return one.update + own, own, one.kappa, 1.0
+    # From the same weights, which were observed; what passes limits is sent from the other run's.
+    return one.update + one.honest(run.broadcast), one.honest(run.sent), one.kappa, 1.0
 
 
 def _poisoned_update(
