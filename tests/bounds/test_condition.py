@@ -50,6 +50,7 @@ THREAT_FOR = {
     "recorded-samples": replace(LAST, samples=1),
     "update-clip": ClientThreat(clients=[0]),
     "someone-left": RemovalThreat(clients=[0]),
+    "features-named": LAST,  # of runs with frozen layers alone
 }
 
 
