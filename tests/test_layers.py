@@ -92,13 +92,7 @@ def test_no_files_import_one_another_in_a_circle():
     assert not found, " -> ".join(str(path.relative_to(SOURCE)) for path in found)
 
 
-FACED = ["attacks", "cli", "deform", "noise", "runs", "smooth"]
-"""Rooms that know others by their faces only: by what their ``__init__`` names."""
-
-
-@pytest.mark.parametrize(
-    "path", [p for p in FILES if room(p) in FACED], ids=lambda path: str(path.relative_to(SOURCE))
-)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_other_rooms_are_known_by_their_faces(path):
     for name in imports(path):
         there, *inside = name.removeprefix("rsfl.").split(".")

@@ -373,6 +373,17 @@ def test_the_table_is_paid_by_its_length_and_for_its_tail(sigma, entries):
     assert law.total_variation == (entries + 2) * 2.0**-62
 
 
+@pytest.mark.parametrize("kind", [noise.Gaussian, noise.Uniform, noise.Laplace])
+@pytest.mark.parametrize("scale", [1e-320, 1e-46, 1e-31, 1e31, 1e39])
+def test_noise_that_float32_does_not_hold_is_not_drawn(kind, scale):
+    """At 1e-46 it was 0, and a float64 model certified unanimously what it is not."""
+    with pytest.raises(ValueError, match=r"must lie in \[1e-30, 1e\+30\] for noise that float32"):
+        kind(scale).sample((2, 3))
+    drawn = kind(1e30 if scale > 1 else 1e-30).sample((100,))
+    assert drawn.isfinite().all()
+    assert len(drawn.unique()) > 90
+
+
 def test_close_votes_near_one_keep_their_digits():
     # The gap of a over b is that of 1 - b over 1 - a, and 1 - p is exact from a half on.
     law = noise.RoundedGaussian(1e-6)

@@ -224,13 +224,15 @@ def model_fingerprint(model: nn.Module, answers: Iterable[Tensor] = ()) -> Finge
     return Fingerprint(**{name: _hashed(*lines) if lines else "" for name, lines in told.items()})
 
 
-def backend_fingerprint(backend: object, answers: Iterable[Tensor]) -> Fingerprint:
-    """The fingerprint of something that is no model of torch: its name, its code and its
-    answers."""
+def backend_fingerprint(
+    backend: object, held: Mapping[str, Any], answers: Iterable[Tensor]
+) -> Fingerprint:
+    """The fingerprint of something that is no model of torch: its name, what it holds, its code and
+    its answers."""
     return Fingerprint(
         structure=_hashed(_name(type(backend))),
         weights="",
-        attributes="",
+        attributes=_hashed(_Description(deep=True)(dict(held))),
         code=_hashed(code_of(type(backend))),
         answers=_hashed(*map(_tensor, answers)),
     )

@@ -28,6 +28,7 @@ __all__ = [
     "hooked_everywhere",
     "input_dtype",
     "untouched",
+    "voting",
     "widened",
 ]
 
@@ -58,6 +59,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     _evaluated[id(module)] = module, mode, blocks - 1
                 else:
                     module.training = mode
+
+
+@contextmanager
+def voting(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while votes are counted, to the last of them.
+
+    Raises:
+        ValueError: A module was put in another mode meanwhile, by the model itself or by another
+            thread: the votes may be those of several classifiers.
+    """
+    with evaluating(model):
+        modes = [(module, module.training) for module in model.modules()]
+        yield
+        if any(module.training != mode for module, mode in modes):
+            raise ValueError(
+                "model must stay in evaluation mode while it votes, got one that left it: train() "
+                "inside forward, or in another thread, would void every certificate"
+            )
 
 
 def input_dtype(model: nn.Module, x: Tensor) -> torch.dtype:

@@ -7,7 +7,7 @@ Each :class:`Assumption` says on what it stands: ``checked`` at run time, implie
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rsfl.bounds.condition import CONDITIONS, TRUSTED
+from rsfl.bounds import CONDITIONS, TRUSTED
 
 __all__ = ["Assumption", "register", "spot_checked"]
 

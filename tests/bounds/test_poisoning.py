@@ -487,6 +487,26 @@ def test_the_change_of_the_mean_by_a_removal_is_rounded_up():
             assert exact <= Fraction(found) <= exact * Fraction(1 + 1e-14)
 
 
+def test_the_contraction_of_whoever_is_left_is_rounded_up():
+    # Without the heaviest client the others count a thousand times as much, and so does rounding.
+    rng = np.random.default_rng(11)
+    for _ in range(60):
+        light = rng.dirichlet(np.ones(3)) * 1e-4
+        weights = [1 - light.sum(), *light]
+        everyone = [
+            participant(client=i, weight=w, lr=rng.uniform(0.01, 0.5))
+            for i, w in enumerate(weights)
+        ]
+        frame = Frame.of(record(participants=everyone))
+        lanes = Lanes(np.zeros(1), np.array([1]), np.zeros(1), np.inf)
+        found = Fraction(float(left_out(frame, lanes, np.zeros(4, bool)).kappa[0]))
+        share, kappa = (list(map(Fraction, one.tolist())) for one in (frame.weight, frame.kappa))
+        mean = sum(p * k for p, k in zip(share, kappa, strict=True)) / sum(share)
+        lost = max(max(p * (mean - k), 0) for p, k in zip(share, kappa, strict=True))
+        exact = min(max(kappa), mean + lost / sum(sorted(share)[:3]))
+        assert exact <= found <= exact * Fraction(1 + 1e-9)
+
+
 def test_the_root_of_two_is_above_the_exact_one():
     assert 2 < Fraction(ROOT2) ** 2 < 2 * Fraction(1 + 2.0**-50)
 

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from rsfl import bounds, fed
+from rsfl._checkpoint import CheckpointError, read, write
 from rsfl.bounds import (
     ClientThreat,
     ConditionError,
@@ -27,7 +28,6 @@ from rsfl.bounds import (
 from rsfl.bounds.condition import TRUSTED
 from rsfl.noise import Gaussian
 from rsfl.train import CrossEntropy
-from rsfl.train.checkpoint import CheckpointError, read, write
 
 DOUBLE = torch.float64
 TEST = torch.randn(300, 4, generator=torch.Generator().manual_seed(9), dtype=DOUBLE)

@@ -243,6 +243,30 @@ def test_a_backend_of_ones_own_counts_votes_and_no_more(tmp_path):
     assert runs.certified_accuracy(run, labels, 0.0) == 0.75
 
 
+class Above(Voter):
+    """A threshold in code of one's own."""
+
+    def __init__(self, threshold, model=None):
+        super().__init__(noise.Gaussian(0.5), 2, model=model)
+        self.settings = {"threshold": threshold}
+
+    def count(self, x, index, start, stop, *, seed, stage=1, batch_size=None):
+        label = (x.flatten(1)[:, 0] > self.settings["threshold"]).long()
+        return Votes(torch.nn.functional.one_hot(label, 2) * (stop - start))
+
+
+@pytest.mark.parametrize("model", [None, torch.nn.Linear(4, 2)])
+def test_a_backend_is_another_where_it_holds_other_things(tmp_path, model):
+    """Its answers about the first input did not tell: votes of both were mixed."""
+    from rsfl import runs
+
+    data = torch.tensor([[9.0] * 4, [1.0] * 4]), torch.tensor([1, 1])
+    runs.certify(Above(0.0, model), data, out=tmp_path, n=1000)
+    runs.certify(Above(0.0, model), data, out=tmp_path, n=1000)
+    with pytest.raises(ValueError, match=r"another run: model is .* differs in attributes"):
+        runs.certify(Above(5.0, model), data, out=tmp_path, n=1000)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [

@@ -214,3 +214,27 @@ def test_a_masked_class_excuses_no_chance_in_the_others(masked):
         GaussianSmoother(Model(chance), 0.5, 3).certify(X, n=100)
     steady = Model(lambda _, logits: logits.masked_fill(torch.tensor([False, False, True]), masked))
     assert len(GaussianSmoother(steady, 0.5, 3).ballot(X, n=50)) == 3
+
+
+class Switching(nn.Module):
+    """It leaves evaluation mode when it was asked a hundred times, by whoever."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.drop, self.asked = nn.Linear(4, 3), nn.Dropout(0.9), 0
+
+    def forward(self, x):
+        self.asked += 1
+        if self.asked == 100:
+            self.train()
+        return self.drop(self.layer(x))
+
+
+@pytest.mark.parametrize("kind", [GaussianSmoother, ParameterSmoother])
+def test_a_model_that_leaves_evaluation_mode_while_it_votes_is_refused(kind):
+    """The spot check comes before; a training loop in another thread may come after."""
+    smoother = kind(Switching().eval(), 0.5, 3)
+    with pytest.raises(ValueError, match="must stay in evaluation mode while it votes"):
+        smoother.certify(X, n=2000, batch_size=10)
+    assert not smoother.model.training

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rsfl import fed
-from rsfl.train.checkpoint import CheckpointError
+from rsfl._checkpoint import CheckpointError
 from rsfl.verify import replay
 
 

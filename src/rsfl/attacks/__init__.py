@@ -21,7 +21,13 @@ from rsfl.attacks.attack import Attack, Attacked
 from rsfl.attacks.estimator import OnePoint
 from rsfl.attacks.evaluation import Evaluation, evaluate
 from rsfl.attacks.grid import Flips, grid_attack
-from rsfl.attacks.objective import logits_at, one_point_gradient, smoothed_cross_entropy
+from rsfl.attacks.objective import (
+    checked_labels,
+    logits_at,
+    one_point_gradient,
+    smoothed_cross_entropy,
+)
+from rsfl.attacks.verified import attacked
 
 __all__ = [
     "PGD",
@@ -32,6 +38,8 @@ __all__ = [
     "OnePoint",
     "SmoothAdvDDN",
     "SmoothAdvPGD",
+    "attacked",
+    "checked_labels",
     "evaluate",
     "grid_attack",
     "logits_at",

@@ -1,7 +1,7 @@
 """Numbers in, numbers out: confidence bounds, certified radii and poisoning bounds, in float64 and
 without torch."""
 
-from rsfl.bounds.condition import ConditionError
+from rsfl.bounds.condition import CONDITIONS, TRUSTED, ConditionError
 from rsfl.bounds.confidence import (
     clopper_pearson_lower,
     clopper_pearson_upper,
@@ -31,7 +31,7 @@ from rsfl.bounds.radii import (
     linf_radius,
     uniform_radius,
 )
-from rsfl.bounds.records import Participant, Round
+from rsfl.bounds.records import Participant, Round, columns_of, participants_of
 from rsfl.bounds.sequential import log_wealth, sequential_decision, sequential_minimum_trials
 from rsfl.bounds.threat import ClientThreat, ForensicThreat, RemovalThreat, Threat
 from rsfl.bounds.top_two import top_two_minimum_trials, top_two_p_value
@@ -39,6 +39,8 @@ from rsfl.bounds.tradeoff import gaussian_tradeoff, laplace_tradeoff, uniform_tr
 from rsfl.bounds.voting import group_votes
 
 __all__ = [
+    "CONDITIONS",
+    "TRUSTED",
     "Attacker",
     "ClientThreat",
     "ConditionError",
@@ -53,6 +55,7 @@ __all__ = [
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "cohen_radius",
+    "columns_of",
     "conditions",
     "contraction",
     "crfl_divergence",
@@ -78,6 +81,7 @@ __all__ = [
     "margin_radius",
     "minimum_trials",
     "most_attackers",
+    "participants_of",
     "sequential_decision",
     "sequential_minimum_trials",
     "top_two_minimum_trials",

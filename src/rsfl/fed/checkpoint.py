@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from rsfl._checkpoint import CheckpointError, read, write
 from rsfl._fingerprint import differences
 from rsfl.fed.ledger import Entry
-from rsfl.train.checkpoint import CheckpointError, read, write
 
 __all__ = ["CheckpointError", "Directory", "State"]
 

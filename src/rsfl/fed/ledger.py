@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from rsfl import _document
-from rsfl.bounds.records import Participant, Round, columns_of, participants_of
+from rsfl.bounds import Participant, Round, columns_of, participants_of
 from rsfl.fed.columns import packed, unpacked
 
 __all__ = ["Entry", "Ledger"]

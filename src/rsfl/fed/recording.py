@@ -11,7 +11,7 @@ from torch import nn
 
 from rsfl._checks import Float64
 from rsfl._heads import linear_head
-from rsfl.bounds.records import Participant, participants_of
+from rsfl.bounds import Participant, participants_of
 from rsfl.fed.client import Client, Member
 from rsfl.fed.layout import Layout
 from rsfl.fed.ours import is_ours, named_loss, named_optimizer, plain_process

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsfl import _draws
+from rsfl import _draws, bounds
 from rsfl._checks import count
-from rsfl.bounds import records
 from rsfl.fed.averaging import averaged, measured, projected, shares_of, usable
 from rsfl.fed.checkpoint import CheckpointError, Directory, State
 from rsfl.fed.client import Member
@@ -266,7 +265,7 @@ class Rounds:
             self.layout,
             samples="samples" in keep,
         )
-        record = records.Round(
+        record = bounds.Round(
             index=index,
             participants=members,
             broadcast_norm=float(sent[: self.layout.trained].norm()),

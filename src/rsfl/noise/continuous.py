@@ -23,6 +23,16 @@ from rsfl.noise.law import Law
 __all__ = ["Gaussian", "Laplace", "ParameterGaussian", "Uniform"]
 
 
+def _drawable(name: str, scale: float) -> float:
+    """A scale at which float32 draws have their digits, and are finite."""
+    if not 1e-30 <= scale <= 1e30:
+        raise ValueError(
+            f"{name} must lie in [1e-30, 1e+30] for noise that float32 holds, got {scale!r}: scale "
+            f"the inputs"
+        )
+    return scale
+
+
 @dataclass(frozen=True)
 class Gaussian(Law):
     """Independent N(0, sigma^2) noise in every coordinate: certificates in l2."""
@@ -41,7 +51,8 @@ class Gaussian(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        return _samples.normal(shape, generator=generator, device=device).mul_(self.sigma)
+        scale = _drawable("sigma", self.sigma)
+        return _samples.normal(shape, generator=generator, device=device).mul_(scale)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -100,7 +111,8 @@ class Uniform(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        return _samples.uniform(shape, generator=generator, device=device).mul_(self.half_width)
+        scale = _drawable("half_width", self.half_width)
+        return _samples.uniform(shape, generator=generator, device=device).mul_(scale)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
@@ -129,7 +141,8 @@ class Laplace(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        return _samples.laplace(shape, generator=generator, device=device).mul_(self.scale)
+        scale = _drawable("scale", self.scale)
+        return _samples.laplace(shape, generator=generator, device=device).mul_(scale)
 
     @override
     def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:

@@ -17,6 +17,7 @@ from rsfl.runs.orbits import OrbitRun, certify_orbits, load_orbits
 from rsfl.runs.page import evidence
 from rsfl.runs.plots import plot_certified_accuracy
 from rsfl.runs.report import Run, as_json, as_text, read_runs
+from rsfl.runs.settings import machine
 from rsfl.runs.tables import Published, read_tsv, to_dataframe, write_tsv
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "joint_table",
     "load",
     "load_orbits",
+    "machine",
     "peeked",
     "plot_certified_accuracy",
     "plot_joint",

@@ -31,10 +31,12 @@ from rsfl.smooth.reading import (
 )
 from rsfl.smooth.sequential import count_until
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import Votes, draw_noise
+from rsfl.smooth.votes import ESTIMATION, SELECTION, Votes, draw_noise
 
 __all__ = [
     "ABSTAIN",
+    "ESTIMATION",
+    "SELECTION",
     "AtRadius",
     "Ballot",
     "ByCount",

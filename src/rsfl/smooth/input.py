@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rsfl._checks import count
-from rsfl._models import as_given, evaluating, input_dtype, widened
+from rsfl._models import as_given, input_dtype, voting, widened
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
 from rsfl.orbit import Orbit
@@ -314,7 +314,7 @@ class DeformationSmoother(Smoother):
 
         def votes(shift: Tensor) -> Tensor:
             counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
-            with evaluating(self.model):
+            with voting(self.model):
                 for part in torch.split(noise, max(1, BLOCK // len(x))):
                     tally(
                         self.logits(x, part + shift).flatten(0, 1), rows.repeat(len(part)), counts

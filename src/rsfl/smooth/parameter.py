@@ -12,7 +12,7 @@ from typing_extensions import override
 from rsfl import _heap
 from rsfl._checks import count
 from rsfl._draws import rekey
-from rsfl._models import affine_layer, as_given, evaluating, held_elsewhere, widened
+from rsfl._models import affine_layer, as_given, held_elsewhere, voting, widened
 from rsfl.noise import ParameterGaussian
 from rsfl.smooth.spot import asked_twice, probes, unanswered
 from rsfl.smooth.voter import Voter
@@ -155,7 +155,7 @@ class ParameterSmoother(Voter):
         bytes_a_copy = 8 * (self.dim(x) + (0 if way == "loop" else 2 * size * self.num_classes))
         chunk = 1 if way == "loop" else max(1, self.memory // bytes_a_copy)
         inputs = torch.arange(len(x), device=x.device)
-        with evaluating(self.model), _heap.kept():
+        with voting(self.model), _heap.kept():
             for first in range(start, stop, chunk):
                 copies = self.noisy(first, min(first + chunk, stop), seed=seed, stage=stage)
                 if way == "loop":

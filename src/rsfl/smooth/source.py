@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -15,6 +16,9 @@ from rsfl.smooth.spot import probes
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes
 
 __all__ = ["Source"]
+
+_KNOWN = frozenset({"law", "num_classes", "model", "spot_check", "_spotted"})
+"""What every source holds, and the settings of a run say by themselves."""
 
 
 class Source(ABC):
@@ -106,11 +110,20 @@ class Source(ABC):
 
     def fingerprint(self, x: Tensor) -> Fingerprint:
         """What tells this voter from others: its model, and what it answers about one input
-        (1, ...)."""
+        (1, ...). Of a class defined elsewhere, what its objects hold and do belongs to it."""
+        own = {name: value for name, value in vars(self).items() if name not in _KNOWN}
         if self.model is None:
             told = self.count(x, torch.zeros(1, dtype=torch.int64), 0, BLOCK, seed=0)
-            return backend_fingerprint(self, [told.counts, told.invalid])
+            return backend_fingerprint(self, own, [told.counts, told.invalid])
         rows = as_given(self.model, probes(x))
         with evaluating(self.model), torch.random.fork_rng([x.device] if x.is_cuda else []):
             answers = self.model(rows.clone())
-        return model_fingerprint(self.model, [answers])
+        found = model_fingerprint(self.model, [answers])
+        if type(self).__module__.partition(".")[0] == "rsfl":
+            return found
+        beside = backend_fingerprint(self, own, ())
+        return replace(
+            found,
+            attributes=f"{found.attributes} {beside.attributes}",
+            code=f"{found.code} {beside.code}",
+        )

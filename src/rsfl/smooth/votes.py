@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rsfl import _heap
 from rsfl._checks import count, stored
 from rsfl._draws import rekey
-from rsfl._models import evaluating, input_dtype, widened
+from rsfl._models import input_dtype, voting, widened
 from rsfl.noise import Law
 
 __all__ = [
@@ -189,7 +189,7 @@ def count_votes(  # noqa: PLR0913  # the hot loop
     keys = index.tolist()
     noisy = torch.empty(0)
     done = 0
-    with evaluating(model), _heap.kept():
+    with voting(model), _heap.kept():
         while done < rows:
             size = min(batch, rows - done)
             try:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rsfl import _heap
+from rsfl._checkpoint import CheckpointError, read, write
 from rsfl._checks import count
 from rsfl._draws import generator, seed_global
 from rsfl._fingerprint import differences
@@ -24,7 +25,6 @@ from rsfl._models import evaluating
 from rsfl._progress import Progress
 from rsfl._progress import progress as shown_progress
 from rsfl.train.batches import GLOBAL, LOSS, Source
-from rsfl.train.checkpoint import CheckpointError, read, write
 from rsfl.train.identity import run_identity
 from rsfl.train.losses import Loss
 

@@ -10,9 +10,7 @@ from typing_extensions import Self
 
 from rsfl._checks import count
 from rsfl._models import evaluating
-from rsfl.attacks import Attack
-from rsfl.attacks.objective import checked_labels, logits_at
-from rsfl.attacks.verified import attacked
+from rsfl.attacks import Attack, attacked, checked_labels, logits_at
 from rsfl.noise import Law
 from rsfl.smooth import Smoother
 

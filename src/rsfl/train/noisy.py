@@ -18,9 +18,7 @@ from torch.nn import functional
 from typing_extensions import Self
 
 from rsfl._checks import count, number, stored
-from rsfl.attacks import SmoothAdvPGD
-from rsfl.attacks.objective import checked_labels
-from rsfl.attacks.verified import attacked
+from rsfl.attacks import SmoothAdvPGD, attacked, checked_labels
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Law, PixelGaussian
 from rsfl.smooth import Smoother

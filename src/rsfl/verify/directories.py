@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rsfl.runs.settings import machine
+from rsfl.runs import machine
 from rsfl.smooth import Ballot
 from rsfl.verify.certificates import check_certificate, check_evidence
 from rsfl.verify.documents import read_lines

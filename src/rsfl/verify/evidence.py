@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from rsfl._draws import subseed
 from rsfl._fingerprint import input_hash
-from rsfl.smooth import OrbitBallot, Voter
-from rsfl.smooth.votes import ESTIMATION, SELECTION, Votes
+from rsfl.smooth import ESTIMATION, SELECTION, OrbitBallot, Voter, Votes
 from rsfl.verify.certificates import Row, some
 from rsfl.verify.findings import Finding
 

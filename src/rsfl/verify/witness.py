@@ -14,7 +14,7 @@ from rsfl._fingerprint import weights_hash
 from rsfl._laws import from_document, to_document
 from rsfl._models import affine_layer, as_given, evaluating
 from rsfl.noise import ParameterGaussian
-from rsfl.runs.inputs import example
+from rsfl.runs import example
 from rsfl.smooth import OrbitBallot, ParameterSmoother, Smoother, Voter
 from rsfl.verify.arithmetic import affine, length
 from rsfl.verify.certificates import rows_of
