@@ -21,6 +21,7 @@ __all__ = [
     "differences",
     "identity",
     "input_hash",
+    "layers_hash",
     "model_fingerprint",
     "weights_hash",
 ]
@@ -257,6 +258,17 @@ def weights_hash(of: nn.Module | Mapping[str, Tensor]) -> str:
         trained = {name: p for name, p in of.named_parameters() if p.requires_grad}
         of = trained | {name: b for name, b in of.named_buffers() if b.is_floating_point()}
     return _hashed(*(f"{name} {_tensor(tensor)}" for name, tensor in of.items()))
+
+
+def layers_hash(layers: Iterable[nn.Module]) -> str:
+    """SHA-256 over layers of torch in their order: classes, settings, and weights with their names,
+    dtypes and shapes. Names of classes stand for their code."""
+    told = []
+    for place, layer in enumerate(layers):
+        held = sorted((name, value) for name, value in vars(layer).items() if name not in _HELD)
+        weights = [f"{name} {_tensor(value)}" for name, value in layer.named_parameters()]
+        told += [f"{place} {type(layer).__qualname__} {held!r}", *weights]
+    return _hashed(*told)
 
 
 def _hashed(*texts: str) -> str:

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _everywhere
 
 __all__ = [
+    "FIELDS",
     "affine_layer",
     "as_given",
     "evaluating",
     "held_elsewhere",
     "hooked_everywhere",
     "input_dtype",
+    "untouched",
     "voting",
     "widened",
 ]
@@ -138,7 +140,7 @@ def affine_layer(model: nn.Module) -> tuple[str, nn.Linear] | None:
     return (f"{name}." if name else "", last) if flat else None
 
 
-_FIELDS = frozenset(vars(nn.Module()))
+FIELDS = frozenset(vars(nn.Module()))
 """What every module has."""
 
 
@@ -162,7 +164,7 @@ def held_elsewhere(model: nn.Module) -> bool:
         holds(value)
         for module in model.modules()
         for name, value in vars(module).items()
-        if name not in _FIELDS
+        if name not in FIELDS
     )
 
 
@@ -203,15 +205,21 @@ def _changed(module: nn.Module) -> bool:
     if type(module) not in _OURS:
         return True
     held, forward = _OURS[type(module)]
-    if not (vars(module).keys() <= held) or type(module).forward is not forward:
+    if not untouched(module, held) or type(module).forward is not forward:
         return True
+    return bool(module._buffers or (type(module) is not nn.Linear and module._parameters))
+
+
+def untouched(module: nn.Module, held: frozenset[str]) -> bool:
+    """Whether a module holds no more than these fields, no hooks, and parameters of torch's own
+    class alone."""
     hooked = (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
     )
-    if hooked or module._buffers or (type(module) is not nn.Linear and module._parameters):
-        return True
+    if hooked or not (vars(module).keys() <= held):
+        return False
     parameters = [p for p in module._parameters.values() if p is not None]
-    return any(type(p) is not nn.Parameter or p._backward_hooks for p in parameters)
+    return not any(type(p) is not nn.Parameter or p._backward_hooks for p in parameters)

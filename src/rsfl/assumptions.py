@@ -211,6 +211,14 @@ FROZEN_FEATURES = Assumption(
     "trusted",
     "the caller",
 )
+
+
+def recorded_features() -> Assumption:
+    """The same condition where the ledger has hashes of the frozen layers."""
+    where = "hashes of the frozen layers that each round trained on, and of the model's"
+    return replace(FROZEN_FEATURES, basis="checked", where=where)
+
+
 WHOLE_LEDGER = Assumption(
     "whole-ledger",
     "The ledger is that of the run which ended with this model.",

@@ -24,6 +24,8 @@ BROKEN = [
     ("consecutive-rounds", log()[::2], "[1, 3]"),
     ("plain-averaging", log(aggregator="geometric median"), "aggregator='geometric median'"),
     ("linear-model", log(model="linear+batchnorm"), "model='linear+batchnorm'"),
+    ("linear-model", log(model="linear head"), "model='linear head'"),  # behind which layers?
+    ("features-named", log(model="linear head", features_hash="ab"), "norm=0.1"),
     ("plain-loss", log(participants=[participant(weight=1, loss="hinge")]), "loss='hinge'"),
     ("plain-sgd", log(participants=[participant(weight=1, momentum=0.9)]), "momentum=0.9"),
     ("plain-sgd", log(participants=[participant(weight=1, optimizer="adam")]), "optimizer='adam'"),
@@ -48,6 +50,7 @@ THREAT_FOR = {
     "recorded-samples": replace(LAST, samples=1),
     "update-clip": ClientThreat(clients=[0]),
     "someone-left": RemovalThreat(clients=[0]),
+    "features-named": LAST,  # of runs with frozen layers alone
 }
 
 

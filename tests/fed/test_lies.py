@@ -588,7 +588,7 @@ def test_one_huge_registration_voids_nothing_where_it_is_capped():
     remote = fed.Remote(0, 8, input_norm=1e9)
     from rsfl.fed.survey import survey
 
-    assert survey([remote], 3, 3.0)[0].input_norm == 3.0
+    assert survey([remote], linear(), 3.0)[0].input_norm == 3.0
 
 
 # Clients.

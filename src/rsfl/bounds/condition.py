@@ -8,8 +8,10 @@ CONDITIONS = {
     "plain-averaging": "the aggregator is the weighted mean: medians, Krum and RFA are not "
     "Lipschitz with constant 1",
     "linear-model": "an nn.Linear, alone or after flattening at the end of an nn.Sequential, all "
-    "trained, no hooks: "
-    "the loss is convex",
+    "trained, no hooks; or at its end behind frozen float64 layers that treat each sample on its "
+    "own in either mode: the loss is convex in what is trained",
+    "features-named": "behind frozen layers norms are those of features, for a threat by poisoned "
+    "data too: how far a moved input moves its features, nobody knows",
     "plain-loss": "local steps follow the gradient of the softmax cross-entropy: a convex loss "
     "with smoothness B^2/2",
     "plain-sgd": "no momentum, no adaptive steps: either makes a convex step expand",
@@ -61,8 +63,11 @@ TRUSTED = {
 
 _WAY_OUT = {
     "plain-averaging": "use fed.Mean, or groups: fed.train_groups takes any rule",
-    "linear-model": "train a linear layer on frozen features, or use groups: fed.train_groups "
-    "takes any model",
+    "linear-model": "freeze all layers before the last nn.Linear of an nn.Sequential in float64 "
+    "(no dropout, no BatchNorm), train a linear layer on frozen features, or use groups: "
+    "fed.train_groups takes any model",
+    "features-named": "say space='features' and give norms of features; for inputs moved or "
+    "replaced in any way ask bounds.ClientThreat or bounds.RemovalThreat",
     "update-clip": "give the server an update_clip, such as fed.pilot proposes",
     "recorded-samples": "give the server keep=['samples'], or state per_batch or share",
     "server-weights": "give the server sizes",

@@ -16,12 +16,13 @@ _OF_A_CLIENT = "name the client in the threat, or give the server an update_clip
 Finding = tuple[str, bool, str]  # name of a condition, whether it holds, and the value to quote
 
 
-def _of_round(record: Round) -> list[Finding]:
+def _of_round(record: Round, threat: Threat) -> list[Finding]:
     """The conditions on a round."""
     total = sum(one.weight for one in record.participants)
-    return [
+    head = record.model == "linear head" and record.features_hash != ""
+    found = [
         ("plain-averaging", record.aggregator == "mean", f"aggregator={record.aggregator!r}"),
-        ("linear-model", record.model == "linear", f"model={record.model!r}"),
+        ("linear-model", record.model == "linear" or head, f"model={record.model!r}"),
         (
             "server-weights",
             record.weights_from != "clients",
@@ -33,6 +34,9 @@ def _of_round(record: Round) -> list[Finding]:
         ("zero-for-rejected", record.reject == "zero", f"reject={record.reject!r}"),
         ("float64", record.dtype == "float64", f"dtype={record.dtype!r}"),
     ]
+    if head:
+        found.append(("features-named", not threat.of_inputs, f"threat={threat!r}"))
+    return found
 
 
 _OF_TRAINING = ("plain-loss", "plain-sgd", "one-decay", "known-inputs", "step-size")
@@ -92,7 +96,7 @@ def examined(
         raise ConditionError("consecutive-rounds", "the ledger", f"rounds {indices!r}")
     unruly = []
     for record in rounds:
-        for name, holds, value in _of_round(record):
+        for name, holds, value in _of_round(record, threat):
             if not holds:
                 raise ConditionError(name, f"round {record.index}", value)
         odd = [one for one in record.participants if not _plain(one)]
@@ -104,7 +108,7 @@ def examined(
                 )
                 raise ConditionError(name, where, value, _OF_A_CLIENT)
         unruly.append(frozenset(one.client for one in odd))
-    of_rounds = [name for record in rounds[:1] for name, _, _ in _of_round(record)]
+    of_rounds = [name for record in rounds[:1] for name, _, _ in _of_round(record, threat)]
     return tuple(dict.fromkeys(["consecutive-rounds", *of_rounds, *_OF_TRAINING])), tuple(unruly)
 
 

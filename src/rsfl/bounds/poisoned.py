@@ -32,10 +32,12 @@ class _OfData(TimedThreat):
     input_norm: float | None = None
     comparator: Literal["clean", "scaled"] = "clean"
     valid: bool = True
+    space: Literal["inputs", "features"] = "inputs"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("comparator", self.comparator, ("clean", "scaled"))
+        choice("space", self.space, ("inputs", "features"))
         self._check_how_many()
         if self.input_norm is not None:
             stored(self, input_norm=number("input_norm", self.input_norm, 0, inf, open_high=True))
@@ -78,6 +80,11 @@ class _OfData(TimedThreat):
     def trusted(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of what no ledger can show and the caller answers for."""
         return ("threat-respected", *(("valid-samples",) * self.valid))
+
+    @property
+    def of_inputs(self) -> bool:
+        """Whether its numbers are norms of inputs, not of what frozen layers make of them."""
+        return self.space == "inputs"
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -161,6 +168,10 @@ class FeatureThreat(_OfData):
         valid: Whether poisoned samples are such that a client can train on them: also when moved,
             none may leave the server's ``max_input_norm``. If not, one of them can turn the
             client's whole update to zero, and that is paid for.
+        space: What ``norm`` and ``input_norm`` are norms of. ``"features"``: of what the frozen
+            layers below a linear head make of an input. A pixel trigger of norm 0.1 moves features
+            by as much as the layers' Lipschitz constant allows, so that a run with frozen layers is
+            certified for moved features alone.
 
     Example:
         >>> FeatureThreat(clients=[3], rounds=[10], norm=0.1, per_batch=5, scale=10.0).clients
@@ -196,7 +207,7 @@ class SampleThreat(_OfData):
     """Training samples are replaced by any others with || (x, 1) || <= ``input_norm``.
 
     Args:
-        clients, at_most, rounds, samples, per_batch, share, scale, comparator, valid: As for
+        clients, at_most, rounds, samples, per_batch, share, scale, comparator, valid, space: As for
             :class:`FeatureThreat`.
         input_norm: Bound on || (x, 1) || of poisoned inputs.
 

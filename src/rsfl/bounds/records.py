@@ -230,12 +230,14 @@ class Round:
             ``"renormalise"`` the others.
         reject_norm: Norm above which an update is thrown away, inf if none.
         aggregator: ``"mean"`` for the weighted average, any other name for any other rule.
-        model: ``"linear"`` for one affine layer without buffers, any other name for anything else.
+        model: ``"linear"`` for one affine layer without buffers, ``"linear head"`` for a
+            trained one behind frozen layers, any other name for anything else.
         dtype: Floating-point type of local training and averaging.
         seed: Seed from which the run draws participants, batches and noise.
         sent_hash: Hash of the weights that were sent, a hex text; ``""`` where it is not known.
         model_hash: Hash of the weights after the clip, before noise: the model of this round.
         passed_hash: Hash of the weights after the noise, which the next round sends.
+        features_hash: Hash of the frozen layers below a linear head; ``""`` for other models.
     """
 
     index: int
@@ -257,6 +259,7 @@ class Round:
     sent_hash: str = ""
     model_hash: str = ""
     passed_hash: str = ""
+    features_hash: str = ""
 
     def __post_init__(self) -> None:
         _set(
@@ -281,7 +284,7 @@ class Round:
         for name in ("aggregator", "model", "dtype"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a name, got {getattr(self, name)!r}")
-        for name in ("sent_hash", "model_hash", "passed_hash"):
+        for name in ("sent_hash", "model_hash", "passed_hash", "features_hash"):
             value = getattr(self, name)
             if not isinstance(value, str) or set(value) - set("0123456789abcdef"):
                 raise TypeError(f"{name} must be a hex text, got {value!r}")

@@ -86,6 +86,11 @@ class Threat(ABC):
         return f"{type(self).__name__}({', '.join(given)})"
 
     @property
+    def of_inputs(self) -> bool:
+        """Whether its numbers are norms of inputs, not of what frozen layers make of them."""
+        return False
+
+    @property
     def rounds(self) -> Sequence[int] | None:
         """Indices of the attacked rounds; None for all of them."""
         return None

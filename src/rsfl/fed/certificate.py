@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from rsfl import _document, bounds
 from rsfl._checks import number
 from rsfl._text import floored, raised
-from rsfl.assumptions import KNOWN_MODEL, OF_TRAINING, RETRAINING, WHOLE_LEDGER, Assumption
+from rsfl.assumptions import (
+    FROZEN_FEATURES,
+    KNOWN_MODEL,
+    OF_TRAINING,
+    RETRAINING,
+    WHOLE_LEDGER,
+    Assumption,
+)
 from rsfl.fed.provenance import Rounds, checked, drew_nothing, of_the_model
 from rsfl.smooth import ABSTAIN, Certificate, ExactCertificate, margins
 
@@ -130,7 +137,7 @@ class PoisoningCertificate(Certificate):
         kind = Certificate if self.reading is not None else ExactCertificate
         values = {one.name: getattr(self, one.name) for one in fields(kind)}
         values |= {"label": self.unconditional, "radius": self.reach}
-        ours = {*OF_TRAINING, KNOWN_MODEL.id, WHOLE_LEDGER.id, RETRAINING.id}
+        ours = {*OF_TRAINING, KNOWN_MODEL.id, WHOLE_LEDGER.id, FROZEN_FEATURES.id, RETRAINING.id}
         values["assumptions"] = tuple(one for one in self.assumptions if one.id not in ours)
         return kind(**values)
 
@@ -230,8 +237,9 @@ def withstood(
         )
     rounds = checked(ledger, threat)
     found = bounds.deviation(rounds, threat)
-    known = getattr(certificate.law, "model", "") if model is None else model
-    return _held(certificate, ledger, threat, found, of_the_model(rounds, known))
+    told = (getattr(certificate.law, name, "") for name in ("model", "features"))
+    known = of_the_model(rounds, *told) if model is None else of_the_model(rounds, model)
+    return _held(certificate, ledger, threat, found, known)
 
 
 def _held(
@@ -239,7 +247,7 @@ def _held(
     ledger: Rounds,
     threat: bounds.Threat,
     found: bounds.Deviation,
-    known: Assumption,
+    known: tuple[Assumption, ...],
 ) -> PoisoningCertificate:
     """The base certificate where its radius is above the deviation."""
     assumptions = tuple(OF_TRAINING[name] for name in (*found.checked, *found.trusted))
@@ -255,7 +263,7 @@ def _held(
         held=base.radius > found.value,  # strictly: the ball is open
         deviation=found.value,
         bound=bound,
-        assumptions=(*base.assumptions, known, *assumptions),
+        assumptions=(*base.assumptions, *known, *assumptions),
     )
 
 

@@ -131,7 +131,8 @@ class Remote:
         size: Number of its samples.
         trainer: How it is told to train.
         input_norm: Bound on ||(x, 1)|| over its samples, inf if there is none. Nobody can check it
-            from here. A server's ``max_input_norm`` holds without it: the client is told.
+            from here; behind frozen layers, of which it has copies of its own, it counts as none. A
+            server's ``max_input_norm`` holds without it: the client is told.
     """
 
     id: int

@@ -102,7 +102,7 @@ def published(
     rests_on = (
         PUBLISHED_FORM,
         *unsound,
-        of_the_model(rounds),
+        *of_the_model(rounds),
         *certificate.assumptions,
     )
     return joined(

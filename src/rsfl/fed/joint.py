@@ -97,7 +97,7 @@ class LinearJudge(Judge):
             moved.append(bounds.deviation(checked(ledger, threat), threat))
         moved.sort(key=lambda found: found.value)
         rounds = checked(ledger, threats[0])
-        named: list[Assumption] = [of_the_model(rounds, model)]
+        named: list[Assumption] = [*of_the_model(rounds, model)]
         for found in moved:
             named += [OF_TRAINING[name] for name in (*found.checked, *found.trusted)]
         named += [FROZEN_FEATURES] if features is not None else []

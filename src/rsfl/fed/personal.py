@@ -15,7 +15,7 @@ from rsfl._models import evaluating
 from rsfl.fed.client import Client
 from rsfl.fed.layout import Layout
 from rsfl.fed.survey import survey
-from rsfl.fed.trainer import Task, Trainer, classes
+from rsfl.fed.trainer import Task, Trainer
 from rsfl.fed.training import Failure, train
 
 __all__ = ["PerClient", "accuracy", "per_client", "personalise"]
@@ -63,9 +63,7 @@ def personalise(
     with _heap.kept():
         for index in range(after + 1, after + rounds + 1):
             tasks = [Task(index, client.id, count("seed", seed)) for client in members]
-            labels = classes(model)
-            known = {} if labels is None else survey(members, labels)
-            apart = [id_ for id_, one in known.items() if one.unusable]
+            apart = [id_ for id_, one in survey(members, model).items() if one.unusable]
             replies = train(model, members, vectors, tasks, stacked=stacked, apart=apart)
             trained = list(vectors)
             for i, reply in replies:

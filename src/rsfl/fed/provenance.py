@@ -8,7 +8,14 @@ from torch import nn
 
 from rsfl import bounds
 from rsfl._fingerprint import weights_hash
-from rsfl.assumptions import KNOWN_MODEL, WHOLE_LEDGER, Assumption
+from rsfl._heads import linear_head
+from rsfl.assumptions import (
+    FROZEN_FEATURES,
+    KNOWN_MODEL,
+    WHOLE_LEDGER,
+    Assumption,
+    recorded_features,
+)
 from rsfl.bounds import Round
 from rsfl.fed.ledger import Ledger
 
@@ -49,9 +56,11 @@ def checked(ledger: Rounds, threat: bounds.Threat) -> tuple[Round, ...]:
     return rounds
 
 
-def of_the_model(rounds: Sequence[Round], model: nn.Module | str = "") -> Assumption:
+def of_the_model(
+    rounds: Sequence[Round], model: nn.Module | str = "", features: str = ""
+) -> tuple[Assumption, ...]:
     """What is known of whether the ledger is that of the run which ended with this model, or with
-    one whose weights have this hash.
+    one whose weights, and whose frozen layers below a linear head, have these hashes.
 
     Raises:
         ValueError: It is not, or a part of it is missing.
@@ -69,7 +78,10 @@ def of_the_model(rounds: Sequence[Round], model: nn.Module | str = "") -> Assump
                 f"{before.passed_hash[:12]!r}"
             )
     if isinstance(model, nn.Module):
-        norm = float(sum(p.detach().double().square().sum() for p in model.parameters())) ** 0.5
+        head = linear_head(model)
+        features = "" if head is None else head.fingerprint
+        trained = model.parameters() if head is None else head.layer.parameters()
+        norm = float(sum(p.detach().double().square().sum() for p in trained)) ** 0.5
         if norm > last.clip * (1 + 1e-6):
             raise ValueError(
                 f"model must be the one that the ledger's last round {last.index} ended with, "
@@ -82,7 +94,29 @@ def of_the_model(rounds: Sequence[Round], model: nn.Module | str = "") -> Assump
             f"weights of hash {model[:12]!r} where the ledger has {last.model_hash[:12]!r}"
         )
     chained = all(one.sent_hash for one in rounds[1:]) and all(one.passed_hash for one in rounds)
-    return KNOWN_MODEL if model and last.model_hash and chained else WHOLE_LEDGER
+    known = KNOWN_MODEL if model and last.model_hash and chained else WHOLE_LEDGER
+    return known, *_of_the_features(rounds, features if model else None)
+
+
+def _of_the_features(rounds: Sequence[Round], here: str | None) -> tuple[Assumption, ...]:
+    """What is known of the frozen layers below the model, whose hash is ``here``; None where
+    nothing is known of the model."""
+    last = rounds[-1]
+    for one in rounds:
+        if one.features_hash != last.features_hash:
+            raise ValueError(
+                f"ledger must be of one run: its round {one.index} trained on other frozen layers "
+                f"than round {last.index}, got {one.features_hash[:12]!r} and "
+                f"{last.features_hash[:12]!r}"
+            )
+    if here is not None and here != last.features_hash and (here or last.model == "linear head"):
+        raise ValueError(
+            f"model must have the frozen layers that the ledger's rounds were trained on, got "
+            f"layers of hash {here[:12]!r} where the ledger has {last.features_hash[:12]!r}"
+        )
+    if not last.features_hash:
+        return ()
+    return (FROZEN_FEATURES if here is None else recorded_features(),)
 
 
 def drew_nothing(ledger: Rounds) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from rsfl._checks import Float64
-from rsfl._models import affine_layer
+from rsfl._heads import linear_head
 from rsfl.bounds import Participant, participants_of
 from rsfl.fed.client import Client, Member
 from rsfl.fed.layout import Layout
@@ -21,13 +21,16 @@ from rsfl.fed.trainer import SGD, Task
 __all__ = ["Names", "Outcome", "model_name", "recorded"]
 
 
-def model_name(model: nn.Module) -> str:
-    """``linear`` for the model that certificates know, the class of any other."""
-    name = type(model).__name__
-    free = all(parameter.requires_grad for parameter in model.parameters())
-    if free and affine_layer(model) is not None and plain_process():
-        return "linear"
-    return f"custom {name}" if name == "linear" else name
+def model_name(model: nn.Module) -> tuple[str, str]:
+    """``linear`` or ``linear head`` for the models that certificates know, the class of any other;
+    and the hash of the frozen layers below a head."""
+    head, name = linear_head(model), type(model).__name__
+    if head is not None and plain_process():
+        if head.frozen:
+            return "linear head", head.fingerprint
+        if all(parameter.requires_grad for parameter in model.parameters()):
+            return "linear", ""
+    return (f"custom {name}" if name.startswith("linear") else name), ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Names:
     """
 
     model: str
+    features: str
     of_clients: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -52,14 +56,17 @@ class Names:
             optimizer = named_optimizer(one)
             loss = losses[id(one.trainer)] if optimizer == "sgd" else "custom"
             named.append((loss, optimizer))
-        return cls(model_name(model), tuple(named))
+        return cls(*model_name(model), tuple(named))
 
     def both(self, later: "Names") -> "Names":
         """The names that held at both moments."""
-        model = self.model if self.model == later.model else f"custom {self.model}"
+        same = (self.model, self.features) == (later.model, later.features)
+        model, features = (self.model, self.features) if same else (f"custom {self.model}", "")
         pairs = zip(self.of_clients, later.of_clients, strict=True)
         return Names(
-            model, tuple(one if one == two else ("custom", "custom") for one, two in pairs)
+            model,
+            features,
+            tuple(one if one == two else ("custom", "custom") for one, two in pairs),
         )
 
 

@@ -30,7 +30,7 @@ from rsfl.fed.rows import Rows
 from rsfl.fed.screening import Limits, Verdict, admit, screen, tamper
 from rsfl.fed.settings import Settings, run_identity
 from rsfl.fed.survey import Survey, survey
-from rsfl.fed.trainer import SGD, Task, classes
+from rsfl.fed.trainer import SGD, Task
 
 __all__ = ["Rounds"]
 
@@ -123,13 +123,11 @@ class Rounds:
 
     def _registered(self) -> dict[int, str]:
         """What is wrong with the samples of clients as they register, by id."""
-        labels = classes(self.settings.model)
-        if labels is None:
-            return {}
-        found = survey(self.settings.clients, labels, self.settings.max_input_norm)
+        settings = self.settings
+        found = survey(settings.clients, settings.model, settings.max_input_norm)
         bad = {
-            id_: f"{one.unusable} samples cannot be trained on: their label is not one of "
-            f"0 ... {labels - 1}, or their input is not finite or too long"
+            id_: f"{one.unusable} samples cannot be trained on: their label is none of "
+            f"the model's, or their input is not finite or too long"
             for id_, one in found.items()
             if one.unusable
         }
@@ -174,9 +172,8 @@ class Rounds:
             )
             tasks.append(task)
             starts.append(self.state.locals.get(one.id, sent) if _mixes(one) else sent)
-        labels = classes(settings.model)
         # Read anew: data that grew since the last round would make a false bound.
-        surveys = {} if labels is None else survey(participants, labels, settings.max_input_norm)
+        surveys = survey(participants, settings.model, settings.max_input_norm)
         self.apart = frozenset(id_ for id_, one in surveys.items() if one.unusable)
         names = Names.now(settings.model, participants)
         self._invitation = _Invitation(participants, tasks, names, surveys)
@@ -287,6 +284,7 @@ class Rounds:
             seed=settings.seed,
             sent_hash=self.layout.hashed(state.broadcast),
             model_hash=self.layout.hashed(clipped),
+            features_hash=names.features,
             passed_hash=self.layout.hashed(passed),
         )
         updates = rows.matrix(list(range(len(rows)))).double() - sent if "updates" in keep else None

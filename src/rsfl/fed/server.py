@@ -48,7 +48,8 @@ class Server(Settings):
         min_clients: Fewest usable updates that make a round.
         sizes: The registry: samples of each client by id, from which the weights come; what a
             client says of itself at registration if None, and nothing that it says later.
-        max_input_norm: Norm of (x, 1) above which a sample is unusable: clients count it as zero,
+        max_input_norm: Norm of (x, 1) above which a sample is unusable, of (z, 1) where frozen
+            layers make z of x: clients count it as zero,
             as they do a label that is no class. So one client that registers a huge input cannot
             spoil the bound of all.
         timeout: Seconds that a client may take in a round. Each then trains in a thread, which

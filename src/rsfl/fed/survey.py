@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from math import inf, nextafter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rsfl._heads import Head, linear_head
 from rsfl.fed.client import Client, Member, Remote
 from rsfl.fed.trainer import SGD, squared_norms, usable
 from rsfl.train import CrossEntropy
@@ -31,23 +32,29 @@ class Survey:
     unusable: int = 0
 
 
-def survey(members: Sequence[Member], labels: int, longest: float = inf) -> dict[int, Survey]:
-    """What the samples of clients are like now, by id. A data set that clients share is read once.
+def survey(members: Sequence[Member], model: nn.Module, longest: float = inf) -> dict[int, Survey]:
+    """What the samples of clients are like now, by id; nothing for models that are not linear,
+    whose outputs are not known. A data set that clients share is read once.
+
+    Behind frozen layers, x is what they make of an input. A client elsewhere has layers of its own:
+    nothing is known of what they make.
 
     Args:
         members: Who takes part.
-        labels: Number of labels of the model.
+        model: What is trained.
         longest: Norm of (x, 1) above which a sample is unusable.
     """
-    found: dict[int, Survey] = {}
+    head, found = linear_head(model), dict[int, Survey]()
+    if head is None:
+        return found
     read: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     for one in members:
-        if type(one) is Remote:
+        if type(one) is Remote and not head.frozen:
             found[one.id] = Survey(min(one.input_norm, longest))
         elif type(one) is Client:
             key = id(one.x), id(one.y)
             if key not in read:
-                read[key] = _read(one.x, one.y, labels, longest)
+                read[key] = _read(one.x, one.y, head, longest)
             squares, good = (column[torch.from_numpy(one.where)] for column in read[key])
             if type(one.trainer) is SGD and type(one.trainer.loss) is CrossEntropy:
                 squares = squares[good]  # which it leaves out
@@ -59,11 +66,15 @@ def survey(members: Sequence[Member], labels: int, longest: float = inf) -> dict
     return found
 
 
-def _read(x: Tensor, y: Tensor, labels: int, longest: float) -> tuple[Tensor, Tensor]:
+def _read(x: Tensor, y: Tensor, head: Head, longest: float) -> tuple[Tensor, Tensor]:
     """The squared norm of each input, and whether the sample can be trained on."""
     block = max(1, _BLOCK // max(1, x[0].numel()))
-    squares = torch.cat([squared_norms(part) for part in torch.split(x, block)])
-    return squares.cpu(), usable(squares, y, labels, longest).cpu()
+    try:
+        squares = torch.cat([squared_norms(head.features(part)) for part in torch.split(x, block)])
+    except (RuntimeError, ValueError):
+        # Nothing that the frozen layers can take: no bound, and its training will tell.
+        return torch.full((len(x),), inf, dtype=torch.float64), torch.ones(len(x), dtype=torch.bool)
+    return squares.cpu(), usable(squares, y, head.layer.out_features, longest).cpu()
 
 
 def _norm(squares: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rsfl import _draws
 from rsfl._checks import Int64, count, number, stored
-from rsfl._models import affine_layer
+from rsfl._heads import linear_head
 from rsfl.fed.faults import theirs, told
 from rsfl.fed.layout import Layout
 from rsfl.train import CrossEntropy, Loss
@@ -25,7 +25,6 @@ __all__ = [
     "Task",
     "Trainer",
     "at_round",
-    "classes",
     "squared_norms",
     "usable",
 ]
@@ -75,7 +74,8 @@ class Task:
         poison: What the client does to its mini-batches if it is a simulated attacker.
         lr: Step size of this round, which the server has asked the schedule for and writes down;
             None where nobody has: `SGD` then asks its own.
-        max_input_norm: Norm of (x, 1) above which a sample is unusable.
+        max_input_norm: Norm of (x, 1) above which a sample is unusable; of (z, 1), where frozen
+            layers make z of x for a linear head.
     """
 
     round: int
@@ -228,15 +228,16 @@ class SGD:
         )
         decays, lr = self.decays(layout), task.rate(self.lr)
         generator = task.generator("loss", x.device)
-        labels = classes(model) if type(self.loss) is CrossEntropy else None
+        head = linear_head(model) if type(self.loss) is CrossEntropy else None
         for batch in self.batches(len(x), task):
             where = torch.from_numpy(batch).to(x.device)
             inputs, targets = x[where], y[where]
             if task.poison is not None:
                 inputs, targets = _poisoned(task, inputs, targets)
             share = 1.0
-            if labels is not None:
-                kept = usable(squared_norms(inputs), targets, labels, task.max_input_norm)
+            if head is not None:
+                squares, labels = squared_norms(head.features(inputs)), head.layer.out_features
+                kept = usable(squares, targets, labels, task.max_input_norm)
                 share = float(kept.double().mean())
                 if share < 1:
                     inputs, targets = inputs[kept], targets[kept]
@@ -247,12 +248,6 @@ class SGD:
                 gradients = tuple(torch.zeros_like(value) for value in values)
             with torch.no_grad():
                 self.descend(values, gradients, velocities, decays, centers, lr)
-
-
-def classes(model: nn.Module) -> int | None:
-    """The number of labels of an affine model; None for others, whose outputs are not known."""
-    found = affine_layer(model)
-    return None if found is None else found[1].out_features
 
 
 def squared_norms(x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from rsfl import _document, bounds
 from rsfl._batches import checked_batch, checked_index
 from rsfl._checks import Float64, Int64, count, counts, number, numbers
 from rsfl._fingerprint import weights_hash
-from rsfl._models import affine_layer, evaluating
+from rsfl._heads import linear_head
+from rsfl._models import evaluating
 from rsfl.assumptions import ONE_FUNCTION
 from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.documents import reals_from, reals_to
@@ -36,10 +37,12 @@ class ParameterDistance:
         sigma: Standard deviation of the noise whose votes decide; None where the model decides
             itself.
         model: Hash of the weights that were certified.
+        features: Hash of the frozen layers below them; ``""`` where there are none.
     """
 
     sigma: float | None = None
     model: str = ""
+    features: str = ""
     norm = "l2"
     space = "parameters"
     unit = "parameter units"
@@ -67,6 +70,7 @@ class ExactCertificate(Certificate):
         return {
             "sigma": None if self.law.sigma is None else repr(self.law.sigma),
             "model": self.law.model,
+            "features": self.law.features,
             "classes": self.counts.shape[1],
             "label": self.label.tolist(),
             "index": self.index.tolist(),
@@ -115,7 +119,7 @@ class ExactCertificate(Certificate):
         return _without_votes(
             label,
             (radius, reals["p_lower"], reals["p_upper"]),
-            ParameterDistance(sigma, str(found["model"])),
+            ParameterDistance(sigma, str(found["model"]), str(found.get("features", ""))),
             checked_index(found["index"], len(label)),
             count("classes", found["classes"], 1),
         )
@@ -159,11 +163,13 @@ class _Logits:
         values: (B, K) float64.
         norms: (B,) || (x, 1) ||.
         rounded: (B,) distance to the closest parameters of which these are the exact logits.
+        features: Hash of the frozen layers that make x of an input.
     """
 
     values: Float64
     norms: Float64
     rounded: Float64
+    features: str
 
 
 def margins(
@@ -173,11 +179,14 @@ def margins(
 
     .. math:: \min_B (\mu_A - \mu_B) / (\sqrt2 \|(x, 1)\|)
 
-    in l2 over all parameters together; exact, up to rounding, which is taken off.
+    in l2 over all trained parameters together; exact, up to rounding, which is taken off. Behind
+    frozen layers x is what they make of an input, as this batch of inputs comes out: another model
+    with the same layers sees the same, bit for bit, in batches of the same shape.
 
     Args:
         model: One affine map of the flattened input, in float64: an ``nn.Linear``, alone or after
-            flattening.
+            flattening, or the trained last layer of an ``nn.Sequential`` whose other layers are
+            frozen, treat each sample on its own, and have no modes.
         x: Inputs (B, ...), finite, float64.
         index: (B,) which inputs these are; 0 ... B - 1 by default.
 
@@ -248,30 +257,34 @@ def _logits(model: nn.Module, x: Tensor) -> tuple[Tensor, _Logits]:
     """The inputs, checked, and what the model says of them."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a Module, got {type(model).__name__}")
-    x, found = checked_batch(x), affine_layer(model)
-    if found is None:
+    x, head = checked_batch(x), linear_head(model)
+    if head is None:
         raise ValueError(
-            "model must be one affine map, an nn.Linear alone or after flattening, got "
+            "model must be one affine map, an nn.Linear alone, after flattening, or trained behind "
+            "frozen float64 layers of torch without modes, got "
             f"{type(model).__name__}; smooth.ParameterSmoother samples the votes of any model"
         )
-    linear = found[1]
+    linear = head.layer
     if x.dtype != torch.float64 or linear.weight.dtype != torch.float64:
         raise ValueError(
             f"x and the model must be float64, got {x.dtype} and {linear.weight.dtype}"
         )
     with evaluating(model):
-        logits: Float64 = model(x).cpu().numpy()
-        flat, weight = x.flatten(1), linear.weight.detach()
+        flat, weight = head.features(x), linear.weight.detach()
+        logits: Float64 = linear(flat).cpu().numpy()
         size = flat.abs() @ weight.abs().T + (
             0 if linear.bias is None else linear.bias.detach().abs()
         )
+    if not bool(flat.isfinite().all()):
+        raise ValueError("x must have finite features, got frozen layers that make others of it")
     norms = np.maximum(_norms(flat.cpu().numpy(), 0.0 if linear.bias is None else 1.0), _TINY)
     # Rounded logits are the exact ones of parameters that lie this far away: radii are distances
     # between parameters, so it comes off them. The bound is that of a dot product in any order of
     # summation.
     # What underflows is wrong by no more than the smallest float.
     terms = (flat.shape[1] + 2) * (2.0**-52 * size.cpu().numpy() + _SMALLEST)
-    return x, _Logits(logits, norms, np.linalg.norm(terms, axis=1) / norms * (1 + 1e-9))
+    rounded = np.linalg.norm(terms, axis=1) / norms * (1 + 1e-9)
+    return x, _Logits(logits, norms, rounded, head.fingerprint)
 
 
 def _norms(x: Float64, biased: float) -> Float64:
@@ -300,7 +313,7 @@ def _certificate(
     return _without_votes(
         label,
         (reach, p_a, p_b),
-        ParameterDistance(sigma, weights_hash(model)),
+        ParameterDistance(sigma, weights_hash(model), logits.features),
         checked_index(index, len(label)),
         logits.values.shape[1],
         x.device,

@@ -59,12 +59,16 @@ def broken_conditions(rounds: Sequence[Record], threat: Record) -> list[str]:
         total = sum(_real(one["weight"]) for one in record["participants"])
         for name, wanted in (
             ("aggregator", "mean"),
-            ("model", "linear"),
             ("reject", "zero"),
             ("clip_fixed", True),
             ("dtype", "float64"),
         ):
             require(record[name] == wanted, where, f"{name} is {record[name]!r}, not {wanted!r}")
+        head = record["model"] == "linear head" and record.get("features_hash")
+        require(head or record["model"] == "linear", where, f"model is {record['model']!r}")
+        by_data = threat["level"] in ("feature", "sample")
+        known = not head or not by_data or threat.get("space") == "features"
+        require(known, where, "it trained on features, and the threat is about inputs")
         require(record["weights_from"] != "clients", where, "weights are what clients report")
         require(abs(total - 1) <= 1e-12, where, f"weights sum to {total!r}")
         step = record["server_step"]
