@@ -29,6 +29,8 @@ from sphinx.writers.html5 import HTML5Translator
 
 logger = logging.getLogger(__name__)
 
+TAG = re.compile(r"\s*\\tag\{([^}]*)\}")  # a number that the text gives a formula
+
 STYLE = """\
 @font-face {{
   font-family: "rsfl formulas"; font-display: block;
@@ -51,7 +53,7 @@ def converter() -> LatexToMathML:
 
 
 def formula(node: nodes.math | nodes.math_block, display: bool) -> str:
-    tex = " ".join(node.astext().split())
+    tex = TAG.sub("", " ".join(node.astext().split()))
     try:
         return converted(tex, display)
     except LatexError as error:
@@ -87,7 +89,10 @@ def visit_math(self: HTML5Translator, node: nodes.math) -> None:
 
 def visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
     self.body.append(self.starttag(node, "div", CLASS="formula"))
-    if node["number"]:
+    tag = TAG.search(node.astext())
+    if tag:
+        self.body.append(f'<span class="eqno">({tag[1]})</span>')
+    elif node["number"]:
         number = get_node_equation_number(self, node)
         self.body.append(f'<span class="eqno">({number})')
         self.add_permalink_ref(node, _("Link to this equation"))

@@ -90,7 +90,7 @@ def page(room_name: str, first: list[str]) -> str:
                 body.append("   :no-value:")
             elif kind(value) == "class":
                 body.append(
-                    "   :members:\n   :inherited-members: object, tuple, Mapping, Sequence"
+                    "   :members:\n   :inherited-members: object, tuple, Mapping, Sequence, Module"
                 )
             body.append("")
         parts.append("\n".join([*body, "```"]))
