@@ -11,7 +11,8 @@ from models import LAWS
 from scipy import stats
 from strategies import probabilities
 
-from rsfl import assumptions, bounds, deform, noise
+from rsfl import bounds, deform, noise
+from rsfl.assumptions import SAME_REST
 from rsfl.smooth import Smoother
 
 CLOSED = {
@@ -393,4 +394,4 @@ def test_close_votes_near_one_keep_their_digits():
 
 def test_noise_on_a_part_of_the_parameters_says_so():
     whole, part = noise.ParameterGaussian(0.1), noise.ParameterGaussian(0.1, partial=True)
-    assert {*part.assumptions} - {*whole.assumptions} == {assumptions.SAME_REST}
+    assert {*part.assumptions} - {*whole.assumptions} == {SAME_REST}

@@ -60,7 +60,7 @@ class Ballot:
         >>> votes = [Votes(torch.tensor([[n, 0]])) for n in (100, 1000)]
         >>> ballot = Ballot(Gaussian(0.5), *votes)
         >>> [f"{float(ballot.certificate(alpha=a).radius):.3f}" for a in (0.05, 0.001)]
-        ['1.375', '1.231']
+        ['1.374', '1.232']
     """
 
     law: Law
