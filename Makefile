@@ -34,7 +34,7 @@ check: $(VENV)/.has-lint $(VENV)/.has-test docs
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
-	$(RUN) -m pytest -q --doctest-modules --ignore src/rsfl/fed/flower.py src
+	$(RUN) -m pytest -q --doctest-modules --ignore-glob "src/rsfl/fed/flower*.py" src
 
 docs: $(VENV)/.has-docs
 	$(RUN) -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html

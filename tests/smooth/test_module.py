@@ -12,7 +12,7 @@ from rsfl.deform import Rotation
 from rsfl.noise import Gaussian, Laplace, PixelGaussian, PixelLaplace, PixelUniform, Uniform
 from rsfl.smooth import Certificate, DeformationSmoother, GaussianSmoother, Smoother
 from rsfl.verify import arithmetic
-from rsfl.verify.certificates import LAWS
+from rsfl.verify.laws import LAWS
 
 X = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ledgers import PLAIN, PLAIN_SGD, log, participant, record, threat
 
 from rsfl import bounds
-from rsfl.verify.recursion import broken_conditions, deviation
+from rsfl.verify.conditions import broken_conditions
+from rsfl.verify.recursion import deviation
 
 
 def documents(rounds, asked):

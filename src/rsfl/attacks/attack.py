@@ -186,7 +186,9 @@ class Attack(ABC):
     def _step_size(self, step: int) -> float:
         return 2 * self.epsilon / self.steps if self.step_size is None else self.step_size
 
-    def _update(self, state: State, logits: Tensor, y: Tensor, region: Region) -> None:  # noqa: B027
+    def _update(  # noqa: B027
+        self, state: State, logits: Tensor, y: Tensor, region: Region
+    ) -> None:
         """Set the budget of the next step."""
 
     def _project(self, region: Region, delta: Tensor, radius: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ def sequential_decision(
     q = np.where(p < 0.5, np.nextafter(1 - p, 1), 1 - p)  # exact from 1/2 on, rounded up below
     above = log_wealth(k, n, p) >= target
     below = log_wealth(n - k, n, np.minimum(q, np.nextafter(1.0, 0))) >= target
-    return unwrapped(np.asarray(above, dtype=np.int64) - np.asarray(below, dtype=np.int64))  # type: ignore[no-any-return]
+    sides = np.asarray(above, dtype=np.int64), np.asarray(below, dtype=np.int64)
+    return unwrapped(sides[0] - sides[1])  # type: ignore[no-any-return]
 
 
 def sequential_minimum_trials(p0: float, alpha: float) -> int:

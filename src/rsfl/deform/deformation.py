@@ -41,7 +41,7 @@ class Deformation(Law):
         """The law of each parameter."""
 
     @property
-    def norm(self) -> str:  # type: ignore[override]  # a class constant of other laws, here that of the base
+    def norm(self) -> str:  # type: ignore[override]  # that of the base
         """The norm of the radius."""
         return self.base.norm
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
 from os import PathLike
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rsfl._checks import count, number
+from rsfl.fed import flower_messages as messages
 from rsfl.fed.client import Client, Member, Remote
 from rsfl.fed.layout import Layout
 from rsfl.fed.result import Result
@@ -88,7 +88,7 @@ def client_app(
         told = message.content.config_records["config"]
         vectors = {}
         for name, record in message.content.array_records.items():
-            tensors = _tensors(record)
+            tensors = messages.tensors(record)
             if problem := layout.problem(tensors):
                 raise ValueError(f"the server's model is not the one built here: it {problem}")
             vectors[name] = layout.vector(tensors).to(device)
@@ -106,7 +106,8 @@ def client_app(
             said = ConfigRecord({"raised": reply.removeprefix("raised ")})
             return Message(RecordDict({"failure": said}), reply_to=message)
         return Message(
-            RecordDict({} if reply is None else {"arrays": _record(reply)}), reply_to=message
+            RecordDict({} if reply is None else {"arrays": messages.record(reply)}),
+            reply_to=message,
         )
 
     app = ClientApp()
@@ -149,7 +150,7 @@ def register(
     claims: dict[int, Remote | None] = {}
     end = time.monotonic() + number("timeout", timeout, 0.0)
     while True:
-        claims |= _ask(grid, set(grid.get_node_ids()) - set(claims), reply_timeout)
+        claims |= messages.ask(grid, set(grid.get_node_ids()) - set(claims), reply_timeout)
         found: dict[int, Remote] = {}
         for claim in claims.values():
             if claim is not None and claim.size <= max_samples:
@@ -253,7 +254,7 @@ class Strategy(Base):  # type: ignore[misc]
             ValueError: ``arrays`` is not the model of the run, which starts by ``run``.
         """
         if not torch.equal(
-            self._rounds.layout.vector(_tensors(arrays)), self._rounds.state.broadcast.cpu()
+            self._rounds.layout.vector(messages.tensors(arrays)), self._rounds.state.broadcast.cpu()
         ):
             raise ValueError(
                 "arrays must be the model of the run: start it by run(grid), not by start(...)"
@@ -269,7 +270,7 @@ class Strategy(Base):  # type: ignore[misc]
                 self._sent.append(None)
                 continue
             if id(start) not in records:
-                records[id(start)] = _record(self._rounds.layout.split(start))
+                records[id(start)] = messages.record(self._rounds.layout.split(start))
             told = {**config, "round": task.round, "client": task.client, "seed": task.seed}
             if task.lr is not None:
                 told["lr"] = task.lr
@@ -292,7 +293,7 @@ class Strategy(Base):  # type: ignore[misc]
             # Flower gives a message its number when it is sent.
             Failure("was not connected")
             if sent is None
-            else _reply(answers.get(sent.metadata.message_id))
+            else messages.reply(answers.get(sent.metadata.message_id))
             for sent in self._sent
         ]
         entry = self._rounds.conclude(enumerate(heard))
@@ -319,7 +320,7 @@ class Strategy(Base):  # type: ignore[misc]
 
     def _arrays(self) -> ArrayRecord:
         """What the next round sends."""
-        return _record(self._rounds.layout.split(self._rounds.state.broadcast))
+        return messages.record(self._rounds.layout.split(self._rounds.state.broadcast))
 
     def _seats(self, grid: Grid) -> dict[int, int]:
         """The connected node of each client, by its id: the first that claimed it, among those
@@ -327,60 +328,9 @@ class Strategy(Base):  # type: ignore[misc]
         connected = set(grid.get_node_ids())
         if self._nodes is not None:
             return {id_: node for id_, node in self._nodes.items() if node in connected}
-        self._claims |= _ask(grid, connected - set(self._claims), self._reply_timeout)
+        self._claims |= messages.ask(grid, connected - set(self._claims), self._reply_timeout)
         seats: dict[int, int] = {}
         for node, claim in self._claims.items():
             if claim is not None and node in connected:
                 seats.setdefault(claim.id, node)
         return seats
-
-
-def _ask(grid: Grid, nodes: Collection[int], reply_timeout: float) -> dict[int, Remote | None]:
-    """Who the nodes say they are; None for an answer that makes no sense. Who is silent is not in
-    it."""
-    questions = {node: Message(RecordDict(), node, MessageType.QUERY) for node in sorted(nodes)}
-    replies = (
-        grid.send_and_receive(list(questions.values()), timeout=reply_timeout) if questions else []
-    )
-    answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
-    claims = {
-        node: answers.get(question.metadata.message_id) for node, question in questions.items()
-    }
-    return {node: _claim(answer) for node, answer in claims.items() if answer is not None}
-
-
-def _claim(answer: Message) -> Remote | None:
-    try:
-        said = answer.content.config_records["client"]
-        return Remote(said["id"], said["size"], input_norm=said["input_norm"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _reply(answer: Message | None) -> Any:
-    """What a client sent, in the form that `Rounds.conclude` screens."""
-    if answer is None:
-        return Failure("was late")
-    if answer.has_error():
-        return Failure(f"failed: {answer.error.reason}")
-    if "failure" in answer.content.config_records:
-        return Failure(f"raised {answer.content.config_records['failure'].get('raised')}")
-    arrays = answer.content.array_records.get("arrays")
-    return None if arrays is None else _tensors(arrays)
-
-
-def _record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    return ArrayRecord(torch_state_dict=dict(tensors))
-
-
-def _tensors(record: ArrayRecord) -> dict[str, Any]:
-    """The tensors of a record by name; what cannot be read as one stays what it is, for the
-    screening to name."""
-
-    def read(array: Any) -> Any:
-        try:
-            return torch.from_numpy(array.numpy())
-        except Exception:  # bytes from a stranger, who may have put anything in them
-            return array
-
-    return {name: read(array) for name, array in record.items()}

@@ -30,7 +30,7 @@ from rsfl.fed.rows import Rows
 from rsfl.fed.screening import Limits, Verdict, admit, screen, tamper
 from rsfl.fed.settings import Settings, run_identity
 from rsfl.fed.survey import Survey, survey
-from rsfl.fed.trainer import SGD, Task
+from rsfl.fed.trainer import Task, mixes
 
 __all__ = ["Rounds"]
 
@@ -165,13 +165,13 @@ class Rounds:
                 index,
                 one.id,
                 settings.seed,
-                center if _mixes(one) else {},
+                center if mixes(one.trainer) else {},
                 poison,
                 None if rates is None else rates[index - 1],
                 settings.max_input_norm,
             )
             tasks.append(task)
-            starts.append(self.state.locals.get(one.id, sent) if _mixes(one) else sent)
+            starts.append(self.state.locals.get(one.id, sent) if mixes(one.trainer) else sent)
         # Read anew: data that grew since the last round would make a false bound.
         surveys = survey(participants, settings.model, settings.max_input_norm)
         self.apart = frozenset(id_ for id_, one in surveys.items() if one.unusable)
@@ -227,7 +227,7 @@ class Rounds:
         index, sent = state.round + 1, state.broadcast.double()
         rho, sigma = self.plan.clip[index - 1], self.plan.noise_std[index - 1]
         # Models of their own, as they were before anybody lied about them or shortened them.
-        own = {i: rows[i] for i, one in enumerate(participants) if _mixes(one)}
+        own = {i: rows[i] for i, one in enumerate(participants) if mixes(one.trainer)}
         tamper(rows, verdicts, sent, participants, self.attacks, (settings.seed, index))
         limits = Limits(settings.reject_norm, self.plan.update_clip[index - 1])
         verdicts = screen(rows, verdicts, sent, limits)
@@ -347,7 +347,3 @@ class Rounds:
         return {
             str(name): float(value) for name, value in self.evaluate(self._model(vector)).items()
         }
-
-
-def _mixes(one: Member) -> bool:
-    return isinstance(one.trainer, SGD) and one.trainer.mixture is not None

@@ -25,6 +25,7 @@ __all__ = [
     "Task",
     "Trainer",
     "at_round",
+    "mixes",
     "squared_norms",
     "usable",
 ]
@@ -276,3 +277,8 @@ def _poisoned(task: Task, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             raise
         _LOG.warning("client %d could not poison a mini-batch: %s", task.client, told(error))
         return x, y
+
+
+def mixes(trainer: Trainer) -> bool:
+    """Whether a client that trains so keeps a model of its own from round to round."""
+    return isinstance(trainer, SGD) and trainer.mixture is not None

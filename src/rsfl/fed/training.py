@@ -177,7 +177,8 @@ def _groups(
 
 def _kind(trainer: SGD) -> Hashable:
     """The same for trainers that do the same: groups of clients have copies of their own."""
-    if not is_ours(trainer.loss, CrossEntropy) or trainer.loss.law is not None:  # type: ignore[attr-defined]
+    loss: Any = trainer.loss
+    if not is_ours(loss, CrossEntropy) or loss.law is not None:
         return id(trainer)
     decay = trainer.decay
     named = tuple(sorted(decay.items())) if isinstance(decay, Mapping) else decay

@@ -82,7 +82,7 @@ class ParameterGaussian(Gaussian):
         return batch(x)
 
     @property
-    def assumptions(self) -> tuple[Assumption, ...]:  # type: ignore[override]  # depends on what carries noise
+    def assumptions(self) -> tuple[Assumption, ...]:  # type: ignore[override]
         """What certificates under this law rest on."""
         return (SHARED_MODELS, INDEPENDENT_DRAWS, IDEAL_NOISE) + (SAME_REST,) * self.partial
 

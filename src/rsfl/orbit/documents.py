@@ -24,7 +24,8 @@ def to_document(orbit: Orbit) -> dict[str, Any]:
     """
     if type(orbit) not in _FAMILIES.values():
         raise TypeError(f"orbit must be one of {', '.join(_FAMILIES)}, got {orbit!r}")
-    return {"name": type(orbit).__name__, **asdict(orbit)}  # type: ignore[call-overload]  # all are dataclasses
+    # All of them are dataclasses.
+    return {"name": type(orbit).__name__, **asdict(orbit)}  # type: ignore[call-overload]
 
 
 def from_document(document: Mapping[str, Any]) -> Orbit:

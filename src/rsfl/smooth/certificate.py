@@ -88,7 +88,8 @@ class Certificate:
     reading: Reading | None = field(default=None, kw_only=True)
     rule: Sequential | None = field(default=None, kw_only=True)
     dim: int = field(default=1, kw_only=True)
-    inputs: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # filled in below
+    # Filled in below.
+    inputs: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
     model: str = field(default="", kw_only=True)
     spot_checked: bool = field(default=False, kw_only=True)
     condition: str = field(default="", kw_only=True)

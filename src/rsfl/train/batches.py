@@ -110,7 +110,8 @@ class DatasetBatches:
             raise ValueError("dataset must hold at least one item, got 0")
 
     def _items(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # PyTorch's own class does not declare it
+        # PyTorch's own class does not declare it.
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return -(-self._items() // self.size)

@@ -4,172 +4,29 @@ input."""
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf, isfinite, isnan
+from math import isfinite, isnan
 from typing import Any
 
 from rsfl.assumptions import register
 from rsfl.verify import arithmetic
 from rsfl.verify.arithmetic import Number, complement, exact
 from rsfl.verify.findings import Finding
+from rsfl.verify.laws import LAWS, unknown_law
+from rsfl.verify.rows import Row, rows_of, whole
 
-__all__ = [
-    "ABSTAIN",
-    "LAWS",
-    "Row",
-    "check_assumptions",
-    "check_certificate",
-    "check_evidence",
-    "real",
-    "rows_of",
-    "some",
-]
+__all__ = ["ABSTAIN", "check_assumptions", "check_certificate", "check_evidence", "real", "some"]
 
 ABSTAIN = -1
+
+
 _SHOWN = 5  # inputs that are named where there are more
 
-_INPUT, _WARP = ("raw-input", "ideal-noise"), ("original-input", "ideal-noise")
-LAWS: dict[str, tuple[dict[str, str], frozenset[str], tuple[str, ...]]] = {
-    # measure, parameters and assumptions of every law
-    "Gaussian": (
-        {"norm": "l2", "space": "input", "unit": "input units"},
-        frozenset({"sigma"}),
-        _INPUT,
-    ),
-    "Uniform": (
-        {"norm": "l1", "space": "input", "unit": "input units"},
-        frozenset({"half_width"}),
-        _INPUT,
-    ),
-    "Laplace": (
-        {"norm": "l1", "space": "input", "unit": "input units"},
-        frozenset({"scale"}),
-        _INPUT,
-    ),
-    "PixelGaussian": (
-        {"norm": "l2", "space": "input", "unit": "pixels"},
-        frozenset({"sigma", "low", "high"}),
-        _INPUT,
-    ),
-    "PixelUniform": (
-        {"norm": "l1", "space": "input", "unit": "pixels"},
-        frozenset({"half_width", "low", "high"}),
-        _INPUT,
-    ),
-    "PixelLaplace": (
-        {"norm": "l1", "space": "input", "unit": "pixels"},
-        frozenset({"scale", "low", "high"}),
-        _INPUT,
-    ),
-    "RoundedGaussian": (
-        {"norm": "l2", "space": "input", "unit": "input units"},
-        frozenset({"sigma", "levels"}),
-        ("raw-input", "grid-input", "rounded-table"),
-    ),
-    "ParameterGaussian": (
-        {"norm": "l2", "space": "parameters", "unit": "parameter units"},
-        frozenset({"sigma", "partial"}),
-        ("shared-models", "independent-draws", "ideal-noise"),
-    ),
-    "Rotation": (
-        {"norm": "l1", "space": "parametric", "unit": "radians"},
-        frozenset({"half_width", "padding"}),
-        _WARP,
-    ),
-    "Scaling": (
-        {"norm": "l1", "space": "parametric", "unit": "scale"},
-        frozenset({"half_width", "padding"}),
-        _WARP,
-    ),
-    "Translation": (
-        {"norm": "l2", "space": "parametric", "unit": "half images"},
-        frozenset({"sigma", "padding"}),
-        _WARP,
-    ),
-    "Affine": (
-        {"norm": "l2", "space": "parametric", "unit": "affine coefficients"},
-        frozenset({"sigma", "padding"}),
-        _WARP,
-    ),
-    "DCT": (
-        {"norm": "l2", "space": "parametric", "unit": "DCT coefficients"},
-        frozenset({"sigma", "bases", "padding"}),
-        _WARP,
-    ),
-    "PixelFlow": (
-        {"norm": "l2", "space": "parametric", "unit": "half images"},
-        frozenset({"sigma", "padding"}),
-        _WARP,
-    ),
-}
+
 _STATISTICS = {
     "radius": ("fresh-votes", "fixed-number"),
     "at": ("fresh-votes", "optional-stopping"),
     "prediction": ("fixed-number",),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """The votes on one input."""
-
-    index: int
-    n0: int
-    selection: Mapping[int, int]
-    n: int
-    counts: Mapping[int, int]
-
-    @property
-    def chosen(self) -> int:
-        """The class with most of the votes that select; the first of equals, as of none at all."""
-        return max(self.selection, key=lambda label: (self.selection[label], -label), default=0)
-
-    @property
-    def successes(self) -> int:
-        """Votes for the chosen class among those that bound it."""
-        return self.counts.get(self.chosen, 0)
-
-    @property
-    def runner_up(self) -> int:
-        """The most votes of any other class."""
-        return max((v for label, v in self.counts.items() if label != self.chosen), default=0)
-
-
-def rows_of(content: Mapping[str, Any]) -> list[Row]:
-    """The votes of each input of a ballot or certificate.
-
-    Raises:
-        ValueError: They are no votes, or do not add up.
-        KeyError, TypeError: Something is missing, or of another type.
-    """
-    names = ("index", "n0", "selection", "n", "counts")
-    columns = [content[name] for name in names]
-    if len({len(column) for column in columns}) > 1:
-        raise ValueError(f"the columns {', '.join(names)} are not of one length")
-    rows = []
-    for index, n0, selection, n, counts in zip(*columns, strict=True):
-        row = Row(index, n0, _votes(selection), n, _votes(counts))
-        for cast, counted in ((row.n0, row.selection), (row.n, row.counts)):
-            _whole("votes", cast, 0, 2**53)
-            for label, votes in counted.items():
-                _whole("a label", label, 0, content["classes"] - 1)
-                _whole("votes", votes, 0, cast)
-            if sum(counted.values()) > cast:
-                raise ValueError(f"input {row.index}: {sum(counted.values())} votes of {cast}")
-        _whole("an index", row.index, 0, 2**63)
-        rows.append(row)
-    return rows
-
-
-def _votes(counted: Mapping[str, int]) -> dict[int, int]:
-    found = {int(label): votes for label, votes in counted.items()}
-    if len(found) < len(counted) or any(str(int(label)) != label for label in counted):
-        raise ValueError(f"labels are not written as numbers once each: {sorted(counted)}")
-    return found
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{value!r} is no {name} from {low} to {high}")
 
 
 def some(texts: Sequence[str]) -> str:
@@ -189,21 +46,6 @@ def real(text: Any) -> float:
     return float(text)
 
 
-def _known_law(law: Mapping[str, Any]) -> str:
-    """What is wrong with a law, "" for nothing."""
-    if law.get("name") not in LAWS:
-        return f"law {law.get('name')!r} is not one of this library"
-    _, parameters, _ = LAWS[law["name"]]
-    if set(law) - {"name"} != parameters:
-        return f"{law['name']} has the parameters {sorted(parameters)}, not {sorted(law)}"
-    for name in parameters & {"sigma", "half_width", "scale"}:
-        if type(law[name]) not in (int, float) or not 0 < law[name] < inf:
-            return f"{name} = {law[name]!r} is no scale of noise"
-    if "levels" in law and (type(law["levels"]) is not int or not 2 <= law["levels"] <= 2**23):
-        return f"levels = {law['levels']!r} is no number of grid points that float32 holds"
-    return ""
-
-
 def check_evidence(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
     """What can be said of votes without the model: that they are votes, under a law that is
     known."""
@@ -213,12 +55,12 @@ def check_evidence(subject: str, content: Mapping[str, Any]) -> Iterator[Finding
 
     try:
         rows, law, rule = rows_of(content), content["law"], content["rule"]
-        _whole("a number of coordinates", content["dim"], 1, 2**53)
-        _whole("a seed", content["seed"], 0, 2**64 - 1)
+        whole("a number of coordinates", content["dim"], 1, 2**53)
+        whole("a seed", content["seed"], 0, 2**64 - 1)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         yield finding(False, f"no votes: {error!r}")
         return
-    if problem := _known_law(law):
+    if problem := unknown_law(law):
         yield finding(None if ":" in str(law.get("name")) else False, problem)
     elif content["measure"] != LAWS[law["name"]][0]:
         yield finding(False, f"radii under {law['name']} are no {content['measure']}")
@@ -332,7 +174,7 @@ def _excess(name: str, claimed: float, right: Number) -> str:
 def check_certificate(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether each number of a certificate follows from its votes, alpha, law and rule."""
     yield from check_evidence(subject, content)
-    if _known_law(content["law"]):
+    if unknown_law(content["law"]):
         return
     try:
         found = _check_rows(content)
@@ -438,4 +280,6 @@ _CHECKS: dict[str, Callable[..., tuple[str, ...]]] = {
     "at": _at_radius,
     "prediction": _most_voted,
 }
+
+
 _READINGS = frozenset(_CHECKS)

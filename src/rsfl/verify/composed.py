@@ -13,17 +13,17 @@ from rsfl.verify import arithmetic
 from rsfl.verify.arithmetic import Number, exact
 from rsfl.verify.certificates import (
     ABSTAIN,
-    LAWS,
-    Row,
     check_assumptions,
     check_certificate,
     check_evidence,
     real,
-    rows_of,
     some,
 )
+from rsfl.verify.conditions import broken_conditions
 from rsfl.verify.findings import Finding
-from rsfl.verify.recursion import broken_conditions, deviation
+from rsfl.verify.laws import LAWS
+from rsfl.verify.recursion import deviation
+from rsfl.verify.rows import Row, rows_of
 
 __all__ = [
     "check_exact",

@@ -87,7 +87,9 @@ def _model(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _merged(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:  # noqa: C901  # one line's checks
+def _merged(  # noqa: C901  # one line's checks
+    path: Path, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """The votes of all lines of a run as those of one ballot, and what is wrong with them."""
     rule: dict[str, Any] = {"name": "fixed"}
     if settings["radius"] is not None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from rsfl._draws import subseed
 from rsfl._fingerprint import input_hash
 from rsfl.smooth import ESTIMATION, SELECTION, OrbitBallot, Voter, Votes
-from rsfl.verify.certificates import Row, some
+from rsfl.verify.certificates import some
 from rsfl.verify.findings import Finding
+from rsfl.verify.rows import Row
 
 __all__ = ["Inputs", "check_identity", "check_orbit_votes", "check_votes", "sample_size"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
+from rsfl.verify.conditions import broken_conditions
 from rsfl.verify.findings import Finding
-from rsfl.verify.recursion import broken_conditions
 
 __all__ = ["check_ledger", "rounds_of"]
 

@@ -4,89 +4,18 @@ certificate for one trained model" a second time, client by client in ball arith
 No code is shared with :mod:`rsfl.bounds`; the numbers of equations are those of the documentation.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, TypeAlias
 
 from flint import arb
 
 from rsfl.verify.arithmetic import Number
+from rsfl.verify.conditions import Record, plain, real_of
 
-__all__ = ["broken_conditions", "deviation"]
-
-Record: TypeAlias = Mapping[str, Any]
+__all__ = ["deviation"]
 
 _OVERFLOW = 1e300  # where logits may leave float64, and a training fail
-_SLACK = 2.0**-40  # what sums and products of recorded floats may be off by
-
-
-def _real(value: Any) -> float:
-    """A recorded number; files write infinity as a text."""
-    return float(value)
-
-
-def _plain(one: Record) -> bool:
-    """Whether a client's training is convex, and its steps do not expand: all else is unknown."""
-    low, high = map(_real, one["decay"])
-    size, rate = _real(one["input_norm"]), _real(one["lr"])
-    return (
-        one["loss"] == "softmax cross-entropy"
-        and one["optimizer"] == "sgd"
-        and one["momentum"] == 0
-        and low == high
-        and size < inf
-        and rate * (high + size * size / 2) <= 2 * (1 + _SLACK)
-    )
-
-
-def broken_conditions(rounds: Sequence[Record], threat: Record) -> list[str]:
-    """What a ledger shows that the theorem does not allow, in words; none where it applies."""
-    found = []
-
-    def require(holds: bool, where: str, text: str) -> None:
-        if not holds:
-            found.append(f"{where}: {text}")
-
-    require(bool(rounds), "the ledger", "it holds no round")
-    at = [record["index"] for record in rounds]
-    require(at == list(range(1, len(at) + 1)), "the ledger", f"its rounds are {at}, not 1, 2, ...")
-    outside = set(threat.get("rounds") or ()) - set(at)
-    require(not outside, "the threat", f"it attacks the rounds {sorted(outside)}")
-    for record in rounds:
-        where = f"round {record['index']}"
-        total = sum(_real(one["weight"]) for one in record["participants"])
-        for name, wanted in (
-            ("aggregator", "mean"),
-            ("reject", "zero"),
-            ("clip_fixed", True),
-            ("dtype", "float64"),
-        ):
-            require(record[name] == wanted, where, f"{name} is {record[name]!r}, not {wanted!r}")
-        head = record["model"] == "linear head" and record.get("features_hash")
-        require(head or record["model"] == "linear", where, f"model is {record['model']!r}")
-        by_data = threat["level"] in ("feature", "sample")
-        known = not head or not by_data or threat.get("space") == "features"
-        require(known, where, "it trained on features, and the threat is about inputs")
-        require(record["weights_from"] != "clients", where, "weights are what clients report")
-        require(abs(total - 1) <= 1e-12, where, f"weights sum to {total!r}")
-        step = record["server_step"]
-        require(0 < step <= 1, where, f"the server steps by {step!r}")
-        for one in record["participants"]:
-            known = _plain(one) or _real(record["update_clip"]) < inf
-            if one["client"] not in _left_out(threat):
-                require(known, where, f"client {one['client']} trains in another way, unclipped")
-    for before, after in itertools.pairwise(rounds):
-        passed, sent = before.get("passed_hash"), after.get("sent_hash")
-        require(
-            passed == sent, f"round {after['index']}", "it sent other weights than were passed on"
-        )
-    return found
-
-
-def _left_out(threat: Record) -> Sequence[int]:
-    return threat["clients"] if threat["level"] == "removal" else ()
 
 
 def _root2() -> arb:
@@ -137,15 +66,17 @@ class _Client:
 
     def __post_init__(self) -> None:
         one = self.record
-        self.plain = _plain(one)
-        self.weight, self.update = arb(_real(one["weight"])), arb(_real(one["update_norm"]))
-        self.gap, self.outcome = arb(_real(one["gap"])), one["outcome"]
+        self.plain = plain(one)
+        self.weight, self.update = arb(real_of(one["weight"])), arb(real_of(one["update_norm"]))
+        self.gap, self.outcome = arb(real_of(one["gap"])), one["outcome"]
         self.sizes = one["batch_sizes"]
         steps = range(len(self.sizes))
         if not self.plain:
             self.kappa, self.slope = arb(1), arb.pos_inf()
             return
-        rate, decay, size = (arb(_real(x)) for x in (one["lr"], one["decay"][1], one["input_norm"]))
+        rate, decay, size = (
+            arb(real_of(x)) for x in (one["lr"], one["decay"][1], one["input_norm"])
+        )
         self.rate, self.size = rate, size
         smoothness = size * size / 2
         # Eq. (1): the Lipschitz constant of a step; (2): that of an update.
@@ -180,15 +111,15 @@ class _Run:
 
     def __post_init__(self) -> None:
         record = self.record
-        self.update_clip = _real(record["update_clip"])
-        self.reject_norm = _real(record["reject_norm"])
+        self.update_clip = real_of(record["update_clip"])
+        self.reject_norm = real_of(record["reject_norm"])
         self.room = min(self.update_clip, self.reject_norm)
-        self.broadcast = arb(_real(record["broadcast_norm"]))
+        self.broadcast = arb(real_of(record["broadcast_norm"]))
         other = self.broadcast + self.distance
         if self.reach < inf:
             other = other.min(arb(self.reach))
         self.sent = self.broadcast.max(other)
-        self.step = arb(_real(record["server_step"]))
+        self.step = arb(real_of(record["server_step"]))
 
     def followed(self, one: _Client) -> tuple[arb, arb]:
         """Eq. (4): what a client that keeps to the protocol takes the distance to, as factor and
@@ -246,7 +177,7 @@ def _poisoned_update(
 ) -> tuple[arb, arb, arb, float]:
     moved, fails = _injected(run, one, threat, norm)
     honest, kappa = one.honest(run.sent), one.kappa
-    low, high = map(_real, threat["scale"])
+    low, high = map(real_of, threat["scale"])
     longest, stretch = _scaled(high, honest + moved), 1.0
     if threat["comparator"] == "scaled":
         own, error, stretch = _scaled(high, honest), _scaled(high, moved), high
@@ -274,7 +205,7 @@ def _injected(run: _Run, one: _Client, threat: Record, norm: float) -> tuple[arb
         return arb.pos_inf(), False
     root, clean = _root2(), one.size
     limit = threat.get("input_norm")
-    poisoned = arb.pos_inf() if limit is None else arb(_real(limit))
+    poisoned = arb.pos_inf() if limit is None else arb(real_of(limit))
     if threat["level"] == "feature":
         poisoned = _smaller(poisoned, clean + norm)
     pushed = one.rate * root * clean.max(poisoned)
@@ -306,7 +237,7 @@ def _shares(one: _Client, threat: Record) -> tuple[list[list[arb]], int]:
     """Poisoned share of each batch: rows, of which the worst so many are poisoned."""
     sizes, count = one.sizes, threat.get("samples")
     if threat.get("share") is not None:
-        return [[arb(_real(threat["share"]))] * len(sizes)], 1
+        return [[arb(real_of(threat["share"]))] * len(sizes)], 1
     if threat.get("per_batch") is not None:
         return [[arb(min(threat["per_batch"], size)) / size for size in sizes]], 1
     if count is None:
@@ -339,7 +270,7 @@ def deviation(rounds: Sequence[Record], threat: Record, norm: float | None = Non
     Raises:
         ValueError: The ledger says too little for this threat.
     """
-    size = _real(threat.get("norm") or 0.0) if norm is None else norm
+    size = real_of(threat.get("norm") or 0.0) if norm is None else norm
     return Number(lambda: _propagated(rounds, threat, size))
 
 
@@ -356,11 +287,11 @@ def _propagated(rounds: Sequence[Record], threat: Record, norm: float) -> arb:
         for client, more in added.items():
             totals[client] = totals.get(client, arb(0)) + more
         distance = base + _largest_sum(list(totals.values()), most)
-        clip = _real(record["clip"])
+        clip = real_of(record["clip"])
         if clip < inf and not distance <= 2 * clip:
             distance = base = arb(2) * clip
             totals = {}
-        reach = clip + _real(record["noise_norm"])
+        reach = clip + real_of(record["noise_norm"])
     return distance
 
 

@@ -17,10 +17,10 @@ from rsfl.noise import ParameterGaussian
 from rsfl.runs import example
 from rsfl.smooth import OrbitBallot, ParameterSmoother, Smoother, Voter
 from rsfl.verify.arithmetic import affine, length
-from rsfl.verify.certificates import rows_of
 from rsfl.verify.composed import check_margins
 from rsfl.verify.evidence import Inputs, check_identity, check_orbit_votes, check_votes
 from rsfl.verify.findings import Finding
+from rsfl.verify.rows import rows_of
 
 __all__ = ["Witness", "again", "voted_again"]
 

@@ -1,0 +1,80 @@
+"""What a ledger shows that the theorem about one trained model does not allow."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any, TypeAlias
+
+__all__ = ["Record", "broken_conditions", "plain", "real_of"]
+
+Record: TypeAlias = Mapping[str, Any]
+
+
+_SLACK = 2.0**-40  # what sums and products of recorded floats may be off by
+
+
+def real_of(value: Any) -> float:
+    """A recorded number; files write infinity as a text."""
+    return float(value)
+
+
+def plain(one: Record) -> bool:
+    """Whether a client's training is convex, and its steps do not expand: all else is unknown."""
+    low, high = map(real_of, one["decay"])
+    size, rate = real_of(one["input_norm"]), real_of(one["lr"])
+    return (
+        one["loss"] == "softmax cross-entropy"
+        and one["optimizer"] == "sgd"
+        and one["momentum"] == 0
+        and low == high
+        and size < inf
+        and rate * (high + size * size / 2) <= 2 * (1 + _SLACK)
+    )
+
+
+def broken_conditions(rounds: Sequence[Record], threat: Record) -> list[str]:
+    """What a ledger shows that the theorem does not allow, in words; none where it applies."""
+    found = []
+
+    def require(holds: bool, where: str, text: str) -> None:
+        if not holds:
+            found.append(f"{where}: {text}")
+
+    require(bool(rounds), "the ledger", "it holds no round")
+    at = [record["index"] for record in rounds]
+    require(at == list(range(1, len(at) + 1)), "the ledger", f"its rounds are {at}, not 1, 2, ...")
+    outside = set(threat.get("rounds") or ()) - set(at)
+    require(not outside, "the threat", f"it attacks the rounds {sorted(outside)}")
+    for record in rounds:
+        where = f"round {record['index']}"
+        total = sum(real_of(one["weight"]) for one in record["participants"])
+        for name, wanted in (
+            ("aggregator", "mean"),
+            ("reject", "zero"),
+            ("clip_fixed", True),
+            ("dtype", "float64"),
+        ):
+            require(record[name] == wanted, where, f"{name} is {record[name]!r}, not {wanted!r}")
+        head = record["model"] == "linear head" and record.get("features_hash")
+        require(head or record["model"] == "linear", where, f"model is {record['model']!r}")
+        by_data = threat["level"] in ("feature", "sample")
+        known = not head or not by_data or threat.get("space") == "features"
+        require(known, where, "it trained on features, and the threat is about inputs")
+        require(record["weights_from"] != "clients", where, "weights are what clients report")
+        require(abs(total - 1) <= 1e-12, where, f"weights sum to {total!r}")
+        step = record["server_step"]
+        require(0 < step <= 1, where, f"the server steps by {step!r}")
+        for one in record["participants"]:
+            known = plain(one) or real_of(record["update_clip"]) < inf
+            if one["client"] not in _left_out(threat):
+                require(known, where, f"client {one['client']} trains in another way, unclipped")
+    for before, after in itertools.pairwise(rounds):
+        passed, sent = before.get("passed_hash"), after.get("sent_hash")
+        require(
+            passed == sent, f"round {after['index']}", "it sent other weights than were passed on"
+        )
+    return found
+
+
+def _left_out(threat: Record) -> Sequence[int]:
+    return threat["clients"] if threat["level"] == "removal" else ()
