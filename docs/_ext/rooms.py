@@ -7,6 +7,7 @@ name the files that come first. What is added to a room is on its page without a
 
 import importlib
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 OTHER = "more"  # what a room has from elsewhere, or from its one file
@@ -65,6 +67,16 @@ def line(pair: tuple[str, Any]) -> int:
         return 0
 
 
+def noted(room: ModuleType, name: str) -> list[str]:
+    """What is said below a constant in the file that defines it: its own type's words are none."""
+    parts = [part.name for part in pkgutil.iter_modules(getattr(room, "__path__", []))]
+    for home in (room.__name__, *(f"{room.__name__}.{part}" for part in parts)):
+        found = ModuleAnalyzer.for_module(home).find_attr_docs().get(("", name))
+        if found:
+            return list(found)
+    return []
+
+
 def page(room_name: str, first: list[str]) -> str:
     """The tables and the entries as the Markdown of a page, below its title."""
     room = importlib.import_module(room_name)
@@ -85,10 +97,13 @@ def page(room_name: str, first: list[str]) -> str:
         elif about:
             body.append(f"{about}\n")
         for label, value in pairs:
-            body.append(f".. auto{kind(value)}:: {room_name}.{label}")
             if kind(value) == "data":
-                body.append("   :no-value:")
-            elif kind(value) == "class":
+                body.append(f".. py:data:: {label}\n   :module: {room_name}\n")
+                body += [f"   {line}" for line in noted(room, label)]
+                body.append("")
+                continue
+            body.append(f".. auto{kind(value)}:: {room_name}.{label}")
+            if kind(value) == "class":
                 body.append(
                     "   :members:\n   :inherited-members: object, tuple, Mapping, Sequence, Module"
                 )
