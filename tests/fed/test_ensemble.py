@@ -149,7 +149,7 @@ def test_groups_are_the_same_together_and_in_processes():
     assert all(same(together, replace(together, models=tuple(alone))))
 
 
-def test_groups_train_in_one_stack(monkeypatch):
+def test_each_group_trains_in_a_stack_of_its_own(monkeypatch):
     run, x = server(clients=40)
     stacks = []
     fit = fed.training._fit_stacked
@@ -159,11 +159,27 @@ def test_groups_train_in_one_stack(monkeypatch):
         lambda *arguments: stacks.append(len(arguments[2])) or fit(*arguments),
     )
     stacked = fed.train_groups(run, 5, 2, num_classes=3)
-    assert stacks == [40, 40]  # all clients of all groups, round by round
+    assert stacks == [len(group) for group in stacked.groups] * 2  # round by round
     plain = fed.train_groups(replace(run, stacked=False), 5, 2, num_classes=3)
     for a, b in zip(stacked.models, plain.models, strict=True):
         torch.testing.assert_close(a.weight, b.weight, rtol=1e-5, atol=1e-6)
     assert torch.equal(stacked.votes(x), plain.votes(x))
+
+
+def test_a_label_that_is_none_changes_no_other_group_by_a_bit():
+    """A client with samples that cannot be trained on trains by itself. Who else is in a stack
+    decides how its sums are rounded: they are of one group alone."""
+    run, _ = server(clients=40)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
+    run = replace(run, model=network)
+    clean = fed.train_groups(run, 5, 3, num_classes=3)
+    victim = clean.groups[2][0]
+    labels = run.clients[0].y.clone()
+    labels[next(one for one in run.clients if one.id == victim).where[0]] = 7
+    bad = [replace(one, y=labels) if one.id == victim else one for one in run.clients]
+    spoiled = fed.train_groups(replace(run, clients=bad), 5, 3, num_classes=3)
+    assert same(clean, spoiled) == [True, True, False, True, True]
 
 
 class Bad:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from rsfl import _draws, _heap
 from rsfl._checks import count, number
@@ -23,7 +23,7 @@ from rsfl.fed.processes import Group, carried_out
 from rsfl.fed.rounds import Rounds
 from rsfl.fed.server import Server
 from rsfl.fed.settings import Settings
-from rsfl.fed.trainer import SGD, Task
+from rsfl.fed.trainer import SGD
 from rsfl.fed.training import train
 
 __all__ = ["group_clients", "train_groups"]
@@ -82,8 +82,8 @@ def train_groups(  # noqa: PLR0913  # a run's settings
     ``server``.
 
     Groups must not reach one another. Where model, rule, clients, trainers and losses are torch's
-    and rsfl's own, which keep nothing from one call to the next, all groups train together in this
-    process, one round of all at once, stacked where that gives the same result. Code of yours could
+    and rsfl's own, which keep nothing from one call to the next, all groups train in this
+    process, each in stacks of its own clients where that gives the same result. Code of yours could
     keep something (a rule its velocity, a trainer a buffer, in itself or in its module): then each
     group has a process of its own, forked from this one, which ends with it. An exception, an exit
     or a crash there ends this group alone; so does a client that hangs, with a ``timeout``.
@@ -218,30 +218,12 @@ def _here(everyone: Sequence[Group], model: nn.Module, rounds: int, progress: bo
 
 
 def _round(runs: Mapping[int, Rounds], groups: Mapping[int, Group], model: nn.Module) -> None:
-    """One round of each run, all their clients trained together."""
-    owners: list[tuple[int, int]] = []
-    members: list[Member] = []
-    starts: list[Tensor] = []
-    tasks: list[Task] = []
-    apart: set[int] = set()
+    """One round of each run. A stack holds clients of one group alone: who is in it decides how its
+    sums are rounded, and no group may depend on another one's clients, not to the last bit."""
     for at, run in runs.items():
         try:
-            asked = run.invite()
-        except Exception as error:
-            groups[at].failure = told(error)
-            continue
-        owners += [(at, position) for position in range(len(asked[0]))]
-        apart |= run.apart
-        members += asked[0]
-        starts += asked[1]
-        tasks += asked[2]
-    replies: dict[int, list[tuple[int, Any]]] = {at: [] for at, _ in owners}
-    first = next(iter(runs.values())).settings
-    for place, reply in train(model, members, starts, tasks, stacked=first.stacked, apart=apart):
-        at, position = owners[place]
-        replies[at].append((position, reply))
-    for at, heard in replies.items():
-        try:
-            runs[at].conclude(heard)
+            members, starts, tasks = run.invite()
+            stacked, apart = run.settings.stacked, run.apart
+            run.conclude(train(model, members, starts, tasks, stacked=stacked, apart=apart))
         except Exception as error:
             groups[at].failure = told(error)
