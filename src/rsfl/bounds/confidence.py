@@ -110,6 +110,7 @@ def clopper_pearson_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
     p = special.betaincinv(a, b, alpha_ / (1 + error) ** 2)
 
     def safe(p: Float64) -> NDArray[np.bool_]:
+        # P[Bin(n, p) >= k] <= alpha, of "One bound: Clopper-Pearson" in the documentation.
         return np.asarray(special.betainc(a, b, p) * (1 + error) <= alpha_)
 
     return unwrapped(np.where(some, _edge(safe, np.asarray(p, dtype=np.float64), safe_end=0), 0.0))
@@ -154,6 +155,7 @@ def clopper_pearson_upper(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
     def safe(p: Float64) -> NDArray[np.bool_]:
         summed = _few_or_less(np.where(few, k, 0), n, np.minimum(p, np.nextafter(1.0, 0.0)))
         tail = np.where(few, summed, special.betaincc(a, b, p))
+        # P[Bin(n, p) <= k] <= alpha; at p = 1 there is nothing to exceed.
         return np.asarray((tail * (1 + error) <= alpha_) | (p == 1))
 
     return unwrapped(np.where(some, _edge(safe, np.asarray(p, dtype=np.float64), safe_end=1), 1.0))

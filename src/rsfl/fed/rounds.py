@@ -1,5 +1,4 @@
-"""The rounds of a federated run: what the server does before and after the clients' part of
-each."""
+"""The rounds of a federated run: what the server does around the clients' part of each."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -222,7 +221,8 @@ class Rounds:
     def _averaged(
         self, invitation: _Invitation, rows: Rows, verdicts: list[Verdict]
     ) -> tuple[State, Entry]:
-        """The state after a round, from the vectors that came through the door."""
+        """The state after a round, from the vectors that came through the door. The words at the
+        lines are those of "One federated round", in the documentation."""
         settings, state, participants = self.settings, self.state, invitation.participants
         index, sent = state.round + 1, state.broadcast.double()
         rho, sigma = self.plan.clip[index - 1], self.plan.noise_std[index - 1]
@@ -230,9 +230,9 @@ class Rounds:
         own = {i: rows[i] for i, one in enumerate(participants) if mixes(one.trainer)}
         tamper(rows, verdicts, sent, participants, self.attacks, (settings.seed, index))
         limits = Limits(settings.reject_norm, self.plan.update_clip[index - 1])
-        verdicts = screen(rows, verdicts, sent, limits)
+        verdicts = screen(rows, verdicts, sent, limits)  # Screening
         weights = np.array([settings.registry[one.id] for one in participants], dtype=np.float64)
-        weights /= weights.sum()
+        weights /= weights.sum()  # Weights: p_i = n_i / sum n_j
         self._check_enough(participants, verdicts)
         shares = shares_of(weights, verdicts, settings.reject)
         try:
@@ -243,11 +243,11 @@ class Rounds:
             raise self._error(str(error)) from error
         step = self.plan.server_step[index - 1]
         if step != 1:
-            value = sent + step * (value - sent)
+            value = sent + step * (value - sent)  # Aggregation: w_t
         clipped = projected(value, rho, self.layout.trained).to(self.layout.dtype)
         if not bool(torch.isfinite(clipped).all()):
             raise self._error("the aggregated model is not finite")
-        noise = self._noise(index, sigma)
+        noise = self._noise(index, sigma)  # Clip and noise: rho_t above, sigma_t here
         broadcast = clipped.double().clone()  # double() is no copy of what is double already
         broadcast[: self.layout.trained] += noise
         passed = broadcast.to(self.layout.dtype)
