@@ -159,7 +159,7 @@ def certified(result):
         result.model,
         x,
         result.ledger,
-        FeatureThreat(clients=[1], rounds=[2], norm=1e-3, per_batch=1),
+        FeatureThreat(clients=[1], rounds=[5], norm=1e-3, per_batch=1),
     )
     return {"label": certificate.label.tolist(), "deviation": certificate.deviation}
 
