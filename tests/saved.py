@@ -4,8 +4,9 @@ import json
 import zlib
 
 import torch
+from torch import nn
 
-from rsfl import deform, noise, smooth
+from rsfl import deform, fed, noise, smooth
 
 LAWS = [
     noise.Gaussian(0.5),
@@ -52,3 +53,27 @@ def edited(path, change):
     document["crc32"] = zlib.crc32(json.dumps(document["content"]).encode())
     path.write_text(json.dumps(document) + "\n")
     return path
+
+
+def false(report):
+    """What a report says to be false, in words."""
+    return [str(one) for one in report if one.holds is False]
+
+
+def federation():
+    """A run of twenty clients that train a linear model, six inputs, and the same as a data set."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (200,), generator=generator)
+    centres = 3 * torch.eye(3, 4, dtype=torch.float64)
+    x = centres[y] + 0.3 * torch.randn(200, 4, generator=generator, dtype=torch.float64)
+    model = nn.Linear(4, 3).double()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    trainer = fed.SGD(lr=0.05, batch_size=None, decay=0.05)
+    clients = fed.clients(x, y, fed.partition.equal(200, 20), trainer)
+    server = fed.Server(model, clients, update_clip=3.0)
+    return (
+        server.run(8),
+        x[:6],
+        [(one, int(label)) for one, label in zip(x[:6], y[:6], strict=True)],
+    )

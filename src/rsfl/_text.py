@@ -26,14 +26,22 @@ def raised(value: float, digits: int = 4) -> str:
     return f"{0.0 - float(floored(-value, digits)):.{digits}f}"
 
 
-def lined(heading: str, rows: Sequence[Sequence[str]], closing: str) -> str:
-    """A table of a certificate as lines of text."""
-    return "\n".join([heading, *("".join(f"{cell:>10}" for cell in row) for row in rows), closing])
+def lined(
+    heading: str, rows: Sequence[Sequence[str]], closing: str, *, width: int | None = 10
+) -> str:
+    """A table of a certificate as lines of text: columns of one width, or as wide as they need."""
+    needed = (max(map(len, column)) + 2 for column in zip(*rows, strict=True))
+    widths = [width or least for least in needed]
+
+    def line(row: Sequence[str]) -> str:
+        return "".join(f"{cell:>{wide}}" for cell, wide in zip(row, widths, strict=True))
+
+    return "\n".join([heading, *map(line, rows), closing])
 
 
 def tabled(heading: str, rows: Sequence[Sequence[str]], closing: str) -> str:
     """A table of a certificate as HTML."""
-    head = "".join(f"<th>{cell}</th>" for cell in rows[0])
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
     body = "".join(
         "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
     )

@@ -7,17 +7,13 @@ import zlib
 
 import pytest
 import torch
-from saved import LAWS, READINGS, ballot, edited
+from saved import LAWS, READINGS, ballot, edited, false
 from torch import nn
 
 from rsfl import noise, runs, smooth
 from rsfl.cli import main
 from rsfl.verify import Witness, verify
 from rsfl.verify.evidence import sample_size
-
-
-def false(report):
-    return [str(one) for one in report if one.holds is False]
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)

@@ -3,19 +3,15 @@
 import dataclasses
 
 import pytest
+import saved
 import torch
-from saved import edited
+from saved import edited, false
 from torch import nn
 
 from rsfl import fed, noise, smooth
 from rsfl.orbit import Rotations
 from rsfl.smooth import JointSmoother, Judge
 from rsfl.verify import Witness, verify
-
-
-def false(report):
-    return [str(one) for one in report if one.holds is False]
-
 
 # --- Orbits --------------------------------------------------------------------------------------
 
@@ -176,21 +172,7 @@ def test_votes_of_groups_that_claim_more(tmp_path, change):
 
 @pytest.fixture(scope="module")
 def federation():
-    generator = torch.Generator().manual_seed(0)
-    y = torch.randint(3, (200,), generator=generator)
-    centres = 3 * torch.eye(3, 4, dtype=torch.float64)
-    x = centres[y] + 0.3 * torch.randn(200, 4, generator=generator, dtype=torch.float64)
-    model = nn.Linear(4, 3).double()
-    for parameter in model.parameters():
-        nn.init.zeros_(parameter)
-    trainer = fed.SGD(lr=0.05, batch_size=None, decay=0.05)
-    clients = fed.clients(x, y, fed.partition.equal(200, 20), trainer)
-    server = fed.Server(model, clients, update_clip=3.0)
-    return (
-        server.run(8),
-        x[:6],
-        [(one, int(label)) for one, label in zip(x[:6], y[:6], strict=True)],
-    )
+    return saved.federation()
 
 
 def test_ledgers_that_were_cut_or_joined(federation, tmp_path):

@@ -1,35 +1,16 @@
 """Certificates against poisoned clients: what their numbers say, and what was changed in them."""
 
 import pytest
-import torch
-from saved import edited
-from torch import nn
+import saved
+from saved import edited, false
 
 from rsfl import bounds, fed, smooth
 from rsfl.verify import Witness, verify
 
 
-def false(report):
-    return [str(one) for one in report if one.holds is False]
-
-
 @pytest.fixture(scope="module")
 def federation():
-    generator = torch.Generator().manual_seed(0)
-    y = torch.randint(3, (200,), generator=generator)
-    centres = 3 * torch.eye(3, 4, dtype=torch.float64)
-    x = centres[y] + 0.3 * torch.randn(200, 4, generator=generator, dtype=torch.float64)
-    model = nn.Linear(4, 3).double()
-    for parameter in model.parameters():
-        nn.init.zeros_(parameter)
-    trainer = fed.SGD(lr=0.05, batch_size=None, decay=0.05)
-    clients = fed.clients(x, y, fed.partition.equal(200, 20), trainer)
-    server = fed.Server(model, clients, update_clip=3.0)
-    return (
-        server.run(8),
-        x[:6],
-        [(one, int(label)) for one, label in zip(x[:6], y[:6], strict=True)],
-    )
+    return saved.federation()
 
 
 THREATS = [

@@ -1,6 +1,5 @@
 """The certificate of a vote among groups of clients: the record, its text and its file."""
 
-import html
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rsfl import _document
+from rsfl._text import lined, tabled
 from rsfl.assumptions import Assumption
 from rsfl.smooth import ABSTAIN
 
@@ -174,20 +174,10 @@ class GroupCertificate:
         return heading, rows, f"{more}{promise}{failed}{assumed}"
 
     def __repr__(self) -> str:
-        heading, rows, closing = self._table()
-        lines = ("".join(f"{cell:>12}" for cell in row) for row in rows)
-        return "\n".join([heading, *lines, closing])
+        return lined(*self._table(), width=12)
 
     def _repr_html_(self) -> str:
-        heading, rows, closing = self._table()
-        head = "".join(f"<th>{cell}</th>" for cell in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
-        )
-        return (
-            f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table><p>{html.escape(closing)}</p>"
-        )
+        return tabled(*self._table())
 
 
 def elected(votes: Tensor) -> tuple[Tensor, Tensor]:

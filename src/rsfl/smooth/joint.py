@@ -1,9 +1,8 @@
 """One certificate for a threat against the training and a perturbed input: votes that say, beside
 their label, which threats the label withstands."""
 
-import html
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from rsfl import _document
 from rsfl._checks import count, counts
-from rsfl._text import floored
+from rsfl._text import floored, lined, tabled
 from rsfl.assumptions import COUNTED_IF_WITHSTOOD, Assumption
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
@@ -302,22 +301,7 @@ class JointCertificate:
         return [self.rungs[place] for place in places]
 
     def __repr__(self) -> str:
-        heading, rows, closing = self._table()
-        widths = [max(len(cell) for cell in column) + 2 for column in zip(*rows, strict=True)]
-
-        def lines() -> Iterator[str]:
-            for row in rows:
-                yield "".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True))
-
-        return "\n".join([heading, *lines(), closing])
+        return lined(*self._table(), width=None)
 
     def _repr_html_(self) -> str:
-        heading, rows, closing = self._table()
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:]
-        )
-        return (
-            f"<p>{html.escape(heading)}</p><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table><p>{html.escape(closing)}</p>"
-        )
+        return tabled(*self._table())
