@@ -208,6 +208,19 @@ def test_the_grid_point_is_two_roundings_away_at_most():
     noise.RoundedGaussian(0.5, 4096).check((torch.arange(4096).float() / 4095)[None])
 
 
+@pytest.mark.parametrize("levels", [2, 16, 256])
+def test_an_input_that_is_taken_is_two_to_the_minus_23_from_its_grid_point_at_most(levels):
+    law, point = noise.RoundedGaussian(0.5, levels), 1 / (levels - 1)
+    for sign in (1, -1):
+        law.check(torch.tensor([[point + sign * 0.999 * 2.0**-23]], dtype=torch.float64))
+        with pytest.raises(ValueError, match="x must lie on the grid"):
+            law.check(torch.tensor([[point + sign * 1.001 * 2.0**-23]], dtype=torch.float64))
+        end = torch.tensor([[sign * 0.999 * 2.0**-23]], dtype=torch.float64)
+        law.check(end)
+        with pytest.raises(ValueError, match="x must lie on the grid"):
+            law.check(end * 1.002)
+
+
 def test_inputs_off_the_grid_are_refused():
     law = noise.RoundedGaussian(0.5)
     law.check(torch.arange(256).float()[None] / 255)
