@@ -116,6 +116,50 @@ def test_a_client_on_a_roster_reaches_its_own_group_only():
     assert same(clean, attacked) == [True, True, False, True, True]
 
 
+def shards(x, y, names):
+    """The vote of eleven shards of a data set."""
+    parts = fed.partition.by_hash(names, 11)
+    members = fed.clients(x, y, parts, fed.SGD(lr=0.5, batch_size=5, epochs=2))
+    return fed.train_groups(fed.Server(build(), members), 11, 1, num_classes=3)
+
+
+def test_poisoned_samples_change_no_prediction_that_withstands_them():
+    """A client is a shard: samples are inserted, removed and changed at random."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(330, 4, generator=generator)
+    y = (x[:, :3] + 0.7 * torch.randn(330, 3, generator=generator)).argmax(dim=1)
+    test, names = torch.randn(60, 4, generator=generator), list(range(330))
+    clean = shards(x, y, names)
+    certificate = clean.certify(test)
+    draws = np.random.default_rng(1)
+    flips = 0
+    for trial in range(12):
+        m = 1 + trial % 4
+        chosen = draws.choice(330, m, replace=False)
+        px, py, pn = x.clone(), y.clone(), list(names)
+        if trial % 3 == 0:  # changed under the same name
+            px[chosen], py[chosen] = 20 * px[chosen].flip(1), (py[chosen] + 1) % 3
+        elif trial % 3 == 1:  # removed
+            kept = [i for i in range(330) if i not in chosen]
+            px, py, pn = px[kept], py[kept], kept
+        else:  # inserted before all others
+            px = torch.cat([30 * torch.randn(m, 4, generator=generator), px])
+            py, pn = (
+                torch.cat([torch.randint(3, (m,), generator=generator), py]),
+                [
+                    *range(1000, 1000 + m),
+                    *pn,
+                ],
+            )
+        poisoned = shards(px, py, pn)
+        assert sum(not one for one in same(clean, poisoned)) <= m
+        changed = poisoned.certify(test).label != certificate.label
+        assert not (changed & (certificate.withstands >= m)).any()
+        flips += int(changed.sum())
+    assert flips  # the poison was not nothing
+    assert (certificate.withstands >= 1).double().mean() > 0.5
+
+
 def test_a_vote_keeps_the_ledgers_of_its_groups():
     run, _ = server()
     vote = fed.train_groups(run, 5, 2, num_classes=3)

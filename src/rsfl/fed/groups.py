@@ -14,7 +14,7 @@ from rsfl import _draws, _heap
 from rsfl._checks import count, number
 from rsfl._progress import progress as shown_progress
 from rsfl.assumptions import DEALT_GROUPS, DISJOINT_GROUPS, SEPARATE_GROUPS, Assumption
-from rsfl.fed.client import Client, Member
+from rsfl.fed.client import Client, Member, Remote
 from rsfl.fed.ensemble import GroupVote
 from rsfl.fed.faults import told, watched
 from rsfl.fed.layout import Layout
@@ -266,7 +266,7 @@ def decided(server: Settings, rounds: int) -> Settings:
     clients: list[Member] = []
     for one in server.clients:
         trainer = one.trainer
-        if isinstance(one, Client) and isinstance(trainer, SGD) and callable(trainer.lr):
+        if isinstance(one, (Client, Remote)) and isinstance(trainer, SGD) and callable(trainer.lr):
             table = _Table(plan.lr[one.id])
             known = trainers.setdefault(id(trainer), replace(trainer, lr=table))
             clients.append(replace(one, trainer=known))
