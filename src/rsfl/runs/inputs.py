@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from rsfl._batches import indexable
 from rsfl._checks import count
+from rsfl.smooth import Inputs, structure
 
 __all__ = ["example", "labelled", "peeked"]
 
@@ -45,8 +46,9 @@ def peeked(dataset: Any) -> tuple[Any, Any]:
     return first[0], itertools.chain(first, rest)
 
 
-def example(item: Any, model: nn.Module | None) -> tuple[Tensor, int]:
-    """One input, as it is in the data set but on the model's device, and its label."""
+def example(item: Any, model: nn.Module | None) -> tuple[Any, int]:
+    """One input, as it is in the data set but on the model's device, and its label: a tensor, or
+    of a structured model :class:`rsfl.smooth.Inputs`."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise TypeError(f"dataset must yield pairs (x, y), got {_kind(item)}")
     x, y = item
@@ -55,6 +57,8 @@ def example(item: Any, model: nn.Module | None) -> tuple[Tensor, int]:
             f"dataset must yield one input and its label at a time, got {len(y)} labels; "
             f"of a DataLoader, give its dataset"
         )
+    if (parts := structure(model)) is not None:
+        return x if isinstance(x, Inputs) else parts.single(x), count("y", y)
     if isinstance(x, Mapping) or type(x).__module__.partition(".")[0] == "PIL":
         raise TypeError(f"x must be a tensor, got {_kind(x)}")
     x = torch.as_tensor(x)

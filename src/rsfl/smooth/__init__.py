@@ -4,6 +4,7 @@ from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.dual import DualCertificate, DualSmoother, best_levels
 from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
@@ -12,10 +13,11 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
+from rsfl.smooth.inputs import Inputs, stacked
 from rsfl.smooth.joint import JointBallot, JointCertificate
 from rsfl.smooth.judge import JointSmoother, Judge
 from rsfl.smooth.measure import Measure
-from rsfl.smooth.module import Normalised, SmoothedModule
+from rsfl.smooth.module import Normalised, SmoothedModule, structure
 from rsfl.smooth.orbit_tests import OrbitTests
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
@@ -31,6 +33,7 @@ from rsfl.smooth.reading import (
     Sequential,
 )
 from rsfl.smooth.sequential import count_until
+from rsfl.smooth.structured import At, Parts, Structured
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, SELECTION, Votes, draw_noise
 
@@ -38,14 +41,18 @@ __all__ = [
     "ABSTAIN",
     "ESTIMATION",
     "SELECTION",
+    "At",
     "AtRadius",
     "Ballot",
     "ByCount",
     "Certificate",
     "Confidence",
     "DeformationSmoother",
+    "DualCertificate",
+    "DualSmoother",
     "ExactCertificate",
     "GaussianSmoother",
+    "Inputs",
     "JointBallot",
     "JointCertificate",
     "JointSmoother",
@@ -59,13 +66,16 @@ __all__ = [
     "OrbitPlan",
     "OrbitTests",
     "ParameterSmoother",
+    "Parts",
     "RunnerUp",
     "Sequential",
     "SmoothedModule",
     "Smoother",
+    "Structured",
     "UniformSmoother",
     "Voter",
     "Votes",
+    "best_levels",
     "count_until",
     "draw_noise",
     "evaluating",
@@ -76,4 +86,6 @@ __all__ = [
     "orbit_ballot",
     "prepared",
     "raised",
+    "stacked",
+    "structure",
 ]

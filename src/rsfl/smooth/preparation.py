@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from rsfl._models import as_given, evaluating
+from rsfl._models import answered, as_given, evaluating
 from rsfl.smooth.spot import disagreement
 
 __all__ = ["largest_difference", "prepared"]
@@ -79,7 +79,7 @@ def prepared(
         fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with evaluating(model), torch.random.fork_rng([x.device] if x.is_cuda else []):
         rows = as_given(model, x)
-        before, after = model(rows.clone()), fast(rows.clone())
+        before, after = answered(model(rows.clone())), answered(fast(rows.clone()))
     if (apart := disagreement(before, after)) is not None:
         raise ValueError(
             f"model must be one that can be prepared: for x its logits and those of the new model "
@@ -101,7 +101,7 @@ def largest_difference(model: nn.Module, other: nn.Module, x: Tensor) -> float:
     answers = []
     for one in (model, other):
         with evaluating(one), torch.random.fork_rng([x.device] if x.is_cuda else []):
-            answers.append(one(as_given(one, x).clone()).double())
+            answers.append(answered(one(as_given(one, x).clone())).double())
     return float((answers[0] - answers[1]).abs().amax())
 
 
