@@ -23,6 +23,7 @@ from rsfl.smooth.orbit_tests import OrbitTests
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.parameter import ParameterSmoother
+from rsfl.smooth.preparation import largest_difference, prepared
 from rsfl.smooth.reading import (
     ABSTAIN,
     AtRadius,
@@ -82,8 +83,10 @@ __all__ = [
     "evaluating",
     "exact_votes",
     "floored",
+    "largest_difference",
     "margins",
     "orbit_ballot",
+    "prepared",
     "raised",
     "stacked",
     "structure",
