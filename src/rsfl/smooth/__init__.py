@@ -4,6 +4,7 @@ from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.denoised import DiffusionDenoiser
 from rsfl.smooth.dual import DualCertificate, DualSmoother, best_levels
 from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
 from rsfl.smooth.input import (
@@ -22,6 +23,7 @@ from rsfl.smooth.orbit_tests import OrbitTests
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.parameter import ParameterSmoother
+from rsfl.smooth.preparation import largest_difference, prepared
 from rsfl.smooth.reading import (
     ABSTAIN,
     AtRadius,
@@ -47,6 +49,7 @@ __all__ = [
     "Certificate",
     "Confidence",
     "DeformationSmoother",
+    "DiffusionDenoiser",
     "DualCertificate",
     "DualSmoother",
     "ExactCertificate",
@@ -80,8 +83,10 @@ __all__ = [
     "evaluating",
     "exact_votes",
     "floored",
+    "largest_difference",
     "margins",
     "orbit_ballot",
+    "prepared",
     "raised",
     "stacked",
     "structure",

@@ -1,5 +1,7 @@
 """Whether a model is one function of a single input, as far as a few questions tell."""
 
+from math import inf
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -8,7 +10,7 @@ from rsfl._models import answered, as_given, evaluating, widened
 from rsfl.smooth.inputs import Inputs, joined
 from rsfl.smooth.votes import checked_logits, explain
 
-__all__ = ["asked_twice", "probed", "probes", "unanswered"]
+__all__ = ["asked_twice", "disagreement", "probed", "probes", "unanswered"]
 
 _COMPANY = 7
 """Rows that stand beside the one that is asked about: the majority of their batch."""
@@ -73,21 +75,24 @@ def asked_twice(model: nn.Module, x: Tensor | Inputs, num_classes: int) -> None:
 
 
 def _compare(first: Tensor, second: Tensor, how: str) -> None:
+    if (apart := disagreement(first, second)) is not None:
+        raise ValueError(
+            f"model must be one function of a single input: {how}, it gave logits that differ by "
+            f"{apart:.3g}. Chance (dropout), batch statistics or train() inside forward would void "
+            f"every certificate; spot_check=False switches this check off"
+        )
+
+
+def disagreement(first: Tensor, second: Tensor) -> float | None:
+    """By how much two answers differ, if that is more than rounding explains."""
     both = torch.stack([first.double(), second.double()])
     finite = both.isfinite()
-    if bool((finite[0] == finite[1]).all()):
-        both = torch.where(finite, both, 0.0)
-        difference = (both[0] - both[1]).abs()
-        apart = float(difference.amax())
-        if bool((difference <= _rounding(first) * _size(both)).all()):
-            return
-    else:
-        apart = float("inf")
-    raise ValueError(
-        f"model must be one function of a single input: {how}, it gave logits that differ by "
-        f"{apart:.3g}. Chance (dropout), batch statistics or train() inside forward would void "
-        f"every certificate; spot_check=False switches this check off"
-    )
+    if not bool((finite[0] == finite[1]).all()):
+        return inf
+    both = torch.where(finite, both, 0.0)
+    difference = (both[0] - both[1]).abs()
+    explained = bool((difference <= _rounding(first) * _size(both)).all())
+    return None if explained else float(difference.amax())
 
 
 def _size(both: Tensor) -> Tensor:
