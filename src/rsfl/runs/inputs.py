@@ -1,7 +1,7 @@
 """The inputs of a data set, by index or one after the other."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,40 @@ from rsfl._batches import indexable
 from rsfl._checks import count
 from rsfl.smooth import Inputs, structure
 
-__all__ = ["example", "labelled", "peeked"]
+__all__ = ["Mapped", "example", "labelled", "peeked"]
+
+
+class Mapped:
+    """A data set whose items are made into pairs (x, y) when they are asked for: rows of a table,
+    PIL images, texts, triples.
+
+    Args:
+        dataset: Gives items by index, and says how many there are.
+        function: Makes the pair of one input and its label of an item.
+
+    Example:
+        >>> rows = [{"image": [[0.0, 1.0]], "label": 3, "who": "a"}]
+        >>> data = Mapped(rows, lambda row: (torch.tensor(row["image"]), row["label"]))
+        >>> len(data), data[0]
+        (1, (tensor([[0., 1.]]), 3))
+    """
+
+    def __init__(self, dataset: Any, function: Callable[[Any], tuple[Any, Any]]) -> None:
+        if not indexable(dataset):
+            raise TypeError(
+                f"dataset must give items by index and have a length, got {_kind(dataset)}"
+            )
+        if not callable(function):
+            raise TypeError(f"function must make pairs (x, y) of items, got {function!r}")
+        self.dataset, self.function = dataset, function
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} items")
+        return self.function(self.dataset[index])
 
 
 def peeked(dataset: Any) -> tuple[Any, Any]:

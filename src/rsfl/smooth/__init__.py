@@ -4,6 +4,7 @@ from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.denoised import DiffusionDenoiser
 from rsfl.smooth.dual import DualCertificate, DualSmoother, best_levels
 from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
 from rsfl.smooth.input import (
@@ -48,6 +49,7 @@ __all__ = [
     "Certificate",
     "Confidence",
     "DeformationSmoother",
+    "DiffusionDenoiser",
     "DualCertificate",
     "DualSmoother",
     "ExactCertificate",
