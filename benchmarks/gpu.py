@@ -4,7 +4,8 @@ ResNet-110 on CIFAR-10 shapes in bfloat16, channels last, n = 100,000 votes an i
 second, the share of the bare forward pass of the same dtype, layout and batch, and how many times
 the plain loop (one input at a time, batches of 400 in float32, one transfer a batch). The forward
 pass runs as written, compiled, and captured as a graph; votes are compared with the bare pass of
-the same kind. Prints the GPU's name and writes JSON.
+the same kind. Then a small network on MNIST shapes, where what a CPU tells the GPU to do is the
+limit: one input with many votes, and many with few. Prints the GPU's name and writes JSON.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import machine
-from benchmarks.networks import resnet
+from benchmarks.networks import resnet, small_cnn
 from benchmarks.row import Row, ratio, turns
 from benchmarks.votes import SIGMA, plain_votes
 from rsfl.noise import Gaussian, RoundedGaussian
@@ -160,6 +161,42 @@ def measured(batch: int, n: int) -> list[Row]:
     return found
 
 
+def small(votes: int) -> list[Row]:
+    """The small convolutional network, which a GPU is done with before a CPU has told it what comes
+    next."""
+    torch.manual_seed(0)
+    images = torch.rand(1000, 1, 28, 28, device="cuda")
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = small_cnn().cuda().eval().to(dtype=dtype, memory_format=torch.channels_last)
+        for kind, forward in (("as written", model), ("compiled", torch.compile(model))):
+            smoother, batch = GaussianSmoother(forward, SIGMA, 10), 50_000
+            example = torch.rand(batch, 1, 28, 28, device="cuda", dtype=dtype)
+
+            def bare(forward: nn.Module = forward, example: Tensor = example) -> None:
+                with torch.no_grad():
+                    for _ in range(votes // len(example)):
+                        forward(example)
+
+            calls = {"bare": finished(bare)}
+            for inputs in (1, len(images)):
+                calls[f"{inputs}"] = finished(
+                    lambda smoother=smoother, inputs=inputs, batch=batch: smoother.votes(
+                        images[:inputs], votes // inputs, batch_size=batch
+                    )
+                )
+            times = turns(calls, repeats=3)
+            for inputs in (1, len(images)):
+                taken = times[f"{inputs}"]
+                name = f"small CNN, {str(dtype)[6:]}, {kind}, {inputs} x {votes // inputs} votes"
+                share = ratio(times["bare"], taken)
+                detail = f"{votes / median(taken):.3g} votes/s"
+                found.append(
+                    Row(f"{name}: over the bare forward pass", share, "times", detail=detail)
+                )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--batch", type=int, default=20_000, help="noisy images per forward call")
@@ -172,7 +209,7 @@ def main() -> None:
         sys.exit("python -m benchmarks.gpu needs a CUDA device, and PyTorch sees none here.")
     here = machine()
     print(f"{here['gpu']}, torch {here['torch']}, {here['date']}, batches of {options.batch}")
-    found = measured(options.batch, options.n)
+    found = measured(options.batch, options.n) + small(1_000_000)
     for row in found:
         print(row, flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
