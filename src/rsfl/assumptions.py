@@ -82,6 +82,13 @@ RAW_INPUT = Assumption(
     "trusted",
     "the caller",
 )
+OTHER_PARTS = Assumption(
+    "other-parts",
+    "Only the part of the input that the certificate names is moved. What goes along with it is "
+    "the same, and so is what a touched output was made from.",
+    "trusted",
+    "the caller; smooth.Parts and smooth.At name the part",
+)
 IDEAL_NOISE = Assumption(
     "ideal-noise",
     "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers. "
@@ -118,6 +125,14 @@ SPLIT_ALPHA = Assumption(
     "that none of them counts.",
     "configured",
     "each test has its share of alpha, and draws keyed by the input and its centre",
+)
+NAMED_LEVEL = Assumption(
+    "named-level",
+    "The level of noise is named by a vote that is certified, too: within the radius it is the "
+    "same for every input, so that only that level's certificate matters; each of the two has half "
+    "of alpha.",
+    "configured",
+    "smooth.DualSmoother",
 )
 ORBIT_COVER = Assumption(
     "orbit-cover",
@@ -203,6 +218,13 @@ SEPARATE_GROUPS = Assumption(
     "configured",
     "fed.train_groups: runs of their own, in one process where all code is known, in processes of "
     "their own elsewhere",
+)
+APART_NODES = Assumption(
+    "apart-nodes",
+    "Each client trains on a node of its own, which keeps nothing of another client's, answers for "
+    "no other client, and has its time whatever the others do with theirs.",
+    "trusted",
+    "who runs the nodes: fed.flower.Groups(..., nodes=...), with Flower's node authentication",
 )
 COUNTED_IF_WITHSTOOD = Assumption(
     "counted-if-withstood",

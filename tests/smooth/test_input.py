@@ -42,7 +42,7 @@ class Pair(nn.Module):
             ValueError,
             r"x must be a batch \(B, \.\.\.\).*got shape \(3,\)",
         ),
-        (lambda: smoother().certify([[0.5]]), TypeError, "x must be a torch.Tensor, got list"),
+        (lambda: smoother().certify([[0.5]]), TypeError, "x must be a torch.Tensor, got a list"),
         (
             lambda: smoother().certify(torch.ones(2, 1, dtype=torch.int64)),
             TypeError,
@@ -68,7 +68,7 @@ class Pair(nn.Module):
         (
             lambda: smoother(Pair()).certify(X),
             TypeError,
-            "model must return a tensor of logits, got tuple",
+            "a tensor of logits, or an object with logits, got tuple",
         ),
         (
             lambda: smoother().certify_at(X, -0.1),
@@ -162,14 +162,18 @@ class Pair(nn.Module):
             ValueError,
             "runner_up must be one of 'complement', 'bounded', got 'max'",
         ),
-        (lambda: Smoother(MODEL, 0.5, 2), TypeError, "law must be a noise.Law, got 0.5"),
+        (
+            lambda: Smoother(MODEL, 0.5, 2),
+            TypeError,
+            "law must be a noise.Law, such as .*, got 0.5",
+        ),
         (
             lambda: Smoother(MODEL, noise.ParameterGaussian(0.5), 2),
             ValueError,
             r"law must perturb inputs, got ParameterGaussian\(sigma=0.5",
         ),
         (
-            lambda: Smoother(lambda x: x, noise.Gaussian(1), 2),
+            lambda: Smoother(0.5, noise.Gaussian(1), 2),
             TypeError,
             "model must be a torch.nn.Module",
         ),

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from rsfl import _heap
 from rsfl._checks import count, stored
 from rsfl._draws import rekey
-from rsfl._models import input_dtype, voting, widened
+from rsfl._models import answered, input_dtype, voting, widened
 from rsfl.noise import Law
+from rsfl.smooth.inputs import Inputs
 
 __all__ = [
     "BLOCK",
@@ -110,14 +111,19 @@ def _adds(law: Law, shape: torch.Size) -> bool:
 
 
 def checked_logits(logits: object, rows: int, num_classes: int) -> Tensor:
-    """``logits`` if they are a tensor of shape (rows, num_classes)."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")
+    """``logits``, or the ``logits`` of what a model returned, if they are a tensor of shape (rows,
+    num_classes)."""
+    logits = answered(logits)
     if logits.shape != (rows, num_classes):
+        way = ""
+        if logits.shape in ((rows,), (rows, 1)):
+            way = (
+                ": a single logit z of two classes is torch.stack([0 * z, z], 1), and labels alone "
+                "are counted by a smooth.Voter of your own"
+            )
         raise ValueError(
             f"model must return logits of shape ({rows}, {num_classes}) for "
-            f"num_classes={num_classes}, "
-            f"got {tuple(logits.shape)}"
+            f"num_classes={num_classes}, got {tuple(logits.shape)}{way}"
         )
     return logits
 
@@ -150,7 +156,7 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
-def explain(error: Exception, x: Tensor, rows: int) -> None:
+def explain(error: Exception, x: Tensor | Inputs, rows: int) -> None:
     """Add to an error of the model what it was called with."""
     if sys.version_info >= (3, 11):  # which shows notes below the message
         error.add_note(
@@ -162,7 +168,7 @@ def explain(error: Exception, x: Tensor, rows: int) -> None:
 def count_votes(  # noqa: PLR0913  # the hot loop
     model: nn.Module,
     law: Law,
-    x: Tensor,
+    x: Tensor | Inputs,
     num_classes: int,
     *,
     start: int,
@@ -181,7 +187,8 @@ def count_votes(  # noqa: PLR0913  # the hot loop
     Args:
         model: Maps a batch of inputs, in its own dtype, to logits (rows, num_classes).
         law: Perturbs the inputs.
-        x: Inputs (B, ...).
+        x: Inputs (B, ...). Of several parts the model gets those that noise touches noisy, and
+            with them the others.
         num_classes: Width of the logits, K.
         start: First sample, at least 0.
         stop: One past the last sample.
@@ -194,6 +201,7 @@ def count_votes(  # noqa: PLR0913  # the hot loop
     Returns:
         The votes, on the device of ``x``.
     """
+    x, whole = (x.touched, x) if isinstance(x, Inputs) else (x, None)
     per_input = stop - start
     rows = len(x) * per_input
     batch = (
@@ -223,8 +231,9 @@ def count_votes(  # noqa: PLR0913  # the hot loop
                     else:
                         room.copy_(law.perturb(x[i : i + 1], noise))
                     filled += last - first
-                logits = checked_logits(model(noisy[:size]), size, num_classes)
                 bins = torch.arange(done, done + size, device=x.device) // per_input
+                asked = noisy[:size] if whole is None else whole.under(noisy[:size], bins)
+                logits = checked_logits(model(asked), size, num_classes)
                 tally(logits, bins, counts)
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
