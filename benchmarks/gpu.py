@@ -1,185 +1,145 @@
-"""Votes on a GPU: ``python -m benchmarks.gpu``, a few minutes; needs CUDA.
+"""All that wants a GPU, in one call: ``python -m benchmarks.gpu --data DIR --out DIR``.
 
-ResNet-110 on CIFAR-10 shapes in bfloat16, channels last, n = 100,000 votes an image: images a
-second, the share of the bare forward pass of the same dtype, layout and batch, and how many times
-the plain loop (one input at a time, batches of 400 in float32, one transfer a batch). The forward
-pass runs as written, compiled, and captured as a graph; votes are compared with the bare pass of
-the same kind. Prints the GPU's name and writes JSON.
+Three stages, each a few minutes on one H100; ``--stages`` picks some of them:
+
+- tests: ``pytest -m gpu``;
+- votes: the hot loop beside the bare forward pass and the plain loop (``benchmarks.gpu_votes``);
+- recipes: the experiments below, all at the same time, each a process of its own with one thread.
+  ``--jobs`` picks some by how their names begin. What has not ended after ``--seconds`` is
+  stopped, and goes on where it was when it is called again with the same ``--out``.
+
+Leaves a log of each process, what the recipes keep, and ``gpu.json``: the machine, how each process
+ended, and its seconds.
 """
 
 import argparse
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.machine import machine
-from benchmarks.networks import resnet
-from benchmarks.row import Row, ratio, turns
-from benchmarks.votes import SIGMA, plain_votes
-from rsfl.noise import Gaussian, RoundedGaussian
-from rsfl.smooth import GaussianSmoother, Smoother
-from rsfl.smooth.votes import count_votes
+
+PAPERS = "benchmarks.papers."
+_FULL = ("--scale", "paper")
+JOBS: Mapping[str, tuple[str, ...]] = {
+    **{
+        f"mnist-{method}-{sigma}": ("mnist", *_FULL, "--methods", method, "--sigmas", sigma)
+        for method, sigmas in {
+            "SmoothAdv": ("0.5",),
+            "SmoothMix": ("0.5",),
+            "Consistency": ("0.25", "0.5", "1.0"),
+            "noise": ("0.25", "0.5", "1.0"),
+            "MACER": ("0.5",),
+            "Stability": ("0.5",),
+        }.items()
+        for sigma in sigmas
+    },
+    "li2021-rotation-50": ("li2021", *_FULL, "--cases", "rotation-50"),
+    "li2021-scaling-30": ("li2021", *_FULL, "--cases", "scaling-30"),
+    "li2021-rotation-180": ("li2021", *_FULL, "--cases", "rotation-180"),
+    "li2021-cifar10": ("li2021", *_FULL, "--cases", "cifar10-rotation-10"),
+    "salman2019": ("salman2019", "--scale", "medium", "--figures", "training"),
+}
+"""Recipe and arguments by name."""
 
 
-class Captured(nn.Module):
-    """A model whose forward pass for one shape is captured as a CUDA graph; other shapes run as
-    they are."""
+@dataclass
+class Process:
+    """A command that runs, with its log.
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        super().__init__()
-        self.model, self.input = model, example.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(side):
-            for _ in range(3):
-                model(self.input)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph):
-            self.output = model(self.input)
+    Attributes:
+        name: Of its log.
+        command: What is run.
+        began: When, by a clock that only goes forward.
+        status: How it ended; None while it runs, ``stopped`` if it was stopped.
+        seconds: How long it ran.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape != self.input.shape:
-            logits: Tensor = self.model(x)
-            return logits
-        self.input.copy_(x)
-        self.graph.replay()
-        return self.output
+    name: str
+    command: Sequence[str]
+    began: float = 0.0
+    status: int | str | None = None
+    seconds: float = 0.0
 
-
-def finished(call: Callable[[], object]) -> Callable[[], None]:
-    """The call, until the device is done with it."""
-
-    def waits() -> None:
-        call()
-        torch.cuda.synchronize()
-
-    return waits
-
-
-def host_waits(smoother: Smoother, x: Tensor, batch: int) -> bool:
-    """Whether counting votes makes the host wait for the device, once the first call has set
-    everything up."""
-    smoother.votes(x, 2 * batch, batch_size=batch)
-    index = torch.arange(len(x))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        count_votes(
-            smoother.model,
-            smoother.law,
-            x,
-            smoother.num_classes,
-            start=0,
-            stop=2 * batch,
-            seed=1,
-            index=index,
-            batch_size=batch,
-        )
-    except RuntimeError as error:
-        print(f"the host waits: {error}")
-        return True
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return False
-
-
-def measured(batch: int, n: int) -> list[Row]:
-    torch.manual_seed(0)
-    plain = resnet(110).cuda().eval()
-    model = resnet(110).cuda().eval()
-    model.load_state_dict(plain.state_dict())
-    model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
-    image = torch.rand(1, 3, 32, 32, device="cuda").mul(255).round().div(255)
-    example = (
-        image.bfloat16().expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-    )
-    forwards: dict[str, nn.Module] = {
-        "as written": model,
-        "compiled": torch.compile(model),
-        "captured": Captured(model, example),
-    }
-    rows_a_call = max(1, n // batch) * batch
-    calls: dict[str, Callable[[], None]] = {
-        "plain": finished(lambda: plain_votes(plain, image[0], 4000))
-    }
-    for kind, forward in forwards.items():
-
-        def bare(forward: nn.Module = forward) -> None:
-            with torch.no_grad():
-                for _ in range(rows_a_call // batch):
-                    forward(example)
-
-        smoother = GaussianSmoother(forward, SIGMA, 10)
-        calls[f"bare {kind}"] = finished(bare)
-        calls[f"votes {kind}"] = finished(
-            lambda smoother=smoother: smoother.votes(image, rows_a_call, batch_size=batch)
-        )
-    pair = {
-        law.__class__.__name__: finished(
-            lambda law=law: Smoother(plain, law, 10).votes(
-                image, rows_a_call // 4, batch_size=batch
+    def start(self, out: Path) -> "subprocess.Popen[bytes]":
+        """Start it, with one thread."""
+        self.began = time.monotonic()
+        with open(out / f"{self.name}.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *self.command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
             )
-        )
-        for law in (Gaussian(SIGMA), RoundedGaussian(SIGMA))
-    }
-    torch.cuda.reset_peak_memory_stats()
-    times = turns(calls, repeats=3)
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    found = []
-    for kind in forwards:
-        taken = times[f"votes {kind}"]
-        images = 1 / median(taken) * rows_a_call / 100_000
-        detail = f"{rows_a_call / median(taken):.0f} votes/s"
-        found.append(
-            Row(f"{kind}: images a second at n = 100,000", images, "images/s", detail=detail)
-        )
-        share = ratio(times[f"bare {kind}"], taken)
-        found.append(Row(f"{kind}: throughput over the bare forward pass", share, "times", 0.95))
-        found.append(
-            Row(
-                f"{kind}: times the plain loop",
-                ratio(times["plain"], taken) * rows_a_call / 4000,
-                "times",
-                8,
-            )
-        )
-    laws = turns(pair, repeats=3)
-    slower = ratio(laws["RoundedGaussian"], laws["Gaussian"])
-    found.append(
-        Row("RoundedGaussian, float32: time over Gaussian's", slower, "times", 2, at_least=False)
-    )
-    waits = float(host_waits(GaussianSmoother(model, SIGMA, 10), image, 200))
-    found.append(Row("host waits inside the loop", waits, "(0 or 1)", 0, at_least=False))
-    found.append(Row("peak memory", peak, "GiB"))
-    return found
+
+    def ended(self, status: int | str) -> None:
+        """Note how it ended."""
+        self.status, self.seconds = status, round(time.monotonic() - self.began, 1)
+        print(f"{self.name}: {status} after {self.seconds} s", flush=True)
+
+
+def together(processes: Sequence[Process], out: Path, deadline: float) -> None:
+    """Run all at the same time, and stop those that are not done by the deadline."""
+    running = [(process, process.start(out)) for process in processes]
+    while running:
+        for process, started in list(running):
+            if started.poll() is None and time.monotonic() < deadline:
+                continue
+            late = started.poll() is None
+            if late:
+                started.kill()  # what it keeps is written whole or not at all
+            status = started.wait()
+            process.ended("stopped" if late else status)
+            running.remove((process, started))
+        time.sleep(0.2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--batch", type=int, default=20_000, help="noisy images per forward call")
-    parser.add_argument("--n", type=int, default=100_000, help="votes timed")
-    parser.add_argument(
-        "--out", type=Path, default=Path("build/benchmarks-gpu.json"), help="JSON file to write"
-    )
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--data", type=Path, default=Path("data"), help="as of the recipes")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--seconds", type=float, default=540, help="for all stages together")
+    stages = ("tests", "votes", "recipes")
+    parser.add_argument("--stages", nargs="*", choices=stages, default=stages)
+    parser.add_argument("--jobs", nargs="*", default=[""], help="how the names of recipes begin")
+    parser.add_argument("--device", default="cuda", help="of the recipes")
+    asked = parser.parse_args()
+    if asked.device == "cuda" and not torch.cuda.is_available():
         sys.exit("python -m benchmarks.gpu needs a CUDA device, and PyTorch sees none here.")
-    here = machine()
-    print(f"{here['gpu']}, torch {here['torch']}, {here['date']}, batches of {options.batch}")
-    found = measured(options.batch, options.n)
-    for row in found:
-        print(row, flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps({"machine": here, "rows": [asdict(row) | {"met": row.met} for row in found]})
-    )
-    print(f"written to {options.out}")
+    chosen = [name for name in JOBS if any(name.startswith(one) for one in asked.jobs)]
+    if not chosen:
+        parser.error(f"--jobs must begin names among {', '.join(JOBS)}, got {asked.jobs}")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + asked.seconds
+    alone = {
+        "tests": Process("tests", ["-m", "pytest", "-q", "-m", "gpu", "tests"]),
+        "votes": Process(
+            "votes", ["-m", "benchmarks.gpu_votes", "--out", str(asked.out / "votes.json")]
+        ),
+    }
+    ran = [alone[stage] for stage in asked.stages if stage in alone]
+    for process in ran:
+        together([process], asked.out, deadline)
+    if "recipes" in asked.stages:
+        shared = ("--data", str(asked.data), "--device", asked.device)
+        recipes = []
+        for name in chosen:
+            recipe, *arguments = JOBS[name]
+            command = ["-m", PAPERS + recipe, *arguments, *shared, "--out", str(asked.out / name)]
+            recipes.append(Process(name, command))
+        together(recipes, asked.out, deadline)
+        ran += recipes
+    content = {"machine": machine(), "processes": [asdict(process) for process in ran]}
+    (asked.out / "gpu.json").write_text(json.dumps(content, indent=1))
+    sys.exit(any(process.status not in (0, "stopped") for process in ran))
 
 
 if __name__ == "__main__":
