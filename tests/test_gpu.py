@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from rsfl import _samples, attacks, conformal, fed, noise, orbit, runs, train
+from rsfl import _samples, attacks, bounds, conformal, fed, noise, orbit, runs, train
 from rsfl.deform import Rotation, Translation
 from rsfl.smooth import (
     DeformationSmoother,
@@ -335,3 +335,19 @@ def test_groups_and_joint_certificates(data) -> None:
     assert (certificate.label.cpu() == y[:10].cpu()).float().mean() > 0.5
     joint = JointSmoother(fed.GroupJudge(vote, most=2), noise.Gaussian(0.2)).certify(x[:10], n=300)
     assert joint.at(0).radius.shape == (10,)
+
+
+def test_a_ledger_certifies_on_the_device(data) -> None:
+    x, y = data[0].flatten(1).double(), data[1]
+    torch.manual_seed(0)
+    model = nn.Linear(64, 3, dtype=torch.float64).cuda()
+    server = fed.Server(model, clients(x, y, decay=0.01), clip=5.0, noise_std=0.001)
+    run = server.run(3)
+    threat = bounds.RemovalThreat(at_most=1)
+    there = fed.certify(run.model, x[:20], run.ledger, threat)
+    assert there.label.is_cuda
+    here = fed.certify(run.model.cpu(), x[:20].cpu(), run.ledger, threat)
+    assert torch.equal(there.label.cpu(), here.label)
+    judge = fed.LinearJudge(run.model.cuda(), run.ledger, [threat])
+    joint = JointSmoother(judge, noise.Gaussian(0.1)).certify(x[:5], n=300)
+    assert joint.at(1).radius.shape == (5,)
