@@ -109,8 +109,12 @@ def test_what_certificates_against_poisoning_assume_is_registered(trained, level
 
 def test_what_the_vote_of_groups_assumes_is_registered():
     models = (nn.Linear(3, 2), nn.Linear(3, 2))
-    for independent in (True, False):
-        vote = fed.GroupVote(models, ((0,), (1,)), 2, independent=independent)
+    registered = [assumptions.DISJOINT_GROUPS, assumptions.DEALT_GROUPS]
+    for apart in [
+        (assumptions.GIVEN_GROUPS,),
+        *((one, assumptions.SEPARATE_GROUPS) for one in registered),
+    ]:
+        vote = fed.GroupVote(models, ((0,), (1,)), 2, apart=apart)
         check(vote.certify(torch.rand(4, 3)))
 
 

@@ -248,3 +248,13 @@ def test_scores_are_compared_with_the_threshold_itself():
 def test_bad_arguments(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_law_that_pays_for_each_coordinate_is_told_how_many_there_are():
+    law, scores = RoundedGaussian(0.25), torch.arange(1.0, 1000.0)
+    with pytest.raises(ValueError, match="dim must be the number of coordinates"):
+        calibrate(scores, law, radius=0.1)
+    with pytest.raises(ValueError, match="dim must be the number of coordinates"):
+        level(law, 0.9, 0.1)
+    threshold = calibrate(scores, law, radius=0.1, dim=784)
+    assert threshold.coverage_at(0.1) >= 0.9

@@ -51,7 +51,7 @@ def test_probability_is_the_least_that_gives_the_radius(name, radius):
 @pytest.mark.parametrize("name", LAWS)
 def test_a_radius_beyond_the_law_is_named(name):
     with pytest.raises(ValueError, match=r"radius must be one that .*, at most .*, got 1000\.0"):
-        LAWS[name].probability(1000.0)
+        LAWS[name].probability(1000.0, dim=1)
 
 
 def test_beyond_eight_sigma_float64_has_no_probability_left():
@@ -211,6 +211,19 @@ def test_gradients_pass_through_the_rounding():
     x = (torch.arange(4).float() / 255).requires_grad_()
     noise.RoundedGaussian(0.5).perturb(x[None], torch.ones(3, 4)).sum().backward()
     assert torch.equal(x.grad, torch.full((4,), 3.0))
+
+
+def test_a_law_that_pays_for_each_coordinate_assumes_no_number_of_them():
+    law = noise.RoundedGaussian(0.25)
+    assert law.radius(1.0, dim=150_528) < 0.85 * law.radius(1.0, dim=1)  # what a default would hide
+    for asked in (
+        lambda: law.radius(0.99),
+        lambda: law.radius(0.99, 0.01),
+        lambda: law.tradeoff(0.99, 0.1),
+        lambda: law.probability(0.1),
+    ):
+        with pytest.raises(ValueError, match=r"dim must be the number of coordinates.*got None"):
+            asked()
 
 
 @given(probabilities(), st.none() | probabilities(), st.integers(1, 200_000))
@@ -389,7 +402,7 @@ def test_close_votes_near_one_keep_their_digits():
     # The gap of a over b is that of 1 - b over 1 - a, and 1 - p is exact from a half on.
     law = noise.RoundedGaussian(1e-6)
     for a, b in ((1 - 2.0**-44, 1 - 2.0**-43), (0.9, 0.75), (1 - 2.0**-30, 0.5)):
-        assert law.radius(a, b) == law.radius(1 - b, 1 - a) > 0
+        assert law.radius(a, b, dim=1) == law.radius(1 - b, 1 - a, dim=1) > 0
 
 
 def test_noise_on_a_part_of_the_parameters_says_so():

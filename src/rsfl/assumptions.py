@@ -188,6 +188,14 @@ DISJOINT_GROUPS = Assumption(
     "configured",
     "fed.train_groups",
 )
+DEALT_GROUPS = Assumption(
+    "dealt-groups",
+    "Each client is in one group, which a roster of all ids and a registered fact of each decides, "
+    "with the seed. The roster was complete before the training, and malicious clients are among "
+    "those on it: who registers too, or with another fact, may move others.",
+    "configured",
+    "fed.train_groups(..., roster=...), and whoever kept the roster",
+)
 SEPARATE_GROUPS = Assumption(
     "separate-groups",
     "Groups share no random stream, state, stopping rule, statistics or validation data, and no "

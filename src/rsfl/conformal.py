@@ -47,7 +47,7 @@ class Threshold:
         radius: How far inputs may be moved, in the norm and unit of the law.
         n: Calibration inputs.
         law: The noise of calibration, which must be that of use.
-        dim: Number of coordinates of one input's noise.
+        dim: Number of coordinates of one input's noise, where it was given.
     """
 
     value: float
@@ -56,7 +56,7 @@ class Threshold:
     radius: float
     n: int
     law: Law
-    dim: int = 1
+    dim: int | None = None
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
@@ -106,7 +106,7 @@ class Threshold:
         )
 
 
-def level(law: Law, coverage: float, radius: float, *, dim: int = 1) -> float:
+def level(law: Law, coverage: float, radius: float, *, dim: int | None = None) -> float:
     """The least level of calibration at which a law's sets keep a coverage within a radius, rounded
     up: :math:`T^{-1}(1 - \\alpha)`.
 
@@ -114,7 +114,7 @@ def level(law: Law, coverage: float, radius: float, *, dim: int = 1) -> float:
         law: The noise.
         coverage: What is wanted under attack, in [0, 1).
         radius: How far inputs may be moved, at least 0.
-        dim: Number of coordinates of one input's noise.
+        dim: Number of coordinates of one input's noise; laws with a table ask for it.
 
     Raises:
         ValueError: No level below 1 gives that.
@@ -137,7 +137,7 @@ def level(law: Law, coverage: float, radius: float, *, dim: int = 1) -> float:
 
 
 def calibrate(
-    scores: Tensor, law: Law, *, coverage: float = 0.9, radius: float = 0.0, dim: int = 1
+    scores: Tensor, law: Law, *, coverage: float = 0.9, radius: float = 0.0, dim: int | None = None
 ) -> Threshold:
     """The threshold from the scores of calibration inputs under one draw of noise each.
 
@@ -149,7 +149,7 @@ def calibrate(
         law: Their noise.
         coverage: What is wanted under attack, in (0, 1).
         radius: How far inputs may be moved, at least 0, in the law's norm and unit.
-        dim: Number of coordinates of one input's noise; only laws with a table read it.
+        dim: Number of coordinates of one input's noise; laws with a table ask for it.
 
     Raises:
         ValueError: An argument is out of its range, or the law cannot keep the coverage.
@@ -173,7 +173,8 @@ def calibrate(
     if not isinstance(law, Law):
         raise TypeError(f"law must be a noise.Law, got {law!r}")
     coverage = number("coverage", coverage, 0, 1, open_low=True, open_high=True)
-    radius, dim = number("radius", radius, 0, np.inf, open_high=True), count("dim", dim, 1)
+    radius = number("radius", radius, 0, np.inf, open_high=True)
+    dim = None if dim is None else count("dim", dim, 1)
     at, n = level(law, coverage, radius, dim=dim), len(scores)
     rank = math.ceil((n + 1) * Fraction(at))  # a product of floats might be rounded down
     value = math.inf if rank > n else float(scores.double().sort().values[rank - 1])

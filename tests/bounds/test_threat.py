@@ -102,3 +102,13 @@ def test_a_threat_prints_what_is_not_as_it_is_by_default():
     )
     assert repr(ClientThreat(clients=[3], at_most=1)) == "ClientThreat(clients=(3,), at_most=1)"
     assert repr(RemovalThreat(at_most=2)) == "RemovalThreat(at_most=2)"
+
+
+def test_a_threat_of_ones_own_does_not_take_the_place_of_another_one():
+    with pytest.raises(ValueError, match=r"level must be a name of its own.*'client'.*Softer"):
+
+        class Softer(ClientThreat):
+            level = "client"
+
+    assert Threat.levels["client"] is ClientThreat
+    assert type(Threat.from_dict({"level": "client", "at_most": 1, "rounds": [0]})) is ClientThreat

@@ -53,12 +53,12 @@ def test_they_are_never_above_the_exact_curve_and_close_to_it(law, p, r):
 @pytest.mark.parametrize("r", [0.0, 1e-9, 0.05, 0.3, 1.0, 20.0])
 def test_they_are_convex_and_rise_and_fall(law, r):
     grid = np.sort(GRID)
-    values = law.tradeoff(grid, r)
+    values = law.tradeoff(grid, r, dim=1)
     slack = 1e-13
     assert (np.diff(values) >= -slack).all()
     assert (values <= grid).all()
-    assert (values >= law.tradeoff(grid, r + 0.1) - slack).all()
-    even = law.tradeoff(np.linspace(0, 1, 401), r)
+    assert (values >= law.tradeoff(grid, r + 0.1, dim=1) - slack).all()
+    even = law.tradeoff(np.linspace(0, 1, 401), r, dim=1)
     assert (np.diff(even, 2) >= -slack).all()
 
 
@@ -83,7 +83,7 @@ def test_edges():
             law.tradeoff(0.5, -0.1)
     assert bounds.gaussian_tradeoff(1.0, 5.0, sigma=1.0) == 1
     assert bounds.uniform_tradeoff(0.3, 0.0, half_width=1.0) == 0.3
-    assert RoundedGaussian(0.25).tradeoff(0.9, 0.1) < Gaussian(0.25).tradeoff(0.9, 0.1)
+    assert RoundedGaussian(0.25).tradeoff(0.9, 0.1, dim=1) < Gaussian(0.25).tradeoff(0.9, 0.1)
 
 
 @pytest.mark.parametrize(

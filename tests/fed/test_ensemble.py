@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,6 +61,68 @@ def test_one_client_more_or_under_another_id_moves_nobody_else():
     sizes = [len(group) for group in group_clients(many, 20)]
     assert min(sizes) > 25  # of 50: none is much smaller than chance makes it
     assert max(sizes) < 85
+
+
+def test_a_roster_deals_every_fact_out_evenly():
+    facts = {
+        id_: int(fact) for id_, fact in enumerate(np.random.default_rng(0).integers(4, size=90))
+    }
+    groups = group_clients(range(90), 7, seed=1, roster=facts)
+    assert sorted(sum(groups, ())) == list(range(90))
+    for fact in range(4):
+        held = [sum(facts[id_] == fact for id_ in group) for group in groups]
+        assert max(held) - min(held) <= 1
+    sizes = [len(group) for group in groups]
+    assert max(sizes) - min(sizes) <= 1
+    assert group_clients(range(90), 7, seed=2, roster=facts) != groups
+    # The order in which a roster was written down decides nothing.
+    again = dict(sorted(facts.items(), reverse=True))
+    assert group_clients(range(90), 7, seed=1, roster=again) == groups
+    with pytest.raises(ValueError, match=r"roster must name the clients 0, 1, got 0, 5"):
+        group_clients(range(2), 1, roster={0: 1, 5: 1})
+    with pytest.raises(TypeError, match="roster"):
+        group_clients(range(2), 1, roster={0: 1, 1: "cats"})
+
+
+def test_a_joiner_may_move_others_on_a_roster_and_the_certificate_says_so():
+    run, x = server()
+    roster = dict.fromkeys(range(24), 0)
+    fewer = {id_: at for at, group in enumerate(group_clients(range(23), 5)) for id_ in group}
+    hashed = {id_: at for at, group in enumerate(group_clients(range(24), 5)) for id_ in group}
+    assert all(hashed[id_] == at for id_, at in fewer.items())
+    moved = 0
+    for seed in range(10):
+        there = group_clients(range(23), 5, seed=seed, roster=dict.fromkeys(range(23), 0))
+        joined = group_clients(range(24), 5, seed=seed, roster=roster)
+        at = {id_: number for number, group in enumerate(joined) for id_ in group}
+        moved += sum(at[id_] != number for number, group in enumerate(there) for id_ in group)
+    assert moved > 50
+    ids = lambda vote: {one.id for one in vote.certify(x[:2]).assumptions}  # noqa: E731
+    dealt = fed.train_groups(run, 5, 1, num_classes=3, roster=roster)
+    assert dealt.groups == group_clients(range(24), 5, roster=roster)
+    assert {"dealt-groups", "separate-groups", "registered-clients"} < ids(dealt)
+    assert "disjoint-groups" not in ids(dealt)
+    assert "disjoint-groups" in ids(fed.train_groups(run, 5, 1, num_classes=3))
+    # Where each client is alone nobody can move it.
+    assert "disjoint-groups" in ids(fed.train_groups(run, 24, 1, num_classes=3, roster=roster))
+
+
+def test_a_client_on_a_roster_reaches_its_own_group_only():
+    run, _ = server()
+    roster = {id_: id_ % 3 for id_ in range(24)}
+    clean = fed.train_groups(run, 5, 2, num_classes=3, roster=roster)
+    attacks = {clean.groups[2][0]: fed.Attack(update=SignFlip(50.0))}
+    attacked = fed.train_groups(run, 5, 2, num_classes=3, roster=roster, attacks=attacks)
+    assert same(clean, attacked) == [True, True, False, True, True]
+
+
+def test_a_vote_keeps_the_ledgers_of_its_groups():
+    run, _ = server()
+    vote = fed.train_groups(run, 5, 2, num_classes=3)
+    for at, ledger in vote.ledgers.items():
+        assert tuple(ledger.fates(1)) == vote.groups[at]
+        assert len(ledger) == 2
+    assert len(vote.ledgers) == 5
 
 
 def test_a_client_reaches_its_own_group_only():

@@ -56,7 +56,7 @@ def test_a_constant_classifier_is_certified_as_far_as_the_votes_allow(law):
     model, law = MODELS["constant"], LAWS[law]
     smoother = Smoother(model, law, 3)
     certificate = smoother.certify(torch.full((5, 1), 0.2), n0=10, n=1000, alpha=0.001)
-    expected = law.radius(bounds.clopper_pearson_lower(1000, 1000, 0.001))
+    expected = law.radius(bounds.clopper_pearson_lower(1000, 1000, 0.001), dim=1)
     assert certificate.label.tolist() == [1] * 5
     assert certificate.radius.tolist() == [expected] * 5
     assert smoother.predict(torch.full((5, 1), 0.2), n=11).label.tolist() == [1] * 5

@@ -8,7 +8,7 @@ import torch
 from saved import edited, false
 from torch import nn
 
-from rsfl import fed, noise, smooth
+from rsfl import assumptions, fed, noise, smooth
 from rsfl.orbit import Rotations
 from rsfl.smooth import JointSmoother, Judge
 from rsfl.verify import Witness, verify
@@ -152,6 +152,16 @@ def test_votes_of_groups_hold(tmp_path):
     report = verify(groups(tmp_path))
     assert false(report) == []
     assert "labels of 5 inputs, and the clients that they withstand, follow" in str(report)
+
+
+def test_votes_of_groups_that_a_roster_dealt_hold(tmp_path):
+    models = (nn.Linear(3, 2), nn.Linear(3, 2))
+    apart = (assumptions.DEALT_GROUPS, assumptions.SEPARATE_GROUPS)
+    vote = fed.GroupVote(models, ((0,), (1,)), 2, apart=apart)
+    vote.certify(torch.rand(4, 3)).save(tmp_path / "groups.json")
+    assert false(verify(tmp_path / "groups.json")) == []
+    said = lambda content: content["assumptions"].pop(0)  # noqa: E731
+    assert false(verify(edited(tmp_path / "groups.json", said)))
 
 
 @pytest.mark.parametrize(

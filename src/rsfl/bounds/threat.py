@@ -57,8 +57,15 @@ class Threat(ABC):
     """Names of what no ledger can show and the caller answers for at this level."""
 
     def __init_subclass__(cls) -> None:
-        if "level" in vars(cls):
-            Threat.levels[cls.level] = cls
+        if "level" not in vars(cls):
+            return
+        known = Threat.levels.setdefault(cls.level, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(
+                f"level must be a name of its own: saved certificates of level {cls.level!r} are "
+                f"read as {known.__name__}, got it for {cls.__name__}"
+            )
+        Threat.levels[cls.level] = cls  # defined anew, as in a notebook
 
     def __new__(cls, *arguments: Any, **settings: Any) -> Self:
         """Refuse the abstract class, which once took the level as an argument."""

@@ -116,11 +116,13 @@ class Deformation(Law):
         _image(x.shape[1:])
 
     @override
-    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+    def radius(
+        self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
+    ) -> Floats:
         return self.base.radius(p_a, p_b, dim=dim)
 
     @override
-    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int | None = None) -> Floats:
         return self.base.tradeoff(p, radius, dim=dim)
 
 

@@ -11,15 +11,14 @@ from torch.func import functional_call, vmap
 
 from rsfl._models import evaluating
 from rsfl.assumptions import (
-    DISJOINT_GROUPS,
     GIVEN_GROUPS,
     ONE_FUNCTION,
     REGISTERED_CLIENTS,
-    SEPARATE_GROUPS,
     Assumption,
 )
 from rsfl.fed.group_certificate import GroupCertificate, elected
 from rsfl.fed.layout import Layout
+from rsfl.fed.ledger import Ledger
 from rsfl.fed.ours import of_torch_alone
 from rsfl.smooth import ABSTAIN
 
@@ -38,15 +37,18 @@ class GroupVote:
         groups: The clients of each group.
         num_classes: Number of labels.
         failed: Why groups have no model, by their numbers.
-        independent: Whether :func:`rsfl.fed.train_groups` made them, which keeps groups apart;
-            models that come from elsewhere are taken on trust.
+        apart: What keeps groups apart: whoever trained them says it. Models that come from
+            elsewhere are taken on trust.
+        ledgers: What the rounds of each group did, by its number, where this process carried them
+            out.
     """
 
     models: tuple[nn.Module | None, ...] = field(repr=False)
     groups: tuple[tuple[int, ...], ...]
     num_classes: int
     failed: Mapping[int, str] = field(default_factory=dict)
-    independent: bool = False
+    apart: tuple[Assumption, ...] = (GIVEN_GROUPS,)
+    ledgers: Mapping[int, Ledger] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.models) != len(self.groups):
@@ -66,8 +68,7 @@ class GroupVote:
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
         """What every statement about clients rests on."""
-        apart = (DISJOINT_GROUPS, SEPARATE_GROUPS) if self.independent else (GIVEN_GROUPS,)
-        return (*apart, REGISTERED_CLIENTS)
+        return (*self.apart, REGISTERED_CLIENTS)
 
     def votes(self, x: Tensor) -> Tensor:
         """Votes (B, K), int64: one a group and input; none where outputs are not finite.
@@ -112,8 +113,8 @@ class GroupVote:
 
         Assumes:
             What `rsfl.bounds.voting.group_votes` does. `train_groups` provides it: each client's
-            group depends on its id and the seed alone, and each group is trained as a run of its
-            own, on its own clients, with a seed of its own.
+            group depends on its id and the seed alone, or on a roster that was there before, and
+            each group is trained as a run of its own, on its own clients, with a seed of its own.
 
         Args:
             x: Inputs (B, ...).

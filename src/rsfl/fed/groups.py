@@ -13,6 +13,7 @@ from torch import nn
 from rsfl import _draws, _heap
 from rsfl._checks import count, number
 from rsfl._progress import progress as shown_progress
+from rsfl.assumptions import DEALT_GROUPS, DISJOINT_GROUPS, SEPARATE_GROUPS, Assumption
 from rsfl.fed.client import Client, Member
 from rsfl.fed.ensemble import GroupVote
 from rsfl.fed.faults import told, watched
@@ -26,15 +27,36 @@ from rsfl.fed.settings import Settings
 from rsfl.fed.trainer import SGD
 from rsfl.fed.training import train
 
-__all__ = ["group_clients", "train_groups"]
+__all__ = [
+    "decided",
+    "divided",
+    "group_clients",
+    "grouped",
+    "kept_apart",
+    "train_groups",
+    "voting",
+]
 
 
-def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tuple[int, ...], ...]:
+def group_clients(
+    ids: Sequence[int], groups: int, *, seed: int = 0, roster: Mapping[int, int] | None = None
+) -> tuple[tuple[int, ...], ...]:
     """Divide clients into disjoint groups: each by a hash of its own id and the seed alone.
 
     So one client more or less, or under another id, moves nobody else. Groups are as equal as
     chance makes them, and one may be empty. Where there are as many groups as clients, each client
     is alone.
+
+    With a ``roster`` clients are dealt out like cards instead, one fact after the other: of those
+    with the same fact each group has as many as any other, up to one, and so of all. One entry
+    that is other than it was may move everybody: a roster has to be complete before the training.
+
+    Args:
+        ids: Of the clients.
+        groups: Number of groups.
+        seed: Of the hash.
+        roster: A registered, public fact of each client by id, as a number: the class that most of
+            its samples have, say; the same number for all deals them into equal groups.
 
     Example:
         >>> sorted(sum(group_clients(range(7), 3), ()))
@@ -42,6 +64,9 @@ def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tu
         >>> more, fewer = group_clients(range(9), 3), group_clients(range(8), 3)
         >>> sorted(sum((tuple(set(a) - set(b)) for a, b in zip(more, fewer)), ()))
         [8]
+        >>> dealt = group_clients(range(8), 4, roster={id_: id_ // 4 for id_ in range(8)})
+        >>> [sorted(id_ // 4 for id_ in group) for group in dealt]
+        [[0, 1], [0, 1], [0, 1], [0, 1]]
     """
     ordered = sorted(count("ids", one) for one in ids)
     if len(set(ordered)) < len(ordered):
@@ -51,9 +76,25 @@ def group_clients(ids: Sequence[int], groups: int, *, seed: int = 0) -> tuple[tu
     if groups == len(ordered):
         return tuple((id_,) for id_ in ordered)
     found: list[list[int]] = [[] for _ in range(groups)]
-    for id_ in ordered:
-        found[_draws.subseed(seed, "member", id_) % groups].append(id_)
-    return tuple(map(tuple, found))
+    if roster is None:
+        for id_ in ordered:
+            found[_draws.subseed(seed, "member", id_) % groups].append(id_)
+    else:
+        if set(roster) != set(ordered):
+            raise ValueError(
+                f"roster must name the clients {_few(ordered)}, got {_few(sorted(roster))}"
+            )
+        facts = {id_: count("roster", fact) for id_, fact in roster.items()}
+        drawn = {id_: _draws.subseed(seed, "dealt", id_) for id_ in ordered}
+        for place, id_ in enumerate(sorted(ordered, key=lambda one: (facts[one], drawn[one], one))):
+            found[place % groups].append(id_)
+    return tuple(tuple(sorted(members)) for members in found)
+
+
+def _few(ids: Sequence[int]) -> str:
+    """The first ids of many, in words."""
+    shown = ", ".join(map(str, ids[:10]))
+    return f"{shown}, ... ({len(ids)})" if len(ids) > 10 else shown
 
 
 @dataclass(frozen=True)
@@ -72,6 +113,7 @@ def train_groups(  # noqa: PLR0913  # a run's settings
     rounds: int,
     *,
     num_classes: int,
+    roster: Mapping[int, int] | None = None,
     attacks: Mapping[int, Attack] | None = None,
     processes: int | None = None,
     timeout: float | None = None,
@@ -93,6 +135,8 @@ def train_groups(  # noqa: PLR0913  # a run's settings
         groups: Number of groups.
         rounds: Rounds of each run.
         num_classes: Number of labels.
+        roster: A registered, public fact of each client by id, by which groups are balanced as
+            `group_clients` says. Without one, a hash of its id puts each client in its group.
         attacks: Simulated attackers, by client id.
         processes: How many groups train at the same time, each in a process of its own; 0 for all
             in this one. By default 0 where all the code is ours, and 1 elsewhere.
@@ -116,6 +160,7 @@ def train_groups(  # noqa: PLR0913  # a run's settings
     if unknown := set(attacks or {}) - {one.id for one in server.clients}:
         raise ValueError(f"attacks must name clients of the server, got {sorted(unknown)!r}")
     rounds, ours = count("rounds", rounds, 1), keeps_nothing(server)
+    num_classes = count("num_classes", num_classes, 2)
     processes = (0 if ours else 1) if processes is None else count("processes", processes)
     if not processes and not ours:
         raise TypeError(
@@ -126,49 +171,76 @@ def train_groups(  # noqa: PLR0913  # a run's settings
         number("timeout", timeout, 0.0, open_low=True)
         if not processes:
             raise ValueError(f"timeout needs processes of at least 1, got timeout={timeout!r}")
+    everyone = divided(server, groups, roster)
+    settings = decided(server, rounds) if not processes else server
+    parts = grouped(settings, everyone, attacks or {}, checkpoint)
+    if processes:
+        carried_out(parts, rounds, processes, timeout, progress)
+    else:
+        _here(parts, server.model, rounds, progress)
+    return voting(server.model, everyone, parts, num_classes, kept_apart(server, groups, roster))
+
+
+def divided(
+    server: Settings, groups: int, roster: Mapping[int, int] | None
+) -> tuple[tuple[int, ...], ...]:
+    """The clients of each group."""
     everybody = [one.id for one in server.clients]
-    divided = group_clients(everybody, groups, seed=server.seed)
-    settings = _decided(server, rounds) if not processes else server
-    everyone = [
+    return group_clients(everybody, groups, seed=server.seed, roster=roster)
+
+
+def grouped(
+    server: Settings,
+    everyone: tuple[tuple[int, ...], ...],
+    attacks: Mapping[int, Attack],
+    checkpoint: str | os.PathLike[str] | None,
+) -> list[Group]:
+    """The run of each group that has clients."""
+    alone = len(everyone) == len(server.clients)
+    return [
         Group(
             at,
-            _part(
-                settings,
-                members,
-                ("group", at) if groups < len(everybody) else ("alone", members[0]),
-            ),
-            {id_: attack for id_, attack in (attacks or {}).items() if id_ in members},
+            _part(server, members, ("alone", members[0]) if alone else ("group", at)),
+            {id_: attack for id_, attack in attacks.items() if id_ in members},
             None if checkpoint is None else Path(checkpoint) / f"group-{at:04d}",
         )
-        for at, members in enumerate(divided)
+        for at, members in enumerate(everyone)
         if members
     ]
-    if processes:
-        carried_out(everyone, rounds, processes, timeout, progress)
-    else:
-        _here(everyone, server.model, rounds, progress)
-    return _vote(server, divided, everyone, count("num_classes", num_classes, 2))
 
 
-def _vote(
-    server: Server, divided: tuple[tuple[int, ...], ...], everyone: Sequence[Group], labels: int
+def kept_apart(
+    server: Settings, groups: int, roster: Mapping[int, int] | None
+) -> tuple[Assumption, ...]:
+    """What keeps groups apart that are trained here; a roster matters where groups are shared."""
+    dealt = roster is not None and groups < len(server.clients)
+    return (DEALT_GROUPS if dealt else DISJOINT_GROUPS, SEPARATE_GROUPS)
+
+
+def voting(
+    model: nn.Module,
+    everyone: tuple[tuple[int, ...], ...],
+    parts: Sequence[Group],
+    num_classes: int,
+    apart: tuple[Assumption, ...],
 ) -> GroupVote:
     """The models that there are, and why the others are not."""
-    models: list[nn.Module | None] = [None] * len(divided)
-    failed = {at: "has no clients" for at, members in enumerate(divided) if not members}
-    layout = Layout.of(server.model)
-    for one in everyone:
+    models: list[nn.Module | None] = [None] * len(everyone)
+    failed = {at: "has no clients" for at, members in enumerate(everyone) if not members}
+    layout = Layout.of(model)
+    for one in parts:
         if one.vector is None:
             failed[one.number] = one.failure
         else:
-            models[one.number] = layout.write(deepcopy(server.model), one.vector).eval()
-    if 2 * len(failed) >= len(divided):
+            models[one.number] = layout.write(deepcopy(model), one.vector).eval()
+    if 2 * len(failed) >= len(everyone):
         named = "; ".join(f"group {at} {why}" for at, why in sorted(failed.items())[:5])
         raise RuntimeError(
             f"more than half of the groups must have a model, got "
-            f"{len(divided) - len(failed)} of {len(divided)}: {named}"
+            f"{len(everyone) - len(failed)} of {len(everyone)}: {named}"
         )
-    return GroupVote(tuple(models), divided, labels, failed, independent=True)
+    ledgers = {one.number: one.ledger for one in parts if one.ledger is not None}
+    return GroupVote(tuple(models), everyone, num_classes, failed, apart, ledgers)
 
 
 def _part(server: Settings, members: Iterable[int], key: tuple[str, int]) -> Settings:
@@ -182,7 +254,7 @@ def _part(server: Settings, members: Iterable[int], key: tuple[str, int]) -> Set
     )
 
 
-def _decided(server: Settings, rounds: int) -> Settings:
+def decided(server: Settings, rounds: int) -> Settings:
     """The same settings with tables in place of schedules: asked once for all groups."""
     plan = server.plan(rounds)
     decided: dict[str, Any] = {
@@ -214,7 +286,7 @@ def _here(everyone: Sequence[Group], model: nn.Module, rounds: int, progress: bo
             bar.update(1)
     for at, run in runs.items():
         if not groups[at].failure:
-            groups[at].vector = run.state.clipped
+            groups[at].done(run)
 
 
 def _round(runs: Mapping[int, Rounds], groups: Mapping[int, Group], model: nn.Module) -> None:

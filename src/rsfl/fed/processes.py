@@ -18,6 +18,7 @@ from torch import Tensor
 from rsfl._progress import progress as shown_progress
 from rsfl.fed.faults import told, watched
 from rsfl.fed.layout import Layout
+from rsfl.fed.ledger import Ledger
 from rsfl.fed.poison import Attack
 from rsfl.fed.rounds import Rounds
 from rsfl.fed.settings import Settings
@@ -36,11 +37,16 @@ class Group:
     checkpoint: Path | None
     vector: Tensor | None = None
     failure: str = ""
+    ledger: Ledger | None = None
 
     def rounds(self, total: int) -> Rounds:
         """Its rounds, the done ones left out."""
         where = self.checkpoint
         return Rounds(self.settings, total, attacks=self.attacks, checkpoint=where)
+
+    def done(self, run: Rounds) -> None:
+        """Keep what came of its rounds."""
+        self.vector, self.ledger = run.state.clipped, run.result().ledger
 
 
 @dataclass

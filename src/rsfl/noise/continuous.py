@@ -55,11 +55,13 @@ class Gaussian(Law):
         return _samples.normal(shape, generator=generator, device=device).mul_(scale)
 
     @override
-    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+    def radius(
+        self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
+    ) -> Floats:
         return bounds.cohen_radius(p_a, p_b, sigma=self.sigma)
 
     @override
-    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int | None = None) -> Floats:
         return bounds.gaussian_tradeoff(p, radius, sigma=self.sigma)
 
 
@@ -115,11 +117,13 @@ class Uniform(Law):
         return _samples.uniform(shape, generator=generator, device=device).mul_(scale)
 
     @override
-    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+    def radius(
+        self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
+    ) -> Floats:
         return bounds.uniform_radius(p_a, p_b, half_width=self.half_width)
 
     @override
-    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int | None = None) -> Floats:
         return bounds.uniform_tradeoff(p, radius, half_width=self.half_width)
 
 
@@ -145,9 +149,11 @@ class Laplace(Law):
         return _samples.laplace(shape, generator=generator, device=device).mul_(scale)
 
     @override
-    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+    def radius(
+        self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
+    ) -> Floats:
         return bounds.laplace_radius(p_a, p_b, scale=self.scale)
 
     @override
-    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int | None = None) -> Floats:
         return bounds.laplace_tradeoff(p, radius, scale=self.scale)

@@ -75,15 +75,17 @@ class Law(ABC):
         return x
 
     @abstractmethod
-    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+    def radius(
+        self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
+    ) -> Floats:
         """The certified radius for bounds on the leading two probabilities, never above the exact
         one.
 
         ``dim`` is the number of coordinates of one input's noise; laws that pay an error per
-        coordinate read it.
+        coordinate read it, and refuse to go without.
         """
 
-    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int | None = None) -> Floats:
         """The least probability of an event that has probability p, when the input is moved by up
         to ``radius``; never above the exact one, convex in p.
 
@@ -92,7 +94,7 @@ class Law(ABC):
         """
         raise ValueError(f"law must have a trade-off curve, got {self}")
 
-    def probability(self, radius: float, *, dim: int = 1) -> float:
+    def probability(self, radius: float, *, dim: int | None = None) -> float:
         """The least p_a from which on this law certifies ``radius``, rounded up.
 
         Raises:

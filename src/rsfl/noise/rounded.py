@@ -179,22 +179,34 @@ class RoundedGaussian(Law):
             x + (noisy - x).detach() if x.requires_grad else noisy
         )  # gradients pass as through plain addition
 
+    def _paid(self, dim: int | None) -> float:
+        """What the table differs from the exact law over one input. No number of coordinates is a
+        default here: with fewer than there are, a radius would be above the exact one."""
+        if dim is None:
+            raise ValueError(
+                f"dim must be the number of coordinates of one input for {self}, which pays for "
+                f"each, got {dim!r}: dim=x[0].numel()"
+            )
+        return self.total_variation * count("dim", dim, 1)
+
     @override
-    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int = 1) -> Floats:
+    def tradeoff(self, p: ArrayLike, radius: ArrayLike, *, dim: int | None = None) -> Floats:
         # The drawn law is within `paid` of the exact one before the shift and after it.
-        paid = self.total_variation * count("dim", dim, 1)
+        paid = self._paid(dim)
         before = np.maximum(probabilities("p", p) - paid, 0.0)
         exact = bounds.gaussian_tradeoff(before, radius, sigma=self.sigma)
         return unwrapped(np.maximum(np.asarray(exact) - paid, 0.0))
 
     @override
-    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> Floats:
+    def radius(
+        self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
+    ) -> Floats:
         # The drawn law is within `paid` of the exact one at the input and at the perturbed input
         # alike. Split at a level c: the label stays above c + paid within the first distance, every
         # other class below c - paid within the second, whatever c is. With one bound, c = 1/2 and
         # the two are the same. A gap of p over q is that of 1 - q over 1 - p, which keeps the
         # digits of probabilities close to 1.
-        paid = np.nextafter(self.total_variation * count("dim", dim, 1), np.inf)
+        paid = np.nextafter(self._paid(dim), np.inf)
         a = probabilities("p_a", p_a)
         if p_b is None:
             half = _lowered(np.asarray(0.5), paid)

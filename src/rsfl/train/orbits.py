@@ -81,7 +81,9 @@ class OrbitNoise(Law):
         return self.law.perturb(pictures, pixels.reshape(-1, *shape))
 
     @override
-    def radius(self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int = 1) -> NoReturn:
+    def radius(
+        self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
+    ) -> NoReturn:
         raise ValueError(
             f"law must be the noise alone, {self.law}, to certify: certify_orbit(x, "
             f"{self.family}) moves the picture itself"

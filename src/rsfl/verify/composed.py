@@ -236,8 +236,9 @@ def check_groups(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
             wrong.append(f"{where}: {text}")
     text = f"labels of {len(content['index'])} inputs, and the clients that they withstand, follow"
     yield _finding(subject, wrong, text)
-    given = "given-groups" in [one.get("id") for one in content["assumptions"]]
-    apart = ("given-groups",) if given else ("disjoint-groups", "separate-groups")
+    named = [one.get("id") for one in content["assumptions"]]
+    who = "dealt-groups" if "dealt-groups" in named else "disjoint-groups"
+    apart = ("given-groups",) if "given-groups" in named else (who, "separate-groups")
     needed = (*apart, "registered-clients", "one-function")
     yield from check_assumptions(subject, content, needed)
 
