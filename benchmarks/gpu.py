@@ -4,7 +4,7 @@ Three stages, each a few minutes on one H100; ``--stages`` picks some of them:
 
 - tests: ``pytest -m gpu``;
 - votes: the hot loop beside the bare forward pass and the plain loop (``benchmarks.gpu_votes``);
-- recipes: the experiments below, all at the same time, each a process of its own with one thread.
+- recipes: the experiments below, many at the same time, each a process of its own with one thread.
   ``--jobs`` picks some by how their names begin. What has not ended after ``--seconds`` is
   stopped, and goes on where it was when it is called again with the same ``--out``.
 
@@ -28,24 +28,29 @@ from benchmarks.machine import machine
 
 PAPERS = "benchmarks.papers."
 _FULL = ("--scale", "paper")
+_MEDIUM = ("--scale", "medium", "--figures", "training")
 JOBS: Mapping[str, tuple[str, ...]] = {
     **{
         f"mnist-{method}-{sigma}": ("mnist", *_FULL, "--methods", method, "--sigmas", sigma)
-        for method, sigmas in {
-            "SmoothAdv": ("0.5",),
-            "SmoothMix": ("0.5",),
-            "Consistency": ("0.25", "0.5", "1.0"),
-            "noise": ("0.25", "0.5", "1.0"),
-            "MACER": ("0.5",),
-            "Stability": ("0.5",),
-        }.items()
-        for sigma in sigmas
+        for method in ("Consistency", "noise")
+        for sigma in ("0.25", "0.5", "1.0")
     },
-    "li2021-rotation-50": ("li2021", *_FULL, "--cases", "rotation-50"),
+    "li2021-rotation-50": ("li2021", *_FULL, "--cases", "rotation-50", "rotation-50-saved"),
     "li2021-scaling-30": ("li2021", *_FULL, "--cases", "scaling-30"),
     "li2021-rotation-180": ("li2021", *_FULL, "--cases", "rotation-180"),
     "li2021-cifar10": ("li2021", *_FULL, "--cases", "cifar10-rotation-10"),
-    "salman2019": ("salman2019", "--scale", "medium", "--figures", "training"),
+    **{
+        f"salman2019-{way}": ("salman2019", *_MEDIUM, "--ways", way)
+        for way in ("SmoothAdv-PGD", "noise")
+    },
+    **{
+        f"joint-{case}": ("joint", *_FULL, "--case", case)
+        for case in ("pixels-100", "pixels-50", "pixels-200", "pixels-100-smoothadv")
+    },
+    **{
+        f"mnist-{method}-0.5": ("mnist", *_FULL, "--methods", method, "--sigmas", "0.5")
+        for method in ("MACER", "Stability", "SmoothMix", "SmoothAdv")
+    },
 }
 """Recipe and arguments by name."""
 
@@ -85,10 +90,14 @@ class Process:
         print(f"{self.name}: {status} after {self.seconds} s", flush=True)
 
 
-def together(processes: Sequence[Process], out: Path, deadline: float) -> None:
-    """Run all at the same time, and stop those that are not done by the deadline."""
-    running = [(process, process.start(out)) for process in processes]
-    while running:
+def together(processes: Sequence[Process], out: Path, deadline: float, most: int = 1) -> None:
+    """Run so many at the same time, and stop those that are not done by the deadline."""
+    waiting, running = list(processes), list[tuple[Process, subprocess.Popen[bytes]]]()
+    while waiting or running:
+        while waiting and len(running) < most and time.monotonic() < deadline:
+            running.append((waiting[0], waiting.pop(0).start(out)))
+        if not running:
+            break  # what was never begun has no status
         for process, started in list(running):
             if started.poll() is None and time.monotonic() < deadline:
                 continue
@@ -111,6 +120,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", choices=stages, default=stages)
     parser.add_argument("--jobs", nargs="*", default=[""], help="how the names of recipes begin")
     parser.add_argument("--device", default="cuda", help="of the recipes")
+    parser.add_argument("--together", type=int, default=12, help="recipes at the same time")
     asked = parser.parse_args()
     if asked.device == "cuda" and not torch.cuda.is_available():
         sys.exit("python -m benchmarks.gpu needs a CUDA device, and PyTorch sees none here.")
@@ -135,11 +145,11 @@ def main() -> None:
             recipe, *arguments = JOBS[name]
             command = ["-m", PAPERS + recipe, *arguments, *shared, "--out", str(asked.out / name)]
             recipes.append(Process(name, command))
-        together(recipes, asked.out, deadline)
+        together(recipes, asked.out, deadline, asked.together)
         ran += recipes
     content = {"machine": machine(), "processes": [asdict(process) for process in ran]}
     (asked.out / "gpu.json").write_text(json.dumps(content, indent=1))
-    sys.exit(any(process.status not in (0, "stopped") for process in ran))
+    sys.exit(any(process.status not in (0, "stopped", None) for process in ran))
 
 
 if __name__ == "__main__":

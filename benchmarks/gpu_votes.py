@@ -4,7 +4,8 @@ ResNet-110 on CIFAR-10 shapes in bfloat16, channels last, n = 100,000 votes an i
 second, the share of the bare forward pass of the same dtype, layout and batch, and how many times
 the plain loop (one input at a time, batches of 400 in float32, one transfer a batch). The forward
 pass runs as written, compiled, and captured as a graph; votes are compared with the bare pass of
-the same kind. Prints the GPU's name and writes JSON.
+the same kind. A small network on 28 x 28 beside it: one input, eight, and a thousand with 100 votes
+each. Prints the GPU's name and writes JSON.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import machine
-from benchmarks.networks import resnet
+from benchmarks.networks import resnet, small_cnn
 from benchmarks.row import Row, ratio, turns
 from benchmarks.votes import SIGMA, plain_votes
 from rsfl.noise import Gaussian, RoundedGaussian
@@ -160,9 +161,54 @@ def measured(batch: int, n: int) -> list[Row]:
     return found
 
 
+def measured_small(n: int) -> list[Row]:
+    """A network of two small convolutions on 28 x 28, in float32: what the host has to launch for
+    each block of votes is the likely limit."""
+    torch.manual_seed(0)
+    model = small_cnn().cuda().eval()
+    x = torch.rand(8, 1, 28, 28, device="cuda")
+    smoother = GaussianSmoother(model, SIGMA, 10)
+    batch = 50_000
+    example = x[:1].expand(batch, -1, -1, -1).contiguous()
+
+    def bare() -> None:
+        with torch.no_grad():
+            for _ in range(max(1, n * len(x) // batch)):
+                model(example)
+
+    few, many = x[:1], torch.rand(1000, 1, 28, 28, device="cuda")
+    times = turns(
+        {
+            "plain": finished(lambda: plain_votes(model, few[0], n // 10)),
+            "bare": finished(bare),
+            "eight": finished(lambda: smoother.votes(x, n)),
+            "one": finished(lambda: smoother.votes(few, n)),
+            "many": finished(lambda: smoother.votes(many, 100)),
+        },
+        repeats=3,
+    )
+    speed = {"eight": n * len(x), "one": n, "many": 100 * len(many)}
+    found = []
+    for name, votes in speed.items():
+        taken = median(times[name])
+        found.append(Row(f"small network, {name}: votes", votes / taken, "votes/s"))
+        found.append(
+            Row(
+                f"small network, {name}: times the plain loop",
+                votes / taken / (n // 10 / median(times["plain"])),
+                "times",
+                8,
+            )
+        )
+    share = ratio(times["bare"], times["eight"])
+    found.append(Row("small network, eight: throughput over the bare forward pass", share, "times"))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_votes", description=__doc__)
     parser.add_argument("--batch", type=int, default=20_000, help="noisy images per forward call")
+    parser.add_argument("--small", action="store_true", help="the small network alone")
     parser.add_argument("--n", type=int, default=100_000, help="votes timed")
     parser.add_argument(
         "--out", type=Path, default=Path("build/benchmarks-gpu.json"), help="JSON file to write"
@@ -172,7 +218,9 @@ def main() -> None:
         sys.exit("python -m benchmarks.gpu_votes needs a CUDA device, and PyTorch sees none here.")
     here = machine()
     print(f"{here['gpu']}, torch {here['torch']}, {here['date']}, batches of {options.batch}")
-    found = measured(options.batch, options.n)
+    found = measured_small(options.n)
+    if not options.small:
+        found += measured(options.batch, options.n)
     for row in found:
         print(row, flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)

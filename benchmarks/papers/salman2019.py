@@ -228,6 +228,12 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     parser.add_argument(
         "--figures", nargs="*", metavar="FIGURE", help="only these, e.g. envelopes attack"
     )
+    parser.add_argument(
+        "--ways",
+        nargs="*",
+        metavar="WAY",
+        help="train and certify these ways of training alone, such as noise, and judge nothing",
+    )
     asked = parser.parse_args(arguments)
     scale, out = SCALES[asked.scale], asked.out / asked.scale
     plan = figures(scale)
@@ -243,12 +249,18 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
             experiment = experiment_of(setting)
             found: dict[Case | Attacked, Mapping[str, Any]] = {}
             for item in plan[figure]:
+                if asked.ways and (isinstance(item, Attacked) or item.way not in asked.ways):
+                    continue
                 bar.set_description(f"{figure}: {name(item)}")
                 found[item] = experiment.numbers(item)
                 bar.update()
+            if asked.ways:
+                continue
             draw(figure, scale, found, out / f"{figure}.png")
             verdicts |= judged(figure, scale, found)
             lines += table(figure, scale, found)
+    if asked.ways:
+        return verdicts
     (out / "tables.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(lines) + "\n")
     report(
