@@ -22,6 +22,7 @@ extensions = [
     "papers",
     "public_names",
     "rooms",
+    "typed",
     "widths",
 ]
 exclude_patterns = ["_build"]
@@ -34,11 +35,12 @@ nb_merge_streams = True  # what is printed is one block
 nb_render_markdown_format = "myst"  # the default knows no tables
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["flwr"]  # an extra that the documentation is built without
-autodoc_typehints = "none"  # they are in the signature
+autodoc_typehints = "none"  # they stand beside the arguments, as written: `typed`
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes are a list, as arguments are
 napoleon_use_rtype = False
+napoleon_attr_annotations = False  # `typed` adds them, as written
 nitpicky = False
 default_role = "py:obj"
 

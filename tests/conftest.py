@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from rsfl import _heap
 from rsfl.fed import training
-from rsfl.smooth import ParameterSmoother
+from rsfl.smooth import ParameterSmoother, preparation, votes
 
 settings.register_profile(
     "rsfl", deadline=None, derandomize=True, max_examples=100, print_blob=True
@@ -18,6 +18,8 @@ settings.load_profile("rsfl")
 FAST = {
     "heap": (_heap, "kept", nullcontext),  # freed memory goes back to the system
     "wide": (ParameterSmoother, "_way", lambda self, x: "loop"),  # noisy linear models one by one
+    "added": (votes, "_adds", lambda law, shape: False),  # noisy inputs are copied into the batch
+    "fused": (preparation, "_by_onednn", lambda *_: False),  # layers that were joined one by one
     "stacked": (training, "_groups", lambda *_: ()),  # clients one by one
 }
 """What is faster than the plain way and must give the same results, and what to put in its

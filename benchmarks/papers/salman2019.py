@@ -224,7 +224,7 @@ class Experiment:
 def main(arguments: list[str] | None = None) -> dict[str, str]:
     """Run what is asked for; the verdicts."""
     began = time.perf_counter()
-    parser = options(__doc__, "salman2019", list(SCALES))
+    parser = options(__doc__, "salman2019", SCALES)
     parser.add_argument(
         "--figures", nargs="*", metavar="FIGURE", help="only these, e.g. envelopes attack"
     )

@@ -3,12 +3,16 @@
 `` ```{room} rsfl.bounds`` in a page of docs/api stands for all that ``rsfl.bounds`` makes public,
 by the files in which it is defined, whose first sentence says what they are for. The lines within
 name the files that come first. What is added to a room is on its page without anybody's doing.
+
+A method stands where it is defined. A class names what it has from another public class in one
+line, and a link to ``GaussianSmoother.certify`` leads there.
 """
 
 import importlib
 import inspect
 import pkgutil
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,6 +71,69 @@ def line(pair: tuple[str, Any]) -> int:
         return 0
 
 
+@cache
+def public(kind_: type) -> str | None:
+    """The full name under which a room makes a class public."""
+    top, _, rest = kind_.__module__.partition(".")
+    if top != "rsfl" or not rest:
+        return None
+    room = importlib.import_module(f"rsfl.{rest.partition('.')[0]}")
+    named = kind_.__name__ in getattr(room, "__all__", ())
+    same = named and getattr(room, kind_.__name__) is kind_
+    return f"{room.__name__}.{kind_.__name__}" if same else None
+
+
+@cache
+def members(kind_: type) -> list[str]:
+    """The methods and properties that a public class shows as its own: also those of its private
+    bases."""
+    shown = [base for base in kind_.__mro__[1:] if public(base)]
+    others = {one for base in shown for one in base.__mro__}
+    own = [base for base in kind_.__mro__ if base not in others and _of_rsfl(base)]
+    found = {
+        name: None
+        for base in own
+        for name, value in vars(base).items()
+        if not name.startswith("_")
+        and (inspect.isroutine(value) or isinstance(value, property))
+    }
+    return list(found)
+
+
+def _of_rsfl(kind_: type) -> bool:
+    return kind_.__module__.partition(".")[0] == "rsfl"
+
+
+@cache
+def inherited(kind_: type) -> dict[str, list[str]]:
+    """By public class from which it has them, the names of what a class does not define anew."""
+    seen, found = set(members(kind_)), {}
+    for base in kind_.__mro__[1:]:
+        home = public(base)
+        if home and (names := [name for name in members(base) if name not in seen]):
+            found[home] = names
+            seen.update(names)
+    return found
+
+
+def also(kind_: type) -> list[str]:
+    """The line that says so."""
+    parts = []
+    for home, names in inherited(kind_).items():
+        links = ", ".join(f":py:obj:`{name} <{home}.{name}>`" for name in names)
+        parts.append(f"{links} of :py:obj:`{home.rpartition('.')[2]} <{home}>`")
+    return [f"   Also has {'; '.join(parts)}.", ""] if parts else []
+
+
+def elsewhere(kind_: type) -> str:
+    """The classes whose members are not repeated: of other packages, and the public bases."""
+    bases = [base for base in kind_.__mro__[1:] if public(base)]
+    ours = {one.__name__ for base in bases for one in base.__mro__}
+    return ", ".join(
+        sorted({"object", "tuple", "Mapping", "Sequence", "Module"} | ours)
+    )
+
+
 def noted(room: ModuleType, name: str) -> list[str]:
     """What is said below a constant in the file that defines it: its own type's words are none."""
     parts = [part.name for part in pkgutil.iter_modules(getattr(room, "__path__", []))]
@@ -88,7 +155,8 @@ def page(room_name: str, first: list[str]) -> str:
         title = name if len(files) > 1 else "names"
         rows = [TABLE, f"   * - {title}\n     - {about}"]
         for label, value in pairs:
-            doc = sentence(value.__doc__) if kind(value) != "data" else ""
+            words = value.__doc__ if kind(value) != "data" else None
+            doc = sentence(words or "\n".join(noted(room, label)))
             rows.append(f"   * - :py:obj:`{label} <{room_name}.{label}>`\n     - {doc}")
         tables.append("\n".join(rows))
         body = [f"## {title}\n\n```{{eval-rst}}"]
@@ -104,9 +172,8 @@ def page(room_name: str, first: list[str]) -> str:
                 continue
             body.append(f".. auto{kind(value)}:: {room_name}.{label}")
             if kind(value) == "class":
-                body.append(
-                    "   :members:\n   :inherited-members: object, tuple, Mapping, Sequence, Module"
-                )
+                body += ["   :members:", f"   :inherited-members: {elsewhere(value)}"]
+                body += ["", *also(value)]
             body.append("")
         parts.append("\n".join([*body, "```"]))
     head = (
@@ -164,20 +231,25 @@ def targets(env: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     short: dict[str, set[str]] = {}
     methods: dict[str, str] = {}
-    for name, _, kind_, *_ in env.domains.python_domain.get_objects():
+    everything = [
+        (name, kind_, name)
+        for name, _, kind_, *_ in env.domains.python_domain.get_objects()
+    ]
+    everything += [(name, "method", home) for name, home in moved(env).items()]
+    for name, kind_, home in everything:
         parts = name.split(".")
         if parts[0] != "rsfl" or len(parts) < 2:
             continue
-        found[name] = name
+        found[name] = home
         if len(parts) > 2:
-            found[".".join(parts[1:])] = name
+            found[".".join(parts[1:])] = home
             bare = parts[-1]
             if len(parts) == 3 and (re.match(r"[A-Z]\w*[a-z]", bare) or "_" in bare):
                 short.setdefault(bare, set()).add(name)
             if len(parts) == 4 and parts[2][0].isupper():
-                found[".".join(parts[2:])] = name
+                found[".".join(parts[2:])] = home
                 if (
-                    kind_ == "method" and "_" in bare[1:]
+                    kind_ == "method" and "_" in bare[1:] and name == home
                 ):  # of the class with the shortest name
                     methods[bare] = min(
                         methods.get(bare, name), name, key=lambda n: (len(n), n)
@@ -189,7 +261,32 @@ def targets(env: Any) -> dict[str, str]:
     )
 
 
+def moved(env: Any) -> dict[str, str]:
+    """Where a name stands that a class has from another one, by the name under that class."""
+    found = {}
+    for name, _, kind_, *_ in env.domains.python_domain.get_objects():
+        room, _, bare = name.rpartition(".")
+        if kind_ == "class" and room.startswith("rsfl.") and room.count(".") == 1:
+            for home, names in inherited(
+                getattr(importlib.import_module(room), bare)
+            ).items():
+                found |= {f"{name}.{one}": f"{home}.{one}" for one in names}
+    return found
+
+
+def resolve(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
+    """A link to what a class has from another one."""
+    if node.get("refdomain") != "py":
+        return None
+    home = moved(env).get(node["reftarget"])
+    domain, page_ = env.domains.python_domain, node["refdoc"]
+    return home and domain.resolve_xref(
+        env, page_, app.builder, "obj", home, node, content
+    )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", expand)
+    app.connect("missing-reference", resolve)
     app.add_post_transform(Links)
     return {"parallel_read_safe": True}

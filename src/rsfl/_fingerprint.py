@@ -242,9 +242,11 @@ def _printed(model: nn.Module) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # addresses differ between processes
 
 
-def input_hash(x: Tensor) -> int:
-    """63 bits that tell one input from others by its dtype, shape and bytes; never 0."""
-    return (int(sha256(_tensor(x).encode()).hexdigest()[:16], 16) >> 1) or 1
+def input_hash(x: Any) -> int:
+    """63 bits that tell one input from others by its dtype, shape and bytes; never 0. Of several
+    parts, by all that it tells of itself."""
+    told = _tensor(x) if isinstance(x, Tensor) else described(x.told())
+    return (int(sha256(told.encode()).hexdigest()[:16], 16) >> 1) or 1
 
 
 def weights_hash(of: nn.Module | Mapping[str, Tensor]) -> str:

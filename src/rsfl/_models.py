@@ -22,6 +22,7 @@ from torch.nn.modules import module as _everywhere
 __all__ = [
     "FIELDS",
     "affine_layer",
+    "answered",
     "as_given",
     "evaluating",
     "held_elsewhere",
@@ -83,6 +84,17 @@ def input_dtype(model: nn.Module, x: Tensor) -> torch.dtype:
     """The dtype of a model's inputs: that of its first floating point parameter, or that of x if it
     has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+
+
+def answered(answer: object) -> Tensor:
+    """The logits of what a model returned: itself, or what it holds under that name."""
+    logits = answer if isinstance(answer, Tensor) else getattr(answer, "logits", answer)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"model must return a tensor of logits, or an object with logits, got "
+            f"{type(answer).__name__}"
+        )
+    return logits
 
 
 def as_given(model: nn.Module, x: Tensor) -> Tensor:

@@ -82,6 +82,13 @@ RAW_INPUT = Assumption(
     "trusted",
     "the caller",
 )
+OTHER_PARTS = Assumption(
+    "other-parts",
+    "Only the part of the input that the certificate names is moved. What goes along with it is "
+    "the same, and so is what a touched output was made from.",
+    "trusted",
+    "the caller; smooth.Parts and smooth.At name the part",
+)
 IDEAL_NOISE = Assumption(
     "ideal-noise",
     "Pseudo-random float32 noise added in floating point stands for exact noise on real numbers. "
@@ -118,6 +125,14 @@ SPLIT_ALPHA = Assumption(
     "that none of them counts.",
     "configured",
     "each test has its share of alpha, and draws keyed by the input and its centre",
+)
+NAMED_LEVEL = Assumption(
+    "named-level",
+    "The level of noise is named by a vote that is certified, too: within the radius it is the "
+    "same for every input, so that only that level's certificate matters; each of the two has half "
+    "of alpha.",
+    "configured",
+    "smooth.DualSmoother",
 )
 ORBIT_COVER = Assumption(
     "orbit-cover",

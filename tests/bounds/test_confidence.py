@@ -78,6 +78,20 @@ def test_clopper_pearson_up_to_a_billion_trials(n):
             assert_tight_upper(i, n, alpha, hi)
 
 
+@pytest.mark.parametrize("n", [10**4, 10**7, 10**9])
+def test_levels_above_one_half_are_kept_by_few_successes_and_by_few_failures(n):
+    few = np.array([1, 2, 5, 13, 30, 50, 51, 80])[:, None]
+    alpha = np.array([0.5, 0.55, 0.65, 0.8, 0.9437, 0.999])
+    lower = bounds.clopper_pearson_lower(few, n, alpha)
+    upper = bounds.clopper_pearson_upper(n - few, n, alpha)
+    for i, low, high in zip(few[:, 0].tolist(), lower, upper, strict=True):
+        for level, lo, hi in zip(alpha.tolist(), low.tolist(), high.tolist(), strict=True):
+            above, below = lo * (1 + 1e-8), hi - 1e-8 * (1 - hi) - 4 * np.spacing(hi)
+            assert oracles.binomial_tail(i, n, lo) <= level < oracles.binomial_tail(i, n, above)
+            assert 1 - oracles.binomial_tail(n - i + 1, n, hi) <= level
+            assert 1 - oracles.binomial_tail(n - i + 1, n, below) > level
+
+
 def far_tail(k, n, p):
     """P[Bin(n, p) >= k] for p well below k / n, by the continued fraction of the incomplete beta
     function."""

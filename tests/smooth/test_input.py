@@ -68,7 +68,7 @@ class Pair(nn.Module):
         (
             lambda: smoother(Pair()).certify(X),
             TypeError,
-            "model must return a tensor of logits, got tuple",
+            "a tensor of logits, or an object with logits, got tuple",
         ),
         (
             lambda: smoother().certify_at(X, -0.1),
@@ -169,7 +169,7 @@ class Pair(nn.Module):
             r"law must perturb inputs, got ParameterGaussian\(sigma=0.5",
         ),
         (
-            lambda: Smoother(lambda x: x, noise.Gaussian(1), 2),
+            lambda: Smoother(0.5, noise.Gaussian(1), 2),
             TypeError,
             "model must be a torch.nn.Module",
         ),

@@ -37,8 +37,10 @@ def recorded(law, x, index, batch_size, n=250, n0=30):
     return selection.unflatten(0, (len(x), n0)), estimation.unflatten(0, (len(x), n)), certificate
 
 
+@pytest.mark.parametrize("size", [votes.BLOCK, 700])
 @pytest.mark.parametrize("name", LAWS)
-def test_noise_does_not_depend_on_the_batch_nor_on_the_neighbours(name):
+def test_noise_does_not_depend_on_the_batch_nor_on_the_neighbours(name, size, monkeypatch):
+    monkeypatch.setattr(votes, "_per_key", lambda numel, device: size)
     law = LAWS[name]
     selection, estimation, whole = recorded(law, INPUTS, [7, 8, 9], None)
     for batch_size in (1, 7, 64, 100, 10_000):
@@ -82,6 +84,28 @@ def test_draws_of_different_keys_are_uncorrelated():
         votes.draw_noise(law, shape, 200, seed=0, index=0)[100:],
     ):
         assert abs(float((one * other.flatten()).mean())) < bound
+
+
+class Wide(noise.Gaussian):
+    """Noise of another shape than the input's, which does not fit it."""
+
+    def noise_shape(self, shape):
+        return torch.Size([2, *shape])
+
+
+class Doubled(noise.Gaussian):
+    """A law that perturbs in a way of its own."""
+
+    def perturb(self, x, noise):
+        return x + 2 * noise
+
+
+def test_a_law_that_perturbs_in_its_own_way_is_asked_to():
+    estimation = recorded(Doubled(0.5), INPUTS, [7, 8, 9], 64)[1]
+    drawn = votes.draw_noise(Doubled(0.5), INPUTS.shape[1:], 250, seed=11, index=8)
+    assert torch.equal(estimation[1], INPUTS[1] + 2 * drawn)
+    with pytest.raises(RuntimeError):  # and noise that does not fit is not made to
+        recorded(Wide(0.5), INPUTS, [7, 8, 9], 64)
 
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

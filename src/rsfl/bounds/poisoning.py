@@ -136,9 +136,9 @@ def deviation(rounds: Sequence[Round], threat: Threat) -> Deviation:
 
     .. math::
         D_t = \min\Bigl(2\rho_t,\; \kappa_t D_{t-1} + s \sum_{i \in A_t} p_i e_{i,t}\Bigr), \qquad
-        \kappa_t = 1 - s \Bigl(1 - \sum_i p_i \kappa_i\Bigr), \qquad
-        \kappa_i = \max(|1 - \eta\lambda|, |1 - \eta(\lambda + B^2/2)|)^{\tau}
+        \kappa_t = 1 - s \Bigl(1 - \sum_i p_i \kappa_i\Bigr),
 
+    with :math:`\kappa_i = \max(|1 - \eta\lambda|, |1 - \eta(\lambda + B^2/2)|)^{\tau}`,
     where :math:`e_{i,t}` bounds the distance between the submitted update and the honest one from
     the same weights.
 

@@ -9,7 +9,7 @@ from rsfl.runs.curves import (
     envelope,
     high_probability_accuracy,
 )
-from rsfl.runs.inputs import example, peeked
+from rsfl.runs.inputs import Mapped, example, peeked
 from rsfl.runs.job import Interrupted, certify
 from rsfl.runs.joint import joint_accuracy, joint_table, plot_joint
 from rsfl.runs.log import Directory, Record, load
@@ -24,6 +24,7 @@ __all__ = [
     "Certified",
     "Directory",
     "Interrupted",
+    "Mapped",
     "OrbitRun",
     "Published",
     "Record",

@@ -1,7 +1,7 @@
 """The inputs of a data set, by index or one after the other."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,42 @@ from torch.utils.data import TensorDataset
 
 from rsfl._batches import indexable
 from rsfl._checks import count
+from rsfl.smooth import Inputs, structure
 
-__all__ = ["example", "labelled", "peeked"]
+__all__ = ["Mapped", "example", "labelled", "peeked"]
+
+
+class Mapped:
+    """A data set whose items are made into pairs (x, y) when they are asked for: rows of a table,
+    PIL images, texts, triples.
+
+    Args:
+        dataset: Gives items by index, and says how many there are.
+        function: Makes the pair of one input and its label of an item.
+
+    Example:
+        >>> rows = [{"image": [[0.0, 1.0]], "label": 3, "who": "a"}]
+        >>> data = Mapped(rows, lambda row: (torch.tensor(row["image"]), row["label"]))
+        >>> len(data), data[0]
+        (1, (tensor([[0., 1.]]), 3))
+    """
+
+    def __init__(self, dataset: Any, function: Callable[[Any], tuple[Any, Any]]) -> None:
+        if not indexable(dataset):
+            raise TypeError(
+                f"dataset must give items by index and have a length, got {_kind(dataset)}"
+            )
+        if not callable(function):
+            raise TypeError(f"function must make pairs (x, y) of items, got {function!r}")
+        self.dataset, self.function = dataset, function
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} items")
+        return self.function(self.dataset[index])
 
 
 def peeked(dataset: Any) -> tuple[Any, Any]:
@@ -45,8 +79,9 @@ def peeked(dataset: Any) -> tuple[Any, Any]:
     return first[0], itertools.chain(first, rest)
 
 
-def example(item: Any, model: nn.Module | None) -> tuple[Tensor, int]:
-    """One input, as it is in the data set but on the model's device, and its label."""
+def example(item: Any, model: nn.Module | None) -> tuple[Any, int]:
+    """One input, as it is in the data set but on the model's device, and its label: a tensor, or
+    of a structured model :class:`rsfl.smooth.Inputs`."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise TypeError(f"dataset must yield pairs (x, y), got {_kind(item)}")
     x, y = item
@@ -55,6 +90,8 @@ def example(item: Any, model: nn.Module | None) -> tuple[Tensor, int]:
             f"dataset must yield one input and its label at a time, got {len(y)} labels; "
             f"of a DataLoader, give its dataset"
         )
+    if (parts := structure(model)) is not None:
+        return x if isinstance(x, Inputs) else parts.single(x), count("y", y)
     if isinstance(x, Mapping) or type(x).__module__.partition(".")[0] == "PIL":
         raise TypeError(f"x must be a tensor, got {_kind(x)}")
     x = torch.as_tensor(x)

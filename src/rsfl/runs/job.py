@@ -25,7 +25,7 @@ from rsfl.runs.inputs import example, labelled, peeked
 from rsfl.runs.log import Directory, Record, records, refused, true_labels
 from rsfl.runs.schedule import groups, owner, remaining
 from rsfl.runs.settings import FILE, Settings, autocast, machine
-from rsfl.smooth import Ballot, ByCount, Certificate, ParameterSmoother, Voter
+from rsfl.smooth import Ballot, ByCount, Certificate, Inputs, ParameterSmoother, Voter, stacked
 
 __all__ = ["Interrupted", "certify"]
 
@@ -86,7 +86,7 @@ class _Work:
 
     def records(self, group: Sequence[Item]) -> list[Record]:
         """The records of a group, by input."""
-        good: list[tuple[int, Tensor, int]] = []
+        good: list[tuple[int, Tensor | Inputs, int]] = []
         bad: list[Record] = []
         for index, load in group:
             with _naming(index):
@@ -100,12 +100,12 @@ class _Work:
                 bad.append(refused(self.settings, index, label, str(error)))
         if good:
             began = time.perf_counter()
-            ballot = self._ballot(torch.stack([x for _, x, _ in good]), [i for i, _, _ in good])
+            ballot = self._ballot(stacked([x for _, x, _ in good]), [i for i, _, _ in good])
             seconds = (time.perf_counter() - began) / len(good)
             bad += records(self.settings, ballot, [label for _, _, label in good], seconds)
         return sorted(bad, key=lambda record: record.index)
 
-    def _check(self, x: Tensor, label: int) -> None:
+    def _check(self, x: Tensor | Inputs, label: int) -> None:
         labelled(label, self.settings.num_classes)
         if x.shape != self.settings.input_shape:
             raise ValueError(
@@ -113,7 +113,7 @@ class _Work:
             )
         self.smoother.checked(x[None])
 
-    def _ballot(self, x: Tensor, index: list[int]) -> Ballot:
+    def _ballot(self, x: Any, index: list[int]) -> Ballot:
         rule = self.settings.rule
         shared: dict[str, Any] = {"n0": self.settings.n0, "seed": self.settings.seed}
         shared |= {"index": index, "batch_size": self.batch_size}
@@ -270,7 +270,7 @@ def certify(  # noqa: PLR0913  # a run's settings
 
 
 def _settings(
-    smoother: Voter, first: tuple[Tensor, int], dataset: Any, asked: dict[str, Any]
+    smoother: Voter, first: tuple[Any, int], dataset: Any, asked: dict[str, Any]
 ) -> Settings:
     """What the votes of this run are a function of."""
     x, y = first
@@ -289,6 +289,7 @@ def _settings(
         spot_checked=smoother.spot_checked,
         parameters=smoother.parameters if isinstance(smoother, ParameterSmoother) else None,
         data=f"{input_hash(x):016x} {y}",
+        touched=smoother.touched,
         inputs=len(range(0, len(dataset), skip)[:limit]) if indexable(dataset) else None,
         **asked,
     )

@@ -88,6 +88,10 @@ class Record:
         ballot = Ballot.of_document(dict(self.ballot))
         if ballot.rule != settings.rule:
             raise ValueError(f"votes stopped by {ballot.rule} in a run of {settings.rule}")
+        if ballot.touched != settings.touched:
+            raise ValueError(
+                f"votes under noise on {ballot.touched!r} in a run on {settings.touched!r}"
+            )
         if self.impossible:
             return
         n0, n = self.ballot["n0"][0], self.ballot["n"][0]
@@ -127,6 +131,7 @@ def refused(settings: Settings, index: int, label: int, why: str) -> Record:
         rule=settings.rule,
         model=settings.model.whole,
         spot_checked=settings.spot_checked,
+        touched=settings.touched,
     )
     return Record(settings.identity, label, 0.0, why, ballot.document())
 

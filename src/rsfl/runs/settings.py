@@ -56,6 +56,7 @@ class Settings:
         skip: Every ``skip``-th input is certified.
         limit: How many are certified at most.
         inputs: How many that makes, None where the data have no length.
+        touched: Which part of an input carries noise, "" where all of it does, or parameters.
     """
 
     law: Law
@@ -78,6 +79,7 @@ class Settings:
     skip: int
     limit: int | None
     inputs: int | None
+    touched: str = ""
 
     def __post_init__(self) -> None:
         if self.radius is not None:
@@ -120,6 +122,7 @@ class Settings:
             found = json.loads(path.read_text())
             if found["format"] != FORMAT:
                 raise ValueError(f"format is {found['format']!r}, this version reads {FORMAT}")
+            found = {"touched": ""} | found
             values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
             values |= {
                 "law": from_document(values["law"]),
@@ -162,10 +165,10 @@ class Settings:
                 replaced(out / FILE, (json.dumps(self._document(), indent=2) + "\n").encode())
 
     def _fields(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
-            "law": to_document(self.law),
-            "model": dataclasses.asdict(self.model),
-        }
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if not self.touched:  # nothing to say
+            del told["touched"]
+        return told | {"law": to_document(self.law), "model": dataclasses.asdict(self.model)}
 
     def _document(self) -> dict[str, Any]:
         rule = "fixed" if self.rule is None else "sequential"

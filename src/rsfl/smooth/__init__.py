@@ -4,6 +4,8 @@ from rsfl._models import evaluating
 from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.denoised import DiffusionDenoiser
+from rsfl.smooth.dual import DualCertificate, DualSmoother, best_levels
 from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
 from rsfl.smooth.input import (
     DeformationSmoother,
@@ -12,14 +14,16 @@ from rsfl.smooth.input import (
     Smoother,
     UniformSmoother,
 )
+from rsfl.smooth.inputs import Inputs, stacked
 from rsfl.smooth.joint import JointBallot, JointCertificate
 from rsfl.smooth.judge import JointSmoother, Judge
 from rsfl.smooth.measure import Measure
-from rsfl.smooth.module import Normalised, SmoothedModule
+from rsfl.smooth.module import Normalised, SmoothedModule, structure
 from rsfl.smooth.orbit_tests import OrbitTests
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.parameter import ParameterSmoother
+from rsfl.smooth.preparation import largest_difference, prepared
 from rsfl.smooth.reading import (
     ABSTAIN,
     AtRadius,
@@ -30,6 +34,7 @@ from rsfl.smooth.reading import (
     Sequential,
 )
 from rsfl.smooth.sequential import count_until
+from rsfl.smooth.structured import At, Parts, Structured
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, SELECTION, Votes, draw_noise
 
@@ -37,14 +42,19 @@ __all__ = [
     "ABSTAIN",
     "ESTIMATION",
     "SELECTION",
+    "At",
     "AtRadius",
     "Ballot",
     "ByCount",
     "Certificate",
     "Confidence",
     "DeformationSmoother",
+    "DiffusionDenoiser",
+    "DualCertificate",
+    "DualSmoother",
     "ExactCertificate",
     "GaussianSmoother",
+    "Inputs",
     "JointBallot",
     "JointCertificate",
     "JointSmoother",
@@ -58,19 +68,26 @@ __all__ = [
     "OrbitPlan",
     "OrbitTests",
     "ParameterSmoother",
+    "Parts",
     "RunnerUp",
     "Sequential",
     "SmoothedModule",
     "Smoother",
+    "Structured",
     "UniformSmoother",
     "Voter",
     "Votes",
+    "best_levels",
     "count_until",
     "draw_noise",
     "evaluating",
     "exact_votes",
     "floored",
+    "largest_difference",
     "margins",
     "orbit_ballot",
+    "prepared",
     "raised",
+    "stacked",
+    "structure",
 ]

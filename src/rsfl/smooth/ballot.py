@@ -13,7 +13,7 @@ from rsfl._batches import checked_index, rows_of
 from rsfl._checks import count, level, stored
 from rsfl.noise import Law
 from rsfl.smooth.certificate import Certificate
-from rsfl.smooth.documents import evidence_from, evidence_to, merged
+from rsfl.smooth.documents import CONDITIONS, evidence_from, evidence_to, merged
 from rsfl.smooth.reading import (
     AtRadius,
     ByCount,
@@ -54,6 +54,7 @@ class Ballot:
         spot_checked: Whether the model was asked twice, alone and in a batch, before it voted.
         condition: What a vote had to meet to count, beside its label; votes that missed it are
             among the invalid ones. Such votes bound no rival. "" where nothing was asked.
+        touched: Which part of the inputs the noise was added to, "" where it was all of them.
 
     Example:
         >>> from rsfl.noise import Gaussian
@@ -74,6 +75,7 @@ class Ballot:
     model: str = ""
     spot_checked: bool = False
     condition: str = ""
+    touched: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.law, Law):
@@ -200,7 +202,9 @@ class Ballot:
             self.law,
             alpha=alpha,
             reading=reading,
-            assumptions=assumed(reading, self.law, spot_checked=self.spot_checked),
+            assumptions=assumed(
+                reading, self.law, spot_checked=self.spot_checked, touched=self.touched
+            ),
             **self._conditions(),
         )
 
@@ -208,8 +212,7 @@ class Ballot:
         return self.selection or Votes(torch.zeros_like(self.votes.counts))
 
     def _conditions(self) -> dict[str, Any]:
-        names = ("rule", "index", "inputs", "dim", "seed", "model", "spot_checked", "condition")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("rule", *CONDITIONS)}
 
     def document(self) -> dict[str, Any]:
         """What a file, or a line of a vote log, says of the ballot."""
@@ -267,7 +270,8 @@ class Ballot:
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         first = parts[0]
-        for name in ("law", "dim", "seed", "rule", "model", "spot_checked", "condition"):
+        shared = (name for name in CONDITIONS if name not in ("index", "inputs"))
+        for name in ("law", "rule", *shared):
             for part in parts[1:]:
                 if getattr(part, name) != getattr(first, name):
                     raise ValueError(

@@ -15,7 +15,14 @@ from rsfl._checks import Float64, Int64, level, stored
 from rsfl._text import floored, lined, raised, tabled
 from rsfl.assumptions import Assumption
 from rsfl.noise import Law
-from rsfl.smooth.documents import evidence_from, evidence_to, follow, reals_from, reals_to
+from rsfl.smooth.documents import (
+    CONDITIONS,
+    evidence_from,
+    evidence_to,
+    follow,
+    reals_from,
+    reals_to,
+)
 from rsfl.smooth.measure import Measure
 from rsfl.smooth.reading import (
     ABSTAIN,
@@ -35,7 +42,6 @@ __all__ = ["Certificate"]
 
 _SHOWN = 10
 _FORMAT = 2
-_CONDITIONS = ("index", "inputs", "dim", "seed", "model", "spot_checked", "condition")
 _REALS = ("radius", "p_lower", "p_upper")
 
 
@@ -69,6 +75,7 @@ class Certificate:
         model: Fingerprint of the model, "" where it is unknown.
         spot_checked: Whether the model was asked twice, alone and in a batch.
         condition: What a vote had to meet beside its label, "" where nothing.
+        touched: Which part of an input the radius is about, "" where it is all of it.
     """
 
     label: Tensor
@@ -93,6 +100,7 @@ class Certificate:
     model: str = field(default="", kw_only=True)
     spot_checked: bool = field(default=False, kw_only=True)
     condition: str = field(default="", kw_only=True)
+    touched: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.inputs is None:
@@ -216,7 +224,7 @@ class Certificate:
             rule=self.rule,
             selection=Votes(self.selection_counts, selected),
             votes=Votes(self.counts, self.invalid),
-            **{name: getattr(self, name) for name in _CONDITIONS},
+            **{name: getattr(self, name) for name in CONDITIONS},
         )
         return kept | {
             "alpha": self.alpha,
@@ -268,7 +276,8 @@ class Certificate:
         claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
         follow(numbers, claims, evidence["index"])
         said = (Assumption(**one) for one in found["assumptions"])
-        implied = assumed(reading, law, spot_checked=evidence["spot_checked"])
+        told = {name: evidence.get(name, "") for name in ("spot_checked", "touched")}
+        implied = assumed(reading, law, **told)
         assumptions = tuple({one.id: one for one in (*said, *implied)}.values())
         return cls.read_from(
             numbers,
@@ -310,7 +319,8 @@ class Certificate:
         Of a prediction there are none."""
         abstained, size = int(self.abstained.sum()), f"{len(self)} input{'s' * (len(self) != 1)}"
         plain = isinstance(self.reading, MostVoted)
-        what = "" if plain else f"{self.norm} radius in {self.unit} ({self.space} space), "
+        place = f" of {self.touched}" if self.touched else ""
+        what = "" if plain else f"{self.norm} radius in {self.unit}{place} ({self.space} space), "
         heading = (
             f"{'Prediction' if plain else 'Certificate'} of {size}, {abstained} abstained: {what}"
             f"{self.law}, alpha = {self.alpha:g} for each"

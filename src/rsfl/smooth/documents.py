@@ -13,6 +13,7 @@ from rsfl.smooth.reading import Numbers, Sequential
 from rsfl.smooth.votes import Votes
 
 __all__ = [
+    "CONDITIONS",
     "evidence_from",
     "evidence_to",
     "follow",
@@ -21,7 +22,11 @@ __all__ = [
     "reals_to",
 ]
 
+CONDITIONS = ("index", "inputs", "dim", "seed", "model", "spot_checked", "condition", "touched")
+"""What a ballot says of its votes beside law and rule."""
+
 _HEADER = ("law", "measure", "rule", "classes", "dim", "seed", "model", "spot_checked", "condition")
+_OPTIONAL = ("touched",)  # where there is nothing to say, nothing is
 _COLUMNS = ("index", "input", "n0", "selection", "n", "counts")
 _ROUNDING = 1e-9
 """Up to which share a number of another version may differ from the one derived here."""
@@ -43,6 +48,7 @@ def evidence_to(
         "model": model,
         "spot_checked": rest["spot_checked"],
         "condition": rest["condition"],
+        **{name: rest[name] for name in _OPTIONAL if rest[name]},
         "index": rest["index"].tolist(),
         "input": [f"{value:016x}" if value else "" for value in rest["inputs"].tolist()],
         "n0": selection.n.tolist(),
@@ -82,6 +88,7 @@ def evidence_from(content: Mapping[str, Any]) -> dict[str, Any]:
         "index": torch.tensor(content["index"], dtype=torch.int64),
         "inputs": torch.tensor([int(text or "0", 16) for text in content["input"]]).long(),
         **{name: content[name] for name in ("dim", "seed", "model", "spot_checked", "condition")},
+        **{name: content[name] for name in _OPTIONAL if name in content},
     }
 
 
@@ -89,13 +96,13 @@ def merged(contents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of one ballot, from those of several inputs under the same conditions."""
     first = contents[0]
     for other in contents[1:]:
-        for name in _HEADER:
-            if other[name] != first[name]:
-                raise ValueError(
-                    f"ballots must agree in {name}, got {first[name]!r} and {other[name]!r}"
-                )
+        for name in (*_HEADER, *_OPTIONAL):
+            one, another = (content.get(name, "") for content in (first, other))
+            if one != another:
+                raise ValueError(f"ballots must agree in {name}, got {one!r} and {another!r}")
     columns = {name: [one for content in contents for one in content[name]] for name in _COLUMNS}
-    return {**{name: first[name] for name in _HEADER}, **columns}
+    said = {name: first[name] for name in _OPTIONAL if name in first}
+    return {**{name: first[name] for name in _HEADER}, **said, **columns}
 
 
 def _sparse(counts: Tensor) -> list[dict[str, int]]:

@@ -1,21 +1,29 @@
 """Smoothers: a model and a law of noise, from inputs to certificates."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from rsfl._checks import count
-from rsfl._models import as_given, input_dtype, voting, widened
+from rsfl._models import input_dtype, voting, widened
 from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Laplace, Law, Uniform
 from rsfl.orbit import Orbit
-from rsfl.smooth.module import Preprocessing, SmoothedModule, bounded, normalised
+from rsfl.smooth.called import as_model
+from rsfl.smooth.inputs import Batch, Inputs
+from rsfl.smooth.module import (
+    Preprocessing,
+    SmoothedModule,
+    bounded,
+    normalised,
+    structure,
+)
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
-from rsfl.smooth.spot import asked_twice, probes
+from rsfl.smooth.spot import asked_twice, probed
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
 
@@ -38,8 +46,10 @@ class Smoother(Voter):
     what is certified, and inputs stay in float32.
 
     Args:
-        model: Maps a batch (B, ...) of inputs to logits (B, num_classes), on any device and in any
-            dtype. It may write into the batch: that is never the caller's tensor.
+        model: Maps a batch (B, ...) of inputs to logits (B, num_classes), or to an object with
+            ``logits``, on any device and in any dtype: a module, or any function. It may write into
+            the batch: that is never the caller's tensor. One whose inputs are several tensors is
+            wrapped in :class:`Parts` or :class:`At`.
         law: How inputs are perturbed.
         num_classes: Width of the logits, at least 1.
         preprocessing: (mean, std) of the inputs that the model expects, numbers or one for each
@@ -69,7 +79,7 @@ class Smoother(Voter):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Callable[..., Any],
         law: Law,
         num_classes: int,
         *,
@@ -77,8 +87,7 @@ class Smoother(Voter):
         bounds: tuple[float, float] | None = None,
         spot_check: bool = True,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        model = as_model(model)
         model, law = normalised(model, preprocessing), bounded(law, bounds)
         super().__init__(law, num_classes, model=model, spot_check=spot_check)
         if law.space == "parameters":
@@ -86,35 +95,63 @@ class Smoother(Voter):
                 f"law must perturb inputs, got {law}: ParameterSmoother is for parameters"
             )
 
-    def noise(self, x: Tensor, m: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def given(self, x: Batch) -> Any:
+        """The inputs as the law sees them: of a structured model, its parts told apart."""
+        parts = structure(self.model)
+        return x if parts is None or isinstance(x, Inputs) else parts.split(x)
+
+    @property
+    @override
+    def touched(self) -> str:
+        parts = structure(self.model)
+        return "" if parts is None else parts.touched
+
+    @override
+    def checked(self, x: Any) -> Any:
+        parts = structure(self.model)
+        if parts is None:
+            return super().checked(x)
+        inputs = parts.checked(x)
+        return inputs.holding(super().checked(inputs.touched))
+
+    def noise(self, x: Batch, m: int, *, generator: torch.Generator | None = None) -> Tensor:
         """m draws for each input, (m, B, ...), float32, on the device of x."""
-        shape = self.law.noise_shape(x.shape[1:])
+        given = self.given(x)
+        shape = self.law.noise_shape(given.shape[1:])
         return self.law.sample(
-            (count("m", m, 1), len(x), *shape), generator=generator, device=x.device
+            (count("m", m, 1), len(given), *shape), generator=generator, device=given.device
         )
 
-    def logits(self, x: Tensor, noise: Tensor) -> Tensor:
+    def logits(self, x: Batch, noise: Tensor) -> Tensor:
         """The model's logits (m, B, K) for the inputs under noise (m, B, ...), in one forward
         call."""
+        whole = self.given(x)
+        x = whole.touched if isinstance(whole, Inputs) else whole
         m, size = noise.shape[0], len(x)
         if noise.shape[1:] != (size, *self.law.noise_shape(x.shape[1:])):
             expected = ("m", size, *self.law.noise_shape(x.shape[1:]))
             raise ValueError(f"noise must have shape {expected}, got {tuple(noise.shape)}")
         rows = widened(x).expand(m, *x.shape).flatten(0, 1)
         noisy = self.law.perturb(rows, noise.flatten(0, 1)).to(input_dtype(self.model, x))
-        return checked_logits(self.model(noisy), m * size, self.num_classes).view(m, size, -1)
+        if isinstance(whole, Inputs):
+            own = torch.arange(size, device=x.device).repeat(m)
+            answer = self.model(whole.under(noisy, own))
+        else:
+            answer = self.model(noisy)
+        return checked_logits(answer, m * size, self.num_classes).view(m, size, -1)
 
     def probabilities(
-        self, x: Tensor, noise: Tensor | int, *, generator: torch.Generator | None = None
+        self, x: Batch, noise: Tensor | int, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The mean softmax over noise, (B, K), differentiable in x, in the noise and in the model's
         parameters.
 
         Args:
-            x: Inputs (B, ...).
+            x: Inputs (B, ...), or a batch of a structured model.
             noise: Draws (m, B, ...), or their number m.
             generator: Draws the noise where only its number is given.
         """
+        x = self.given(x)
         if not isinstance(noise, Tensor):
             noise = self.noise(x, noise, generator=generator)
         logits = self.logits(x, noise)
@@ -201,15 +238,14 @@ class Smoother(Voter):
         return ballot.certificate(allowance=allowance, alpha=alpha)
 
     @override
-    def spot(self, x: Tensor) -> None:
+    def spot(self, x: Tensor | Inputs) -> None:
         if self.spot_check:
-            rows = as_given(self.model, probes(widened(x[:1])))
-            asked_twice(self.model, rows, self.num_classes)
+            asked_twice(self.model, probed(self.model, x), self.num_classes)
 
     @override
     def count(
         self,
-        x: Tensor,
+        x: Tensor | Inputs,
         index: Tensor,
         start: int,
         stop: int,
@@ -243,7 +279,12 @@ class GaussianSmoother(Smoother):
     """
 
     def __init__(
-        self, model: nn.Module, sigma: float, num_classes: int, *, spot_check: bool = True
+        self,
+        model: nn.Module | Callable[..., Any],
+        sigma: float,
+        num_classes: int,
+        *,
+        spot_check: bool = True,
     ) -> None:
         super().__init__(model, Gaussian(sigma), num_classes, spot_check=spot_check)
 
@@ -259,7 +300,12 @@ class UniformSmoother(Smoother):
     """
 
     def __init__(
-        self, model: nn.Module, half_width: float, num_classes: int, *, spot_check: bool = True
+        self,
+        model: nn.Module | Callable[..., Any],
+        half_width: float,
+        num_classes: int,
+        *,
+        spot_check: bool = True,
     ) -> None:
         super().__init__(model, Uniform(half_width), num_classes, spot_check=spot_check)
 
@@ -275,7 +321,12 @@ class LaplaceSmoother(Smoother):
     """
 
     def __init__(
-        self, model: nn.Module, scale: float, num_classes: int, *, spot_check: bool = True
+        self,
+        model: nn.Module | Callable[..., Any],
+        scale: float,
+        num_classes: int,
+        *,
+        spot_check: bool = True,
     ) -> None:
         super().__init__(model, Laplace(scale), num_classes, spot_check=spot_check)
 

@@ -19,8 +19,10 @@ from rsfl.noise import (
     PixelUniform,
     Uniform,
 )
+from rsfl.smooth.inputs import Batch, Inputs
+from rsfl.smooth.structured import At, Structured
 
-__all__ = ["Normalised", "Preprocessing", "SmoothedModule", "bounded", "normalised"]
+__all__ = ["Normalised", "Preprocessing", "SmoothedModule", "bounded", "normalised", "structure"]
 
 Preprocessing: TypeAlias = tuple[Any, Any] | Mapping[str, Any]
 """(mean, std), numbers or one for each channel, or ``dict(mean=..., std=..., axis=-3)``."""
@@ -59,8 +61,13 @@ class Normalised(nn.Module):
             )
             self.register_buffer(name, shaped)
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor | Inputs) -> Any:
         """What the model makes of the normalised inputs."""
+        if isinstance(x, Inputs):
+            return self.model(x.holding(self._scaled(x.touched)))
+        return self.model(self._scaled(x))
+
+    def _scaled(self, x: Tensor) -> Tensor:
         for name, one in (("mean", self.mean), ("std", self.std)):
             if one.numel() > 1 and (x.ndim <= -self.axis or x.shape[self.axis] != one.shape[0]):
                 raise ValueError(
@@ -68,7 +75,14 @@ class Normalised(nn.Module):
                     f"{self.axis} of inputs of shape {tuple(x.shape[1:])}, got {one.numel()} "
                     f"numbers; axis=-1 is the last one"
                 )
-        return self.model((x - self.mean.to(x.dtype)) / self.std.to(x.dtype))
+        return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+
+
+def structure(model: nn.Module | None) -> Structured | None:
+    """What tells the parts of a model's inputs, where these are more than one tensor."""
+    if isinstance(model, Normalised):
+        return structure(model.model)
+    return model if isinstance(model, Structured) else None
 
 
 def normalised(model: nn.Module, preprocessing: Preprocessing | None) -> nn.Module:
@@ -79,6 +93,10 @@ def normalised(model: nn.Module, preprocessing: Preprocessing | None) -> nn.Modu
     """
     if preprocessing is None:
         return model
+    if isinstance(model, At):
+        raise TypeError(
+            f"preprocessing is of inputs, and noise is at {model.touched}: put it inside the model"
+        )
     if isinstance(preprocessing, Mapping):
         if unknown := sorted(set(preprocessing) - {"mean", "std", "axis", "flip_axis"}):
             raise TypeError(f"preprocessing must have mean, std and axis, got {unknown!r}")
@@ -121,7 +139,10 @@ class _Noisy(Protocol):
     model: nn.Module
     law: Law
 
-    def logits(self, x: Tensor, noise: Tensor) -> Tensor:
+    def given(self, x: Batch) -> Any:
+        """The inputs as the law sees them."""
+
+    def logits(self, x: Batch, noise: Tensor) -> Tensor:
         """The logits (m, B, K) of inputs under noise."""
 
 
@@ -169,14 +190,15 @@ class SmoothedModule(nn.Module):
         """What is drawn."""
         return f"{self.smoother.law}, samples={self.samples}, noise={self.noise!r}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Batch) -> Tensor:
         """The logarithms of the mean probabilities (B, K), in float32 at least."""
+        x = self.smoother.given(x)
         logits = self.smoother.logits(x, self._draws(x))
         wide = torch.promote_types(logits.dtype, torch.float32)
         log_p = logits.log_softmax(dim=-1, dtype=wide)
         return log_p.logsumexp(dim=0) - math.log(self.samples)
 
-    def _draws(self, x: Tensor) -> Tensor:
+    def _draws(self, x: Any) -> Tensor:
         """The noise (m, B, ...)."""
         law, shape = self.smoother.law, self.smoother.law.noise_shape(x.shape[1:])
         if self.noise == "fixed":

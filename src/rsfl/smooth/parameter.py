@@ -108,7 +108,7 @@ class ParameterSmoother(Voter):
         }
 
     @override
-    def dim(self, x: Tensor) -> int:
+    def dim(self, x: object) -> int:
         return sum(
             value.numel()
             for name, value in self.model.named_parameters()

@@ -15,6 +15,7 @@ from rsfl.assumptions import (
     FRESH_VOTES,
     ONE_FUNCTION,
     OPTIONAL_STOPPING,
+    OTHER_PARTS,
     PER_INPUT,
     Assumption,
 )
@@ -245,10 +246,13 @@ def allowed(reading: Reading, rule: Sequential | None, condition: str) -> None:
         )
 
 
-def assumed(reading: Reading, law: Law, *, spot_checked: bool) -> tuple[Assumption, ...]:
-    """What a reading of votes under this law rests on."""
+def assumed(
+    reading: Reading, law: Law, *, spot_checked: bool, touched: str = ""
+) -> tuple[Assumption, ...]:
+    """What a reading of votes under this law rests on, where it touched a part of the inputs."""
     function = _SPOTTED if spot_checked else ONE_FUNCTION
-    return (*reading.statistics, PER_INPUT, function, *law.assumptions)
+    rest = (OTHER_PARTS,) if touched else ()
+    return (*reading.statistics, PER_INPUT, function, *law.assumptions, *rest)
 
 
 def reading_to(reading: Reading) -> dict[str, Any]:

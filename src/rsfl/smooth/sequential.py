@@ -1,6 +1,7 @@
 """Votes that are counted until a sequential test has decided, or no longer can."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ __all__ = ["count_until", "looks"]
 
 
 def count_until(
-    cast: Callable[[Tensor, Tensor, int, int], Votes],
-    x: Tensor,
+    cast: Callable[[Any, Tensor, int, int], Votes],
+    x: Any,
     index: Tensor,
     chosen: Tensor,
     p0: float | Float64,

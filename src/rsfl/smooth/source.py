@@ -3,16 +3,17 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from rsfl._checks import count
 from rsfl._fingerprint import Fingerprint, backend_fingerprint, model_fingerprint
-from rsfl._models import as_given, evaluating
+from rsfl._models import answered, as_given, evaluating
 from rsfl.noise import Law
-from rsfl.smooth.spot import probes
+from rsfl.smooth.inputs import Inputs
+from rsfl.smooth.spot import probed, probes
 from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes
 
 __all__ = ["Source"]
@@ -50,7 +51,7 @@ class Source(ABC):
     @abstractmethod
     def count(
         self,
-        x: Tensor,
+        x: Any,
         index: Tensor,
         start: int,
         stop: int,
@@ -65,7 +66,7 @@ class Source(ABC):
         sample) and of nothing else: not of the batch, of neighbours or of what was counted before.
 
         Args:
-            x: Inputs (B, ...), checked.
+            x: Inputs (B, ...), as :meth:`checked` returns them.
             index: (B,) int64 on the CPU, which inputs these are.
             start: First sample, at least 0.
             stop: One past the last sample.
@@ -77,11 +78,11 @@ class Source(ABC):
             The votes, on the device of ``x``.
         """
 
-    def dim(self, x: Tensor) -> int:
+    def dim(self, x: Tensor | Inputs) -> int:
         """The number of coordinates of the noise that one vote sees."""
         return math.prod(self.law.noise_shape(x.shape[1:]))
 
-    def checked(self, x: Tensor) -> Tensor:
+    def checked(self, x: Any) -> Any:
         """The inputs, if certificates for them would mean something.
 
         Raises:
@@ -96,7 +97,7 @@ class Source(ABC):
             raise ValueError(f"x must be on the model's device {device}, got {x.device}")
         return x
 
-    def spot(self, x: Tensor) -> None:  # noqa: B027
+    def spot(self, x: Any) -> None:  # noqa: B027
         """Ask the model a few questions about the first of these inputs.
 
         Raises:
@@ -104,20 +105,26 @@ class Source(ABC):
         """
 
     @property
+    def touched(self) -> str:
+        """Which part of an input the noise is added to, "" where it is all of it."""
+        return ""
+
+    @property
     def spot_checked(self) -> bool:
         """Whether votes are cast only after the model was asked."""
         return self.spot_check and self.model is not None
 
-    def fingerprint(self, x: Tensor) -> Fingerprint:
+    def fingerprint(self, x: Tensor | Inputs) -> Fingerprint:
         """What tells this voter from others: its model, and what it answers about one input
         (1, ...). Of a class defined elsewhere, what its objects hold and do belongs to it."""
         own = {name: value for name, value in vars(self).items() if name not in _KNOWN}
         if self.model is None:
             told = self.count(x, torch.zeros(1, dtype=torch.int64), 0, BLOCK, seed=0)
             return backend_fingerprint(self, own, [told.counts, told.invalid])
-        rows = as_given(self.model, probes(x))
-        with evaluating(self.model), torch.random.fork_rng([x.device] if x.is_cuda else []):
-            answers = self.model(rows.clone())
+        rows = probed(self.model, x) if isinstance(x, Inputs) else as_given(self.model, probes(x))
+        devices = [x.device] if x.device.type == "cuda" else []
+        with evaluating(self.model), torch.random.fork_rng(devices):
+            answers = answered(self.model(rows.clone()))
         found = model_fingerprint(self.model, [answers])
         if type(self).__module__.partition(".")[0] == "rsfl":
             return found

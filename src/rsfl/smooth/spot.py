@@ -1,13 +1,16 @@
 """Whether a model is one function of a single input, as far as a few questions tell."""
 
+from math import inf
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rsfl._models import evaluating
+from rsfl._models import answered, as_given, evaluating, widened
+from rsfl.smooth.inputs import Inputs, joined
 from rsfl.smooth.votes import checked_logits, explain
 
-__all__ = ["asked_twice", "probes", "unanswered"]
+__all__ = ["asked_twice", "disagreement", "probed", "probes", "unanswered"]
 
 _COMPANY = 7
 """Rows that stand beside the one that is asked about: the majority of their batch."""
@@ -28,7 +31,19 @@ def probes(x: Tensor) -> Tensor:
     )
 
 
-def asked_twice(model: nn.Module, x: Tensor, num_classes: int) -> None:
+def probed(model: nn.Module, x: Tensor | Inputs) -> Tensor | Inputs:
+    """The probes of the first of some inputs, as the model gets them. Where a part goes along that
+    is not touched, each probe is in the company of the first input's, and then come other inputs
+    as they are."""
+    if isinstance(x, Tensor):
+        return as_given(model, probes(widened(x[:1])))
+    rows = as_given(model, probes(widened(x.touched[:1])))
+    first = x.under(rows, torch.zeros(len(rows), dtype=torch.int64, device=x.device))
+    others = x[torch.arange(1, min(len(x), _COMPANY), device=x.device)]
+    return joined([first, others.holding(as_given(model, widened(others.touched)))])
+
+
+def asked_twice(model: nn.Module, x: Tensor | Inputs, num_classes: int) -> None:
     """Ask about the same input twice, alone, and again in the company of others.
 
     Args:
@@ -41,41 +56,43 @@ def asked_twice(model: nn.Module, x: Tensor, num_classes: int) -> None:
         ValueError: Answers differ by more than rounding explains.
     """
 
-    def ask(*parts: Tensor) -> Tensor:
-        rows = torch.cat(parts)
+    def ask(*numbers: int) -> Tensor:
+        rows = x[torch.tensor(numbers, device=x.device)]
         try:
             return checked_logits(model(rows), len(rows), num_classes)
         except Exception as error:
             explain(error, x, len(rows))
             raise
 
-    devices = [x.device] if x.is_cuda else []
-    one = x[:1]
+    devices = [x.device] if x.device.type == "cuda" else []
     with evaluating(model), torch.random.fork_rng(devices):
-        first = ask(one)
-        _compare(first, ask(one), "asked twice about one input")
-        for place, other in enumerate(x):
-            company = other.expand(_COMPANY, *other.shape)
-            answer = ask(company, one)[-1:] if place % 2 else ask(one, company)[:1]
+        first = ask(0)
+        _compare(first, ask(0), "asked twice about one input")
+        for place in range(len(x)):
+            company = [place] * _COMPANY
+            answer = ask(*company, 0)[-1:] if place % 2 else ask(0, *company)[:1]
             _compare(first, answer, "asked about one input alone and in a batch of others")
 
 
 def _compare(first: Tensor, second: Tensor, how: str) -> None:
+    if (apart := disagreement(first, second)) is not None:
+        raise ValueError(
+            f"model must be one function of a single input: {how}, it gave logits that differ by "
+            f"{apart:.3g}. Chance (dropout), batch statistics or train() inside forward would void "
+            f"every certificate; spot_check=False switches this check off"
+        )
+
+
+def disagreement(first: Tensor, second: Tensor) -> float | None:
+    """By how much two answers differ, if that is more than rounding explains."""
     both = torch.stack([first.double(), second.double()])
     finite = both.isfinite()
-    if bool((finite[0] == finite[1]).all()):
-        both = torch.where(finite, both, 0.0)
-        difference = (both[0] - both[1]).abs()
-        apart = float(difference.amax())
-        if bool((difference <= _rounding(first) * _size(both)).all()):
-            return
-    else:
-        apart = float("inf")
-    raise ValueError(
-        f"model must be one function of a single input: {how}, it gave logits that differ by "
-        f"{apart:.3g}. Chance (dropout), batch statistics or train() inside forward would void "
-        f"every certificate; spot_check=False switches this check off"
-    )
+    if not bool((finite[0] == finite[1]).all()):
+        return inf
+    both = torch.where(finite, both, 0.0)
+    difference = (both[0] - both[1]).abs()
+    explained = bool((difference <= _rounding(first) * _size(both)).all())
+    return None if explained else float(difference.amax())
 
 
 def _size(both: Tensor) -> Tensor:
@@ -100,16 +117,20 @@ def unanswered(model: nn.Module, x: Tensor, names: tuple[str, ...], sigma: float
     draws = torch.Generator().manual_seed(0)
     silent = []
     with evaluating(model), torch.random.fork_rng([x.device] if x.is_cuda else []):
-        still = model(x.clone())
+        still = answered(model(x.clone()))
         for name, value in values.items():
             noise = torch.randn(value.shape, generator=draws, dtype=torch.float32)
             noise = noise.to(value.device, value.dtype)
             if not any(
-                _differ(still, functional_call(model, {name: value + scale * noise}, (x.clone(),)))
+                _differ(still, answered(_moved(model, name, value + scale * noise, x)))
                 for scale in (sigma, 1.0, 100.0)
             ):
                 silent.append(name)
     return silent
+
+
+def _moved(model: nn.Module, name: str, value: Tensor, x: Tensor) -> object:
+    return functional_call(model, {name: value}, (x.clone(),))
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:

@@ -1,16 +1,16 @@
 """From inputs to ballots, whatever it is that the votes come from."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from rsfl import bounds
 from rsfl._batches import checked_index
 from rsfl._checks import count, level
-from rsfl._fingerprint import input_hash
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
+from rsfl.smooth.inputs import Batch, hashes
 from rsfl.smooth.reading import ByCount, Confidence, MostVoted, RunnerUp, Sequential
 from rsfl.smooth.sequential import count_until
 from rsfl.smooth.source import Source
@@ -35,7 +35,7 @@ class Voter(Source):
 
     def ballot(
         self,
-        x: Tensor,
+        x: Batch,
         *,
         n0: int = 100,
         n: int | None = None,
@@ -47,7 +47,8 @@ class Voter(Source):
         one likes.
 
         Args:
-            x: Inputs (B, ...), finite; one of them alone is ``x[None]``.
+            x: Inputs (B, ...), finite; one of them alone is ``x[None]``. Of a structured model
+                (:class:`Parts`, :class:`At`) the mapping or tuple that is a batch.
             n0: Votes for selection; 0 for a ballot that only predicts.
             n: Votes for estimation; ``default_n`` if None.
             batch_size: Noisy inputs per forward call, or inputs where the parameters carry noise;
@@ -76,7 +77,7 @@ class Voter(Source):
 
     def ballot_at(
         self,
-        x: Tensor,
+        x: Batch,
         radius: float,
         *,
         n0: int = 100,
@@ -111,30 +112,32 @@ class Voter(Source):
         """
         rule = Sequential(radius, alpha, self.default_n if n_max is None else n_max)
         n0 = count("n0", n0, 1)
-        x, index, seed = self._ready(x, index, seed)
-        p0 = self.law.probability(rule.radius, dim=self.dim(x))
+        given, index, seed = self._ready(x, index, seed)
+        p0 = self.law.probability(rule.radius, dim=self.dim(given))
         least = bounds.sequential_minimum_trials(p0, rule.alpha)
         if rule.n_max < least:
             raise ValueError(
                 f"n_max must be at least {least} to certify radius={rule.radius!r} at "
                 f"alpha={rule.alpha!r}, got {rule.n_max}"
             )
-        self._ask(x)
-        selection = self.count(x, index, 0, n0, seed=seed, stage=SELECTION, batch_size=batch_size)
+        self._ask(given)
+        selection = self.count(
+            given, index, 0, n0, seed=seed, stage=SELECTION, batch_size=batch_size
+        )
         votes = count_until(
             lambda *part: self.count(*part, seed=seed, batch_size=batch_size),
-            x,
+            given,
             index,
             selection.counts.argmax(dim=1),
             p0,
             alpha=rule.alpha,
             n_max=rule.n_max,
         )
-        return self._cast(x, index, seed, selection, votes, rule)
+        return self._cast(given, index, seed, selection, votes, rule)
 
     def votes(
         self,
-        x: Tensor,
+        x: Batch,
         n: int,
         *,
         seed: int = 0,
@@ -154,7 +157,7 @@ class Voter(Source):
 
     def certify(  # noqa: PLR0913  # what ballot and reading take
         self,
-        x: Tensor,
+        x: Batch,
         *,
         n0: int = 100,
         n: int | None = None,
@@ -198,7 +201,7 @@ class Voter(Source):
 
     def predict(
         self,
-        x: Tensor,
+        x: Batch,
         *,
         n: int = 1000,
         alpha: float = 0.001,
@@ -232,7 +235,7 @@ class Voter(Source):
 
     def certify_at(
         self,
-        x: Tensor,
+        x: Batch,
         radius: float,
         *,
         n0: int = 100,
@@ -263,13 +266,13 @@ class Voter(Source):
         return ballot.certificate_at()
 
     def _ready(
-        self, x: Tensor, index: Tensor | Sequence[int] | None, seed: int
-    ) -> tuple[Tensor, Tensor, int]:
+        self, x: Batch, index: Tensor | Sequence[int] | None, seed: int
+    ) -> tuple[Any, Tensor, int]:
         """Inputs, indices and seed, checked."""
         seed, x = count("seed", seed), self.checked(x)
         return x, checked_index(index, len(x)), seed
 
-    def _ask(self, x: Tensor) -> None:
+    def _ask(self, x: Any) -> None:
         """Before the first votes, see what the model is."""
         if not self._spotted:
             self.spot(x)
@@ -277,7 +280,7 @@ class Voter(Source):
 
     def _cast(
         self,
-        x: Tensor,
+        x: Any,
         index: Tensor,
         seed: int,
         selection: Votes | None,
@@ -292,6 +295,7 @@ class Voter(Source):
             dim=self.dim(x),
             seed=seed,
             rule=rule,
-            inputs=torch.tensor([input_hash(one) for one in x.cpu()]),
+            inputs=hashes(x),
             spot_checked=self.spot_checked,
+            touched=self.touched,
         )

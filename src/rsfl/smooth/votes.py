@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from rsfl import _heap
 from rsfl._checks import count, stored
 from rsfl._draws import rekey
-from rsfl._models import input_dtype, voting, widened
+from rsfl._models import answered, input_dtype, voting, widened
 from rsfl.noise import Law
+from rsfl.smooth.inputs import Inputs
 
 __all__ = [
     "BLOCK",
@@ -25,8 +26,8 @@ __all__ = [
 ]
 
 BLOCK = 100
-"""Samples per key: one generator draws this many perturbations of one input, whatever the batch
-looks like."""
+"""Samples per key on a CPU: one generator draws this many perturbations of one input, whatever the
+batch looks like."""
 
 SELECTION, ESTIMATION = 0, 1
 """What votes are for. The two never share a draw."""
@@ -62,7 +63,9 @@ class _Blocks:
     piece."""
 
     def __init__(self, law: Law, shape: torch.Size, device: torch.device) -> None:
-        self.law, self.shape = law, (BLOCK, *law.noise_shape(shape))
+        one = law.noise_shape(shape)
+        self.law, self.size = law, _per_key(one.numel(), device)
+        self.shape = self.size, *one
         self.generator = torch.Generator(device)
         self.key: tuple[int, ...] = ()
         self.noise = torch.empty(0)
@@ -78,23 +81,39 @@ class _Blocks:
         return self.noise
 
 
+def _per_key(numel: int, device: torch.device) -> int:
+    """How many perturbations of ``numel`` numbers one generator draws. A device that is told what
+    to do by a CPU waits for it where networks are small: there it draws a million numbers at a
+    time, which takes no longer than being told."""
+    if device.type == "cpu":
+        return BLOCK
+    return BLOCK * min(100, max(1, 2**20 // (BLOCK * numel)))
+
+
 def _pieces(
-    first: int, last: int, start: int, per_input: int
+    first: int, last: int, start: int, per_input: int, block: int = BLOCK
 ) -> Iterator[tuple[int, int, int, int]]:
     """(input, block, first, last) for the rows [first, last) of a job of samples start ... start +
     per_input - 1 of each input in turn: each piece lies within one block of one input."""
     while first < last:
         i, j = divmod(first, per_input)
         sample = start + j
-        size = min(BLOCK - sample % BLOCK, per_input - j, last - first)
-        yield i, sample // BLOCK, sample % BLOCK, sample % BLOCK + size
+        size = min(block - sample % block, per_input - j, last - first)
+        yield i, sample // block, sample % block, sample % block + size
         first += size
 
 
+def _adds(law: Law, shape: torch.Size) -> bool:
+    """Whether a law perturbs by nothing but adding its noise, whose sum can then go into the batch
+    at once."""
+    plain = getattr(law.perturb, "__func__", None) is Law.perturb
+    return plain and law.noise_shape(shape) == shape
+
+
 def checked_logits(logits: object, rows: int, num_classes: int) -> Tensor:
-    """``logits`` if they are a tensor of shape (rows, num_classes)."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")
+    """``logits``, or the ``logits`` of what a model returned, if they are a tensor of shape (rows,
+    num_classes)."""
+    logits = answered(logits)
     if logits.shape != (rows, num_classes):
         raise ValueError(
             f"model must return logits of shape ({rows}, {num_classes}) for "
@@ -117,9 +136,9 @@ def tally(logits: Tensor, bins: Tensor, counts: Tensor) -> None:
 
 def _fitting_batch(x: Tensor, rows: int) -> int:
     """A batch in whole blocks: on a CPU so small that a convolutional network's activations stay in
-    its caches (a thousand rows, 1.25 MiB of inputs), elsewhere large enough to fill the device (256
+    its caches (a thousand rows, 640 KiB of inputs), elsewhere large enough to fill the device (256
     MiB of inputs)."""
-    most, budget = (1000, 5 * 2**18) if x.device.type == "cpu" else (2**16, 2**28)
+    most, budget = (1000, 5 * 2**17) if x.device.type == "cpu" else (2**16, 2**28)
     row = x[0].numel() * max(4, x.element_size())
     return max(1, min(rows, most, max(BLOCK, budget // row // BLOCK * BLOCK)))
 
@@ -132,7 +151,7 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
-def explain(error: Exception, x: Tensor, rows: int) -> None:
+def explain(error: Exception, x: Tensor | Inputs, rows: int) -> None:
     """Add to an error of the model what it was called with."""
     if sys.version_info >= (3, 11):  # which shows notes below the message
         error.add_note(
@@ -144,7 +163,7 @@ def explain(error: Exception, x: Tensor, rows: int) -> None:
 def count_votes(  # noqa: PLR0913  # the hot loop
     model: nn.Module,
     law: Law,
-    x: Tensor,
+    x: Tensor | Inputs,
     num_classes: int,
     *,
     start: int,
@@ -163,7 +182,8 @@ def count_votes(  # noqa: PLR0913  # the hot loop
     Args:
         model: Maps a batch of inputs, in its own dtype, to logits (rows, num_classes).
         law: Perturbs the inputs.
-        x: Inputs (B, ...).
+        x: Inputs (B, ...). Of several parts the model gets those that noise touches noisy, and
+            with them the others.
         num_classes: Width of the logits, K.
         start: First sample, at least 0.
         stop: One past the last sample.
@@ -176,6 +196,7 @@ def count_votes(  # noqa: PLR0913  # the hot loop
     Returns:
         The votes, on the device of ``x``.
     """
+    x, whole = (x.touched, x) if isinstance(x, Inputs) else (x, None)
     per_input = stop - start
     rows = len(x) * per_input
     batch = (
@@ -186,7 +207,7 @@ def count_votes(  # noqa: PLR0913  # the hot loop
     counts = torch.zeros((len(x), num_classes + 1), dtype=torch.int64, device=x.device)
     dtype, x = input_dtype(model, x), widened(x)
     blocks = _Blocks(law, x.shape[1:], x.device)
-    keys = index.tolist()
+    keys, adds = index.tolist(), _adds(law, x.shape[1:])
     noisy = torch.empty(0)
     done = 0
     with voting(model), _heap.kept():
@@ -196,12 +217,18 @@ def count_votes(  # noqa: PLR0913  # the hot loop
                 if len(noisy) < size:
                     noisy = x.new_empty((size, *x.shape[1:]), dtype=dtype)
                 filled = 0
-                for i, block, first, last in _pieces(done, done + size, start, per_input):
+                pieces = _pieces(done, done + size, start, per_input, blocks.size)
+                for i, block, first, last in pieces:
                     noise = blocks(seed, keys[i], stage, block)[first:last]
-                    noisy[filled : filled + last - first] = law.perturb(x[i : i + 1], noise)
+                    room = noisy[filled : filled + last - first]
+                    if adds:
+                        torch.add(x[i : i + 1], noise, out=room)
+                    else:
+                        room.copy_(law.perturb(x[i : i + 1], noise))
                     filled += last - first
-                logits = checked_logits(model(noisy[:size]), size, num_classes)
                 bins = torch.arange(done, done + size, device=x.device) // per_input
+                asked = noisy[:size] if whole is None else whole.under(noisy[:size], bins)
+                logits = checked_logits(model(asked), size, num_classes)
                 tally(logits, bins, counts)
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
@@ -225,5 +252,5 @@ def draw_noise(
 ) -> Tensor:
     """The noise that :func:`count_votes` gives to the first n samples of one input, (n, ...)."""
     blocks = _Blocks(law, shape, device or torch.device("cpu"))
-    drawn = [blocks(seed, index, stage, block) for block in range(-(-n // BLOCK))]
+    drawn = [blocks(seed, index, stage, block) for block in range(-(-n // blocks.size))]
     return torch.cat(drawn)[:n]

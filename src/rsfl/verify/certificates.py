@@ -191,6 +191,7 @@ def check_certificate(subject: str, content: Mapping[str, Any]) -> Iterator[Find
 def _needed(content: Mapping[str, Any]) -> tuple[str, ...]:
     law, reading = content["law"], content["reading"]["name"]
     rest = ("same-rest",) if law.get("partial") else ()
+    rest = (*rest, "other-parts") if content.get("touched") else rest
     return (*_STATISTICS[reading], "per-input", "one-function", *LAWS[law["name"]][2], *rest)
 
 

@@ -1,7 +1,7 @@
 """Files, directories and what is at hand: everything that can be said of them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rsfl.verify.composed import (
 )
 from rsfl.verify.directories import check_run
 from rsfl.verify.documents import read_document
+from rsfl.verify.dual import check_dual
 from rsfl.verify.findings import Finding, Report
 from rsfl.verify.ledgers import check_ledger, rounds_of
 from rsfl.verify.published import published
@@ -142,6 +143,7 @@ _FORMATS = {
     "ledger": 2,
     "orbit certificate": 1,
     "joint certificate": 1,
+    "dual certificate": 1,
     "exact certificate": 1,
     "group certificate": 1,
     "poisoning certificate": 1,
@@ -157,11 +159,13 @@ def _by_kind(
     if kind == "poisoning certificate":
         rounds = at_hand.rounds(content["certificate"].get("model", ""))
         return check_poisoning(subject, content, rounds)
-    return {
+    checks: dict[str, Callable[[str, Mapping[str, Any]], Iterator[Finding]]] = {
         "certificate": check_certificate,
         "ballot": check_evidence,
         "orbit certificate": check_orbit,
         "joint certificate": check_joint,
+        "dual certificate": check_dual,
         "exact certificate": check_exact,
         "group certificate": check_groups,
-    }[kind](subject, content)
+    }
+    return checks[kind](subject, content)

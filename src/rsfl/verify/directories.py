@@ -120,6 +120,9 @@ def _merged(  # noqa: C901  # one line's checks
                     text = f"{name} is {content[name]!r}, and {value!r} in {_SETTINGS}"
                     wrong.append(f"{line.subject}: {text}")
             merged |= {name: content[name] for name in _HEADER}
+            if content.get("touched", "") != settings.get("touched", ""):
+                wrong.append(f"{line.subject}: noise on {content.get('touched')!r}")
+            merged |= {name: content[name] for name in ("touched",) if name in content}
             row = {name: content[name] for name in _COLUMNS}
             if any(len(column) != 1 for column in row.values()):
                 wrong.append(f"{line.subject}: not the votes on one input")

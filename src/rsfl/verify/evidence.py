@@ -48,8 +48,9 @@ class _CloseCalls(nn.Module):
         super().__init__()
         self.found = 0
 
-    def note(self, _: nn.Module, __: Any, logits: Tensor) -> None:
+    def note(self, _: nn.Module, __: Any, answer: Any) -> None:
         """A hook for the model."""
+        logits = getattr(answer, "logits", answer)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             return
         top = logits.detach().topk(2, dim=1).values
@@ -230,6 +231,9 @@ def check_identity(
     yield finding(content["law"] == law, f"law {content['law']}, and {law} here")
     classes = content["classes"]
     yield finding(classes == voter.num_classes, f"{classes} classes, {voter.num_classes} here")
+    touched = content.get("touched", "")
+    if touched != voter.touched:
+        yield finding(False, f"noise on {touched!r}, and on {voter.touched!r} here")
     other, unknown, dims = [], 0, set()
     for index, told in zip(content["index"], content["input"], strict=True):
         x = inputs(index)
