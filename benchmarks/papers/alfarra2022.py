@@ -404,16 +404,6 @@ def distance(models: Mapping[int, nn.Module]) -> float:
     return math.sqrt(np.mean(squares)) / float(mean.double().norm())
 
 
-def tally(words: Iterable[str]) -> str:
-    """``agrees`` if most do and none differs, or the reverse; ``mixed`` if some do and some
-    differ."""
-    said = list(words)
-    most = {word: said.count(word) * 2 > len(said) for word in ("agrees", "differs")}
-    if "agrees" in said and "differs" in said:
-        return "mixed"
-    return next((word for word in most if most[word]), "cannot tell")
-
-
 class Verdicts:
     """The paper's claims, checked over the saved numbers.
 
@@ -443,31 +433,33 @@ class Verdicts:
         """The tasks on which all these ways have been tried."""
         return [task for task, tried in self.by_task.items() if set(ways) <= set(tried)]
 
-    def say(self, claim: str, words: Mapping[str, str]) -> None:
-        """A claim, from words with numbers, by what they are about."""
-        if words:
-            first = tally(said.split(" (")[0] for said in words.values())
+    def say(self, claim: str, gaps: Mapping[str, tuple[float, float, str]]) -> None:
+        """A claim that gaps are positive, from each with its error and in words, by what they are
+        about; the verdict on all comes first."""
+        if gaps:
+            first = recipe.verdict((value, error) for value, error, _ in gaps.values())
             self.words[claim] = f"{first}: " + "; ".join(
-                f"{about}: {said}" for about, said in words.items()
+                f"{about}: {sure(value, error)} ({shown})"
+                for about, (value, error, shown) in gaps.items()
             )
 
     def more(self, claim: str, better: str, worse: str, tasks: Iterable[Case]) -> None:
         """Claim that one way certifies more than another on each of some tasks."""
-        words = {}
+        gaps = {}
         for task in tasks:
             value, error = self.gain(task, better, worse)
             shown = (
                 f"{self.radius(task, worse):.3g} to {self.radius(task, better):.3g}, +- {error:.2g}"
             )
-            words[str(task)] = f"{sure(value, error)} ({shown})"
-        self.say(claim, words)
+            gaps[str(task)] = (value, error, shown)
+        self.say(claim, gaps)
 
     def grows(self, claim: str, better: str, worse: str) -> None:
         """Claim that the gain is larger with the most clients than with the fewest."""
         rows: dict[Case, list[Case]] = defaultdict(list)
         for task in self.tasks(better, worse):
             rows[replace(task, clients=0)].append(task)
-        words = {}
+        found = {}
         for tasks in rows.values():
             if len(tasks) > 1:
                 few, many = (pick(tasks, key=lambda task: task.clients) for pick in (min, max))
@@ -475,23 +467,19 @@ class Verdicts:
                 error = math.hypot(gains[0][1], gains[1][1])
                 about = f"{few.data}, {few.law} {few.sigma:g}, "
                 about += f"{few.clients} against {many.clients} clients"
-                words[about] = (
-                    f"{sure(gains[1][0] - gains[0][0], error)} ({gains[0][0]:.3g} to "
-                    f"{gains[1][0]:.3g})"
-                )
-        self.say(claim, words)
+                shown = f"{gains[0][0]:.3g} to {gains[1][0]:.3g}"
+                found[about] = (gains[1][0] - gains[0][0], error, shown)
+        self.say(claim, found)
 
     def alike(self, claim: str, one: str, other: str, *, within: float = 0.1) -> None:
         """Claim that two ways certify as much, to a tenth."""
-        words = {}
+        gaps = {}
         for task in self.tasks(one, other):
             value, error = self.gain(task, one, other)
             room = within * self.radius(task, other)
-            words[str(task)] = (
-                f"{sure(room - abs(value), error)} ({self.radius(task, other):.3g} to "
-                f"{self.radius(task, one):.3g})"
-            )
-        self.say(claim, words)
+            shown = f"{self.radius(task, other):.3g} to {self.radius(task, one):.3g}"
+            gaps[str(task)] = (room - abs(value), error, shown)
+        self.say(claim, gaps)
 
     def wider(self, claim: str, wide: str, narrow: str) -> None:
         """Claim that clients differ more in one way than in another, over all tasks together."""
@@ -514,19 +502,18 @@ class Verdicts:
     def nearer(self, claim: str, ways: Sequence[str]) -> None:
         """Claim that of several ways the one that stays closest to the mean model certifies more
         than the farthest."""
-        words = {}
+        gaps = {}
         for task in self.tasks(*ways):
             far = {way: self.by_task[task][way]["distance"] for way in ways}
             order = sorted(ways, key=far.__getitem__)
             value, error = self.gain(task, order[0], order[-1])
             shown = ", ".join(f"{far[way]:.2g}: {self.radius(task, way):.3g}" for way in order)
-            words[str(task)] = f"{sure(value, error)} (by distance {shown}, +- {error:.2g})"
-        self.say(claim, words)
+            gaps[str(task)] = (value, error, f"by distance {shown}, +- {error:.2g}")
+        self.say(claim, gaps)
 
 
 def verdicts(scale: Scale, found: Mapping[Case, Numbers]) -> dict[str, str]:
-    """Each claim: agrees, differs, mixed or cannot tell, with the average certified radii that it
-    rests on."""
+    """The verdict on each claim, with the average certified radii that it rests on."""
     check, nominal, affine = (
         Verdicts(found),
         f"{NOMINAL}, then {PERSONALISED}",

@@ -28,6 +28,7 @@ __all__ = [
     "idx",
     "key",
     "mnist",
+    "monotone",
     "once",
     "options",
     "report",
@@ -39,7 +40,7 @@ __all__ = [
 SCALES = ("smoke", "small", "paper")
 
 
-def options(doc: str | None, name: str) -> argparse.ArgumentParser:
+def options(doc: str | None, name: str, scales: Iterable[str] = SCALES) -> argparse.ArgumentParser:
     """The options of every recipe."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,7 +52,7 @@ def options(doc: str | None, name: str) -> argparse.ArgumentParser:
         help="the official files, as benchmarks/README.md says",
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--scale", choices=SCALES, default="smoke")
+    parser.add_argument("--scale", choices=list(scales), default="smoke")
     parser.add_argument("--out", type=Path, default=Path("build") / name)
     return parser
 
@@ -177,19 +178,33 @@ def difference(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> tuple
     return float(gains.mean()), float(variance**0.5)
 
 
+def verdict(gaps: Iterable[tuple[float, float]]) -> str:
+    """The verdict on a claim that each of some gaps is positive: what it is on all pages.
+
+    ``agrees`` if every gap is above 0 by more than two of its standard errors, ``differs`` if one
+    is below 0 by more than two, else ``cannot tell``. A claim that two things are alike within a
+    margin is that the margin less their distance is positive; without a margin it can be refuted
+    alone: the gap is minus their distance. What is known exactly goes to :func:`word`.
+
+    Args:
+        gaps: Each with its standard error.
+    """
+    told = [0 if abs(value) <= 2 * error else (1 if value > 0 else -1) for value, error in gaps]
+    return "cannot tell" if not told or min(told) == 0 else word(min(told) > 0)
+
+
 def sure(value: float, error: float) -> str:
-    """``agrees`` or ``differs`` if a value is above or below 0 by two standard errors, else
-    ``cannot tell``."""
-    return "cannot tell" if abs(value) <= 2 * error else word(value > 0)
+    """The verdict on one gap."""
+    return verdict([(value, error)])
 
 
 def word(agrees: bool) -> str:
-    """``agrees`` or ``differs``."""
+    """The verdict on a claim that is known to be true or false, without an error."""
     return "agrees" if agrees else "differs"
 
 
-def verdict(values: Iterable[float], *, rising: bool) -> str:
-    """``agrees`` if each value is strictly above (below) the one before it, else ``differs``."""
+def monotone(values: Iterable[float], *, rising: bool) -> str:
+    """The verdict on a claim that each of some exact values is above (below) the one before it."""
     steps = np.diff(list(values))
     return word(len(steps) > 0 and bool((steps > 0 if rising else steps < 0).all()))
 

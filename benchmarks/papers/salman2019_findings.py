@@ -4,13 +4,13 @@ and figures."""
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist, mean
+from statistics import mean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.papers.recipe import difference, word
+from benchmarks.papers.recipe import difference, verdict, word
 from benchmarks.papers.salman2019_plan import (
     Attacked,
     Case,
@@ -59,20 +59,13 @@ class Gap:
         """From the hits of each seed."""
         return cls(*difference(first, second))
 
-    def told(self, looks: int = 1) -> bool:
-        """Whether chance explains it, or any other of as many looks, with a probability below 5
-        %."""
-        return abs(self.value) > NormalDist().inv_cdf(1 - 0.025 / looks) * self.error
-
     def __str__(self) -> str:
         return f"{self.value:+.3f} +- {self.error:.3f}"
 
 
 def said(gaps: Mapping[str, Gap]) -> str:
-    """Of a claim that gaps are positive: ``differs`` if one is found to be negative, else
-    ``agrees`` if one is found to be positive, and the numbers."""
-    signs = [gap.value > 0 for gap in gaps.values() if gap.told(len(gaps))]
-    heading = word(all(signs)) if signs else "cannot tell"
+    """The verdict on a claim that gaps are positive, and the numbers."""
+    heading = verdict((gap.value, gap.error) for gap in gaps.values())
     return f"{heading} ({', '.join(f'{name}: {gap}' for name, gap in gaps.items())})"
 
 
@@ -297,14 +290,12 @@ def judged_digits(scale: Scale, found: Found) -> dict[str, str]:
     }
     faster = seconds["SmoothAdv-PGD"] / seconds["one-point"]
     gaps = compared(found, "one-point", "SmoothAdv-PGD", quarters(0.25, scale.digits.n)[1:])
-    apart = any(gap.told(len(gaps)) for gap in gaps.values())
+    as_much = verdict((-abs(gap.value), gap.error) for gap in gaps.values())
     verdicts["digits: one-point trains 2 to 3 times faster"] = (
         f"{word(2 <= faster <= 3)} ({faster:.2f} times)"
     )
     shown = ", ".join(f"{name}: {gap}" for name, gap in gaps.items())
-    verdicts["digits: one-point certifies as much"] = (
-        f"{'differs' if apart else 'cannot tell'} ({shown})"
-    )
+    verdicts["digits: one-point certifies as much"] = f"{as_much} ({shown})"
     return verdicts
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.papers.recipe import verdict, word
+from benchmarks.papers.recipe import monotone, verdict, word
 from rsfl import bounds
 
 __all__ = ["draw", "verdicts"]
@@ -75,7 +75,7 @@ def verdicts(found: Mapping[str, Sequence[Numbers]], certified: int) -> dict[str
     for case in found.get("closeness", ()):
         at, after = f"t_adv = {case['attacked']}", case["distance"][case["attacked"] - 1 :]
         near, bound = after[0], case["sound"][case["attacked"] - 1]
-        words[f"models come closer in every round after {at}"] = verdict(
+        words[f"models come closer in every round after {at}"] = monotone(
             after, rising=False
         ) + _list([near, after[-1]])
         words[f"Eq. 20 bounds their distance at {at}"] = word(near <= case["published"]) + _list(
@@ -127,15 +127,10 @@ def _trend(
 
 
 def _judged(values: NDArray[np.float64], errors: NDArray[np.float64], *, rising: bool) -> str:
-    """The verdict on neighbouring values, which must differ by two standard errors to tell; none is
-    left to 0 and 0."""
-    steps, slack = np.diff(values) * (1 if rising else -1), 2 * np.hypot(errors[1:], errors[:-1])
+    """The verdict on the steps between neighbouring values; from 0 to 0 there is none."""
+    steps, slack = np.diff(values) * (1 if rising else -1), np.hypot(errors[1:], errors[:-1])
     some = (values[1:] > 0) | (values[:-1] > 0)
-    if (steps < -slack).any():
-        return "differs" + _list(values)
-    if not some.any():
-        return "nothing to tell" + _list(values)
-    return ("agrees" if (steps > slack)[some].all() else "cannot tell") + _list(values)
+    return verdict(zip(steps[some], slack[some], strict=True)) + _list(values)
 
 
 def _general(cases: Sequence[Numbers]) -> dict[str, str]:

@@ -13,8 +13,10 @@ from torch import nn
 
 from rsfl import fed
 from rsfl.fed.groups import group_clients
-from rsfl.fed.poison import SignFlip
+from rsfl.fed.poison import LabelFlip, SignFlip
+from rsfl.noise import Gaussian
 from rsfl.smooth import ABSTAIN
+from rsfl.train import CrossEntropy
 
 
 def build(kind="linear"):
@@ -114,6 +116,50 @@ def test_a_client_on_a_roster_reaches_its_own_group_only():
     attacks = {clean.groups[2][0]: fed.Attack(update=SignFlip(50.0))}
     attacked = fed.train_groups(run, 5, 2, num_classes=3, roster=roster, attacks=attacks)
     assert same(clean, attacked) == [True, True, False, True, True]
+
+
+def shards(x, y, names):
+    """The vote of eleven shards of a data set."""
+    parts = fed.partition.by_hash(names, 11)
+    members = fed.clients(x, y, parts, fed.SGD(lr=0.5, batch_size=5, epochs=2))
+    return fed.train_groups(fed.Server(build(), members), 11, 1, num_classes=3)
+
+
+def test_poisoned_samples_change_no_prediction_that_withstands_them():
+    """A client is a shard: samples are inserted, removed and changed at random."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(330, 4, generator=generator)
+    y = (x[:, :3] + 0.7 * torch.randn(330, 3, generator=generator)).argmax(dim=1)
+    test, names = torch.randn(60, 4, generator=generator), list(range(330))
+    clean = shards(x, y, names)
+    certificate = clean.certify(test)
+    draws = np.random.default_rng(1)
+    flips = 0
+    for trial in range(12):
+        m = 1 + trial % 4
+        chosen = draws.choice(330, m, replace=False)
+        px, py, pn = x.clone(), y.clone(), list(names)
+        if trial % 3 == 0:  # changed under the same name
+            px[chosen], py[chosen] = 20 * px[chosen].flip(1), (py[chosen] + 1) % 3
+        elif trial % 3 == 1:  # removed
+            kept = [i for i in range(330) if i not in chosen]
+            px, py, pn = px[kept], py[kept], kept
+        else:  # inserted before all others
+            px = torch.cat([30 * torch.randn(m, 4, generator=generator), px])
+            py, pn = (
+                torch.cat([torch.randint(3, (m,), generator=generator), py]),
+                [
+                    *range(1000, 1000 + m),
+                    *pn,
+                ],
+            )
+        poisoned = shards(px, py, pn)
+        assert sum(not one for one in same(clean, poisoned)) <= m
+        changed = poisoned.certify(test).label != certificate.label
+        assert not (changed & (certificate.withstands >= m)).any()
+        flips += int(changed.sum())
+    assert flips  # the poison was not nothing
+    assert (certificate.withstands >= 1).double().mean() > 0.5
 
 
 def test_a_vote_keeps_the_ledgers_of_its_groups():
@@ -279,11 +325,12 @@ def test_groups_are_the_same_together_and_in_processes():
 
 def test_each_group_trains_in_a_stack_of_its_own(monkeypatch):
     run, x = server(clients=40)
+    monkeypatch.setattr(fed.abreast.Abreast, "_joins", lambda *_: False)
     stacks = []
-    fit = fed.training._fit_stacked
+    fit = fed.training.fit_stacked
     monkeypatch.setattr(
         fed.training,
-        "_fit_stacked",
+        "fit_stacked",
         lambda *arguments: stacks.append(len(arguments[2])) or fit(*arguments),
     )
     stacked = fed.train_groups(run, 5, 2, num_classes=3)
@@ -308,6 +355,134 @@ def test_a_label_that_is_none_changes_no_other_group_by_a_bit():
     bad = [replace(one, y=labels) if one.id == victim else one for one in run.clients]
     spoiled = fed.train_groups(replace(run, clients=bad), 5, 3, num_classes=3)
     assert same(clean, spoiled) == [True, True, False, True, True]
+
+
+# -- clients of all groups abreast ---------------------------------------------------------------
+
+NETWORKS = {
+    "linear": lambda: nn.Linear(4, 3),
+    "network": lambda: nn.Sequential(nn.Linear(4, 17), nn.ReLU(), nn.Linear(17, 3)),
+    "tanh": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 3)),
+}
+TRAINERS = {
+    "batches": fed.SGD(lr=0.5, batch_size=5, epochs=2, momentum=0.9),
+    "whole": fed.SGD(lr=0.5, batch_size=None, epochs=3, decay=0.01),
+    "noise": fed.SGD(lr=0.5, batch_size=4, loss=CrossEntropy(Gaussian(0.3))),
+}
+
+
+def abreast(monkeypatch):
+    """How many stacks of all groups are trained, from here on."""
+    stacks, fit = [], fed.abreast.Abreast._stack
+    monkeypatch.setattr(
+        fed.abreast.Abreast,
+        "_stack",
+        lambda self, seats, width: stacks.append(len(seats)) or fit(self, seats, width),
+    )
+    return stacks
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_groups_abreast_are_those_one_by_one(monkeypatch, kind, trainer):
+    torch.manual_seed(0)
+    run, x = server(NETWORKS[kind](), TRAINERS[trainer], clients=37)
+    stacks = abreast(monkeypatch)
+    stacked = fed.train_groups(run, 5, 2, num_classes=3)
+    assert sum(stacks) >= 2 * 37  # all of them, in both rounds
+    plain = fed.train_groups(replace(run, stacked=False), 5, 2, num_classes=3)
+    for a, b in zip(stacked.models, plain.models, strict=True):
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    assert (stacked.votes(x) == plain.votes(x)).double().mean() > 0.99
+
+
+def other(client, change):
+    """A client that is not what it was."""
+    x, y = client.x.clone(), client.y.clone()
+    if change == "huge":
+        x *= 1e30
+    elif change == "denormal":
+        x *= 1e-42
+    elif change == "not a number":
+        x[:] = torch.nan
+    elif change == "labels":
+        y = (y + 1) % 3
+    elif change == "no label":
+        y[:] = 9
+    elif change == "fewer samples":
+        return replace(client, indices=client.where[:2])
+    elif change == "more samples":
+        return replace(client, indices=np.arange(60))
+    elif change == "another trainer":
+        return replace(client, trainer=fed.SGD(lr=0.1, batch_size=3))
+    elif change == "another shape":
+        x = torch.cat([x, x], dim=1)
+    elif change == "diverges":
+        return replace(client, trainer=replace(client.trainer, lr=1e30))
+    return replace(client, x=x, y=y)
+
+
+CHANGES = (
+    *("huge", "denormal", "not a number", "labels", "no label", "fewer samples", "more samples"),
+    *("another trainer", "another shape", "diverges"),
+)
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "joins", "leaves", "attacks"])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_whatever_one_client_is_changes_no_other_group_by_a_bit(monkeypatch, trainer, change):
+    torch.manual_seed(0)
+    run, _ = server(NETWORKS["network"](), TRAINERS[trainer], clients=37)
+    stacks, attacks, everybody = abreast(monkeypatch), {}, list(run.clients)
+    clean = fed.train_groups(run, 5, 2, num_classes=3)
+    assert stacks
+    victim = clean.groups[2][1]
+    if change == "joins":
+        newcomer = next(i for i in range(100, 200) if i in group_clients([*range(37), i], 5)[2])
+        everybody.append(replace(other(run.clients[victim], "huge"), id=newcomer))
+    elif change == "leaves":
+        everybody.pop(victim)
+    elif change == "attacks":
+        attacks = {victim: fed.Attack(data=LabelFlip({0: 1}), update=SignFlip(1e5))}
+    else:
+        everybody[victim] = other(run.clients[victim], change)
+    spoiled = fed.train_groups(
+        replace(run, clients=everybody), 5, 2, num_classes=3, attacks=attacks
+    )
+    assert same(clean, spoiled) == [at != 2 for at in range(5)]
+
+
+def test_garbage_in_one_place_of_a_stack_reaches_no_other():
+    """What is looked at before such stacks are used; here a kernel that mixes places is found."""
+    run, _ = server(NETWORKS["network"](), clients=37)
+    client = run.clients[0]
+    task = fed.trainer.Task(1, 0, 0, {}, None, 0.5)
+    for width in (1, 5, 64):
+        assert fed.abreast.Abreast(run.model, 7)._seen(client, task, width)
+
+    class Mixing(fed.abreast.Abreast):
+        pass
+
+    fit = fed.abreast.fit_stacked
+
+    def mixed(*arguments):
+        rows = fit(*arguments)
+        return rows + 1e-7 * rows[0].nan_to_num(0, 0, 0)
+
+    patched = pytest.MonkeyPatch()
+    with patched.context() as patch:
+        patch.setattr(fed.abreast, "fit_stacked", mixed)
+        assert not fed.abreast.Abreast(run.model, 7)._seen(client, task, 5)
+
+
+def test_where_places_mix_groups_train_in_stacks_of_their_own(monkeypatch):
+    run, _ = server(NETWORKS["network"](), clients=37)
+    monkeypatch.setattr(fed.abreast.Abreast, "_seen", lambda *_: False)
+    stacks = abreast(monkeypatch)
+    vote = fed.train_groups(run, 5, 1, num_classes=3)
+    assert not stacks
+    assert not vote.failed
 
 
 class Bad:

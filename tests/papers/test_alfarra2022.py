@@ -208,17 +208,3 @@ def test_spread_and_distance() -> None:
         "cannot tell",
     ]
     assert "by distance 0.1: 4.45, 1: 4.5" in check.words["near"]
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["agrees", "agrees", "cannot tell"], "agrees"),
-        (["agrees", "cannot tell"], "cannot tell"),
-        (["agrees", "agrees", "differs"], "mixed"),
-        (["differs"], "differs"),
-        ([], "cannot tell"),
-    ],
-)
-def test_tally(words: list[str], said: str) -> None:
-    assert recipe.tally(words) == said

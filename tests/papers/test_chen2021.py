@@ -50,7 +50,7 @@ def test_a_figure_that_is_not_there_is_refused(
 
 @pytest.mark.parametrize("scale", chen2021.SCALES.values(), ids=chen2021.SCALES.keys())
 def test_one_place_sees_as_many_samples_as_the_devices(scale: chen2021.Scale) -> None:
-    assert scale.passes * scale.images == scale.rounds * (scale.devices // 10) * scale.batches * 30
+    assert scale.passes * scale.images == scale.rounds * scale.active * scale.batches * 30
 
 
 def test_the_paper_scale_has_its_whole_grid() -> None:

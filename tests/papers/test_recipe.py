@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import pickle
+import re
 import struct
 from pathlib import Path
 
@@ -81,8 +82,34 @@ def test_a_failed_computation_leaves_nothing_that_counts(tmp_path: Path) -> None
     assert recipe.once(tmp_path, {}, lambda: {"value": 1}) == {"value": 1}
 
 
-def test_verdict() -> None:
-    assert recipe.verdict([1.0, 2.0], rising=True) == "agrees"
+def test_monotone() -> None:
+    assert recipe.monotone([1.0, 2.0], rising=True) == "agrees"
     assert (
-        recipe.verdict([1.0, 1.0], rising=True) == recipe.verdict([1.0], rising=True) == "differs"
+        recipe.monotone([1.0, 1.0], rising=True) == recipe.monotone([1.0], rising=True) == "differs"
     )
+
+
+@pytest.mark.parametrize(
+    ("gaps", "said"),
+    [
+        ([(0.3, 0.1), (0.21, 0.1)], "agrees"),
+        ([(0.3, 0.1), (0.2, 0.1)], "cannot tell"),  # two errors are not more than two
+        ([(0.3, 0.1), (0.0, 0.0)], "cannot tell"),
+        ([(0.3, 0.1), (-0.2, 0.1)], "cannot tell"),
+        ([(0.3, 0.1), (-0.21, 0.1)], "differs"),
+        ([(0.0, 0.1), (-0.21, 0.1)], "differs"),
+        ([], "cannot tell"),
+    ],
+)
+def test_a_claim_agrees_if_all_its_gaps_are_positive(
+    gaps: list[tuple[float, float]], said: str
+) -> None:
+    assert recipe.verdict(gaps) == said
+    assert [recipe.sure(*gap) for gap in gaps] == [recipe.verdict([gap]) for gap in gaps]
+
+
+def test_no_recipe_has_words_of_its_own() -> None:
+    words = re.compile(r"""["'](agrees|differs|cannot tell|mixed|nothing to tell)\b""")
+    for path in Path(recipe.__file__).parent.glob("*.py"):
+        found = [] if path.name == "recipe.py" else words.findall(path.read_text())
+        assert not found, f"{path.name} words a verdict by itself"

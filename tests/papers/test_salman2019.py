@@ -77,9 +77,6 @@ def test_a_gap_and_its_error() -> None:
     gap = Gap.between([first], [second])
     assert gap.value == 0.5
     assert gap.error == pytest.approx(np.sqrt(1 / 3 / 4))
-    assert not gap.told()
-    assert Gap(0.2, 0.1).told()
-    assert not Gap(0.2, 0.1).told(looks=3)  # of three radii, one may be so far off by chance
     # Seeds that disagree are part of the error: here the images' means are all 1/2, and the seeds'
     # 1 and 0.
     seeds = Gap.between([np.ones(4), np.ones(4)], [np.zeros(4), np.ones(4)])
@@ -89,10 +86,10 @@ def test_a_gap_and_its_error() -> None:
 @pytest.mark.parametrize(
     ("gaps", "heading"),
     [
-        ([Gap(0.3, 0.1), Gap(-0.1, 0.1)], "agrees ("),
+        ([Gap(0.3, 0.1), Gap(-0.1, 0.1)], "cannot tell ("),
         ([Gap(0.3, 0.1), Gap(-0.3, 0.1)], "differs ("),
-        ([Gap(0.2, 0.1), Gap(0.0, 0.0)], "cannot tell ("),
-        ([Gap(0.2, 0.1)], "agrees ("),
+        ([Gap(0.3, 0.1), Gap(0.2, 0.09)], "agrees ("),
+        ([Gap(0.3, 0.1)], "agrees ("),
     ],
 )
 def test_what_is_said_of_gaps(gaps: list[Gap], heading: str) -> None:

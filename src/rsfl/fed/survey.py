@@ -1,7 +1,7 @@
 """What the server reads of its clients' samples before each round: how long the inputs are, and
 which cannot be trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, nextafter
 
@@ -34,7 +34,8 @@ class Survey:
 
 def survey(members: Sequence[Member], model: nn.Module, longest: float = inf) -> dict[int, Survey]:
     """What the samples of clients are like now, by id; nothing for models that are not linear,
-    whose outputs are not known. A data set that clients share is read once.
+    whose outputs are not known. A data set that clients share is read once, or as much of it as is
+    theirs.
 
     Behind frozen layers, x is what they make of an input. A client elsewhere has layers of its own:
     nothing is known of what they make.
@@ -47,15 +48,12 @@ def survey(members: Sequence[Member], model: nn.Module, longest: float = inf) ->
     head, found = linear_head(model), dict[int, Survey]()
     if head is None:
         return found
-    read: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    columns = dict(_columns([one for one in members if type(one) is Client], head, longest))
     for one in members:
         if type(one) is Remote and not head.frozen:
             found[one.id] = Survey(min(one.input_norm, longest))
         elif type(one) is Client:
-            key = id(one.x), id(one.y)
-            if key not in read:
-                read[key] = _read(one.x, one.y, head, longest)
-            squares, good = (column[torch.from_numpy(one.where)] for column in read[key])
+            squares, good = columns[one.id]
             if type(one.trainer) is SGD and type(one.trainer.loss) is CrossEntropy:
                 squares = squares[good]  # which it leaves out
                 found[one.id] = Survey(_norm(squares), len(good) - len(squares))
@@ -64,6 +62,28 @@ def survey(members: Sequence[Member], model: nn.Module, longest: float = inf) ->
         else:
             found[one.id] = Survey()
     return found
+
+
+def _columns(
+    clients: Sequence[Client], head: Head, longest: float
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """By id the squared norm of each of a client's inputs, and whether it can be trained on."""
+    sharing: dict[tuple[int, int], list[Client]] = {}
+    for one in clients:
+        sharing.setdefault((id(one.x), id(one.y)), []).append(one)
+    for holders in sharing.values():
+        x, y = holders[0].x, holders[0].y
+        wheres = [torch.from_numpy(one.where).to(x.device) for one in holders]
+        held = torch.cat(wheres)
+        if len(held) < len(x):
+            read = _read(x[held], y[held], head, longest)
+            sizes = [len(where) for where in wheres]
+            squares, good = (list(torch.split(column, sizes)) for column in read)
+        else:
+            read = _read(x, y, head, longest)
+            squares, good = ([column[where.cpu()] for where in wheres] for column in read)
+        for one, *found in zip(holders, squares, good, strict=True):
+            yield one.id, (found[0], found[1])
 
 
 def _read(x: Tensor, y: Tensor, head: Head, longest: float) -> tuple[Tensor, Tensor]:
