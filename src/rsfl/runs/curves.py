@@ -81,7 +81,16 @@ def correct(certificate: Certified, labels: ArrayLike) -> NDArray[np.bool_]:
     """(B,) where the certified label is the true one."""
     truth = np.asarray(labels)
     if truth.shape != (len(certificate),):
-        raise ValueError(f"labels must have shape ({len(certificate)},), got {truth.shape}")
+        raise ValueError(
+            f"labels must have shape ({len(certificate)},), got {truth.shape}: the number of a "
+            f"class for each input"
+        )
+    if isinstance(certificate, Certificate) and truth.max(initial=0) >= (
+        width := certificate.counts.shape[1]
+    ):
+        raise ValueError(
+            f"labels must be classes in [0, {width}), got {truth.max()}: labels count from 0"
+        )
     label = certificate.label.cpu().numpy()
     return np.asarray((label == truth) & (label != ABSTAIN))
 
