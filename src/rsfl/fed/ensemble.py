@@ -17,15 +17,15 @@ from rsfl.assumptions import (
     Assumption,
 )
 from rsfl.fed.group_certificate import GroupCertificate, elected
-from rsfl.fed.layout import Layout
 from rsfl.fed.ledger import Ledger
-from rsfl.fed.ours import of_torch_alone
+from rsfl.fed.ours import of_torch_alone, settings_of
 from rsfl.smooth import ABSTAIN
 
 __all__ = ["GroupVote"]
 
 _FEW = 64  # inputs up to which a stack of models is faster than one after another
 _NEAR = 1e-4  # outputs closer than this part of the largest are looked at one by one
+_WIDE = (torch.float32, torch.float64)  # what rounds less than that
 
 
 @dataclass(frozen=True)
@@ -142,17 +142,22 @@ def _voted(outputs: Tensor) -> Tensor:
 
 
 def _alike(models: Sequence[nn.Module]) -> bool:
-    """Whether models differ in their weights alone, and compute nothing of their own."""
-    if len(models) < 2 or not all(map(of_torch_alone, models)):
+    """Whether models differ in their weights alone, compute nothing of their own, and round so
+    little that `_NEAR` covers it."""
+    if len(models) < 2 or not of_torch_alone(*models):
         return False
-    first = models[0]
-    shapes = Layout.of(first).shapes if any(p.requires_grad for p in first.parameters()) else None
-    return shapes is not None and all(
-        str(model) == str(first)
-        and [(name, t.shape, t.dtype, t.device) for name, t in model.state_dict().items()]
-        == [(name, t.shape, t.dtype, t.device) for name, t in first.state_dict().items()]
-        for model in models[1:]
-    )
+    if not any(p.requires_grad for p in models[0].parameters()):
+        return False
+    described = _described(models[0])
+    wide = all(dtype in _WIDE for _, _, dtype, _ in described[1] if dtype.is_floating_point)
+    return wide and all(_described(model) == described for model in models[1:])
+
+
+def _described(model: nn.Module) -> tuple[list[Any], list[Any]]:
+    """All of a model but its numbers: layers with their settings, and tensors."""
+    layers = [(name, type(one), settings_of(one)) for name, one in model.named_modules()]
+    tensors = [(name, t.shape, t.dtype, t.device) for name, t in model.state_dict().items()]
+    return layers, tensors
 
 
 def _stacked(models: Sequence[nn.Module], x: Tensor) -> Tensor:
