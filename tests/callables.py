@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import torch
 from models import MODELS
@@ -38,6 +39,20 @@ def ragged():
 def linear():
     torch.manual_seed(0)
     return nn.Linear(1, 4)
+
+
+def parts():
+    from rsfl.smooth import Parts
+
+    class Beside(nn.Module):
+        def forward(self, x, shift):
+            return SimpleNamespace(logits=model()(x + shift))
+
+    return Parts(Beside(), "x")
+
+
+def mappings():
+    return [({"x": x, "shift": [0.0]}, label) for x, label in data()]
 
 
 def wide():

@@ -83,6 +83,17 @@ def test_divergence_is_theorem_two_and_never_below_it(who, data, lipschitz, sigm
     assert float(value / exact) == pytest.approx(1, rel=1e-9)
 
 
+def test_factors_of_one_attacker_that_cancel_are_paid_for_beside_a_plain_one():
+    rng = np.random.default_rng(2)
+    plain = Attacker(1.0, 1.0, 1, 1.0, 1.0)
+    for _ in range(200):
+        far = 10.0 ** rng.uniform(200, 290)
+        who = [Attacker(1 / far, far * rng.uniform(1, 9), 1, 1.0, 1.0), plain]
+        value = bounds.crfl_divergence(1.0, attackers=who, lipschitz=1.0, sigma=1.0)
+        exact = exact_divergence([1, 1], who, 1.0, 1.0, [])
+        assert exact <= value <= exact * (1 + mp.mpf("1e-10"))
+
+
 @given(probabilities(), probabilities())
 def test_budget_is_never_above_the_exact_one(p_a, p_b):
     value = bounds.kl_budget(p_a, p_b)

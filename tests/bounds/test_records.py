@@ -1,7 +1,7 @@
 """Records refuse what cannot have happened."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -55,6 +55,10 @@ def test_records_refuse_what_cannot_have_happened(make, change, message):
 def test_records_refuse_other_types():
     for make in (
         lambda: record(participants=[{"client": 0}]),
+        lambda: record(participants=[participant(), {"client": 7}]),
+        lambda: replace(record(), participants=[]),
+        lambda: record(sent_hash="0x12"),
+        lambda: record(model_hash=12),
         lambda: record(clip_fixed=1),
         lambda: record(dtype=64),
         lambda: participant(client="a"),

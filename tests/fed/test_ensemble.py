@@ -239,6 +239,71 @@ def test_what_a_rule_or_a_trainer_keeps_does_not_leak(settings):
         fed.train_groups(run, 6, 2, num_classes=3, processes=0)
 
 
+PEAKS = []
+
+
+def peaked(z):
+    """An activation that scales by the largest number that it has seen."""
+    PEAKS.append(float(z.detach().abs().max()))
+    return torch.relu(z) / max(PEAKS)
+
+
+def test_what_an_activation_keeps_does_not_leak():
+    """The layer is torch's own; what it calls is not."""
+    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, activation=peaked, batch_first=True)
+    model = nn.Sequential(nn.Unflatten(1, (1, 4)), layer, nn.Flatten(), nn.Linear(4, 3))
+    run, _ = server(model)
+    PEAKS.clear()
+    clean = fed.train_groups(run, 4, 1, num_classes=3)
+    attacks = {clean.groups[0][0]: fed.Attack(update=SignFlip(1e6))}
+    PEAKS.clear()
+    attacked = fed.train_groups(run, 4, 1, num_classes=3, attacks=attacks)
+    assert same(clean, attacked) == [False, True, True, True]
+    with pytest.raises(TypeError, match="not rsfl's or torch's"):
+        fed.train_groups(run, 4, 1, num_classes=3, processes=0)
+
+
+class Seen(nn.Parameter):
+    """A parameter whose class sees every call."""
+
+
+def _patched(name, where=nn.Conv2d):
+    def change(monkeypatch, conv):
+        monkeypatch.setattr(where, name, lambda *_: torch.zeros(1))
+
+    return change
+
+
+CHANGES = {
+    "its class": _patched("forward"),
+    "a base of it": _patched("extra_repr", nn.modules.conv._ConvNd),
+    "the function that it calls": _patched("conv2d", nn.functional),
+    "a method of the object": lambda _, conv: setattr(conv, "_conv_forward", torch.add.__call__),
+    "the call of the object": lambda _, conv: setattr(conv, "_call_impl", lambda x: x),
+    "a parameter": lambda _, conv: setattr(conv, "weight", Seen(conv.weight.detach())),
+    "a gradient": lambda _, conv: conv.weight.register_hook(lambda g: g),
+    "a gradient's end": lambda _, conv: conv.bias.register_post_accumulate_grad_hook(lambda p: p),
+    "its state": lambda _, conv: conv.register_load_state_dict_post_hook(lambda *_: None),
+    "what comes back": lambda _, conv: conv.register_full_backward_pre_hook(lambda *_: None),
+    "a field": lambda _, conv: setattr(conv, "stride", type("Two", (int,), {})(2)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_layer_that_somebody_changed_is_not_torch_s_own(monkeypatch, change):
+    model = nn.Sequential(nn.Conv2d(1, 1, 2, padding="same"), nn.ReLU(), nn.LSTM(2, 2))
+    assert fed.ours.of_torch_alone(model)
+    change(monkeypatch, model[0])
+    assert not fed.ours.of_torch_alone(model)
+
+
+@pytest.mark.parametrize("activation", [nn.functional.gelu, torch.tanh, "relu"])
+def test_layers_that_hold_a_function_of_torch_are_its_own(activation):
+    layer = nn.TransformerEncoderLayer(4, 2, 8, activation=activation)
+    assert fed.ours.of_torch_alone(layer, nn.BatchNorm1d(2), nn.LSTM(2, 2, 2))
+    assert not fed.ours.of_torch_alone(nn.TransformerEncoderLayer(4, 2, 8, activation=abs))
+
+
 def test_groups_are_the_same_together_and_in_processes():
     run, _ = server(stacked=False)
     torch.set_num_threads(1)
@@ -606,6 +671,32 @@ def test_votes_of_one_wide_layer_are_those_one_by_one(bias, monkeypatch):
     monkeypatch.undo()
     models[0].register_forward_hook(lambda *_: torch.ones(len(x), 3) * torch.tensor([0, 9.0, 0]))
     assert not torch.equal(vote.votes(x), wide)
+
+
+def _encoder(heads, first):
+    layer = nn.TransformerEncoderLayer(8, heads, 8, norm_first=first, batch_first=True)
+    return nn.Sequential(nn.Unflatten(1, (2, 8)), layer, nn.Flatten(), nn.Linear(16, 3))
+
+
+def _few_digits(_):
+    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3)).bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(lambda i: _encoder(2 ** (i % 3), i % 2 == 0), None), (_few_digits, torch.bfloat16)],
+    ids=["settings that no text shows", "dtypes of few digits"],
+)
+def test_models_vote_as_they_do_by_themselves(kind, dtype):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(64, 16, generator=generator).to(dtype or torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        models = tuple(kind(i).eval() for i in range(40))
+    vote = fed.GroupVote(models, tuple((i,) for i in range(40)), 3)
+    with torch.no_grad():
+        alone = torch.stack([nn.functional.one_hot(m(x).argmax(dim=1), 3) for m in models])
+    assert torch.equal(vote.votes(x), alone.sum(dim=0))
 
 
 def test_outputs_of_another_number_of_labels_are_an_error():

@@ -22,6 +22,7 @@ from rsfl.smooth import ABSTAIN
 __all__ = ["GroupVote"]
 
 _NEAR = 1e-4  # outputs closer than this part of the largest are looked at one by one
+_ROUNDED = (torch.float32, torch.float64)  # what rounds less than that
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,16 @@ def _clear(outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _layers(models: Sequence[nn.Module]) -> bool:
-    """Whether models are linear layers that differ in their weights alone."""
-    if not all(type(model) is nn.Linear for model in models) or not of_torch_alone(
-        nn.ModuleList(models)
-    ):
+    """Whether models are linear layers that differ in their weights alone, and round so little that
+    `_NEAR` covers it."""
+    if not all(type(model) is nn.Linear for model in models) or not of_torch_alone(*models):
         return False
     kinds = {
         tuple((t.shape, t.dtype, t.device) for t in (layer.weight, layer.bias) if t is not None)
         for layer in models
     }
-    return len(models) > 1 and len(kinds) == 1
+    narrow = any(layer.weight.dtype not in _ROUNDED for layer in models)
+    return len(models) > 1 and len(kinds) == 1 and not narrow
 
 
 def _wide(models: Sequence[nn.Module], x: Tensor) -> Tensor:

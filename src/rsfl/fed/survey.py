@@ -72,28 +72,37 @@ def _columns(
     for one in clients:
         sharing.setdefault((id(one.x), id(one.y)), []).append(one)
     for holders in sharing.values():
-        x, y = holders[0].x, holders[0].y
-        wheres = [torch.from_numpy(one.where).to(x.device) for one in holders]
-        held = torch.cat(wheres)
-        if len(held) < len(x):
-            read = _read(x[held], y[held], head, longest)
-            sizes = [len(where) for where in wheres]
-            squares, good = (list(torch.split(column, sizes)) for column in read)
-        else:
-            read = _read(x, y, head, longest)
-            squares, good = ([column[where.cpu()] for where in wheres] for column in read)
-        for one, *found in zip(holders, squares, good, strict=True):
-            yield one.id, (found[0], found[1])
+        try:
+            columns = _shared(holders, head, longest)
+        except Exception:
+            # Nothing that can be read, or that the frozen layers can take: no bound for those who
+            # hold it, and their training will tell. Nobody else is concerned.
+            columns = [_unknown(one.size) for one in holders]
+        for one, found in zip(holders, columns, strict=True):
+            yield one.id, found
+
+
+def _shared(holders: Sequence[Client], head: Head, longest: float) -> list[tuple[Tensor, Tensor]]:
+    """The columns of each of the clients that share a data set."""
+    x, y = holders[0].x, holders[0].y
+    wheres = [torch.from_numpy(one.where).to(x.device) for one in holders]
+    held = torch.cat(wheres)
+    if len(held) < len(x):
+        squares, good = _read(x[held], y[held], head, longest)
+        sizes = [len(where) for where in wheres]
+        return list(zip(torch.split(squares, sizes), torch.split(good, sizes), strict=True))
+    squares, good = _read(x, y, head, longest)
+    return [(squares[where.cpu()], good[where.cpu()]) for where in wheres]
+
+
+def _unknown(size: int) -> tuple[Tensor, Tensor]:
+    return torch.full((size,), inf, dtype=torch.float64), torch.ones(size, dtype=torch.bool)
 
 
 def _read(x: Tensor, y: Tensor, head: Head, longest: float) -> tuple[Tensor, Tensor]:
     """The squared norm of each input, and whether the sample can be trained on."""
     block = max(1, _BLOCK // max(1, x[0].numel()))
-    try:
-        squares = torch.cat([squared_norms(head.features(part)) for part in torch.split(x, block)])
-    except (RuntimeError, ValueError):
-        # Nothing that the frozen layers can take: no bound, and its training will tell.
-        return torch.full((len(x),), inf, dtype=torch.float64), torch.ones(len(x), dtype=torch.bool)
+    squares = torch.cat([squared_norms(head.features(part)) for part in torch.split(x, block)])
     return squares.cpu(), usable(squares, y, head.layer.out_features, longest).cpu()
 
 
