@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("mutants.txt")
-HEAVY = "numpy scipy.stats scipy.optimize torch hypothesis.extra.numpy mpmath pytest"
+HEAVY = "numpy scipy.stats scipy.optimize torch hypothesis.extra.numpy mpmath flint pytest"
 
-_TREE = "golden threat condition records scale limits poisoning"
+_TREE = "golden threat condition records scale limits poisoning recursion"
 TESTS = {
     "_normal": "radii tradeoff linear",
     "_safe": "radii crfl tradeoff poisoning",
@@ -52,6 +52,7 @@ TESTS = {
     "voting": "voting",
 }
 """The tests of each module of the bounds, by the names of their files."""
+ELSEWHERE = {"recursion": "tests/verify"}  # where the recursion is derived a second time
 NOISE = ("continuous", "law", "pixels", "rounded")
 ENCLOSED = {
     "_normal": "quantiles cohen_radius",
@@ -197,7 +198,7 @@ def tests(module: Path) -> list[str]:
         for one in ENCLOSED.get(name, "").split()
     ]
     files = dict.fromkeys(TESTS.get(name, "").split())
-    chosen += [f"{folder}/test_{one}.py" for one in files]
+    chosen += [f"{ELSEWHERE.get(one, folder)}/test_{one}.py" for one in files]
     return chosen + ["tests/test_noise.py"] * (name in NOISE)
 
 

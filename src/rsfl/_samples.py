@@ -58,9 +58,10 @@ def normal(
     if z.device.type == "cpu":
         flat = z.view(-1).numpy()
         far = np.flatnonzero(np.abs(flat) > _FAR)
-        # Given that |z| is beyond _FAR, its tail P(Z > |z|) is uniform below that of _FAR.
-        tail = _FAR_TAIL * _fractions(len(far), generator)
-        flat[far] = np.copysign(special.ndtri(tail), flat[far])
+        if len(far):
+            # Given that |z| is beyond _FAR, its tail P(Z > |z|) is uniform below that of _FAR.
+            tail = _FAR_TAIL * _fractions(len(far), generator)
+            flat[far] = np.copysign(special.ndtri(tail), flat[far])
     return z
 
 

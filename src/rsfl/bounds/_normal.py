@@ -43,6 +43,8 @@ def quantile_below(p: Float64) -> Float64:
     place below it."""
     low = p < 0.5
     tail = np.where(low, p, 1 - p)  # exact: 1 - p has no rounding for p in [1/2, 1]
+    if not low.any():  # as for every label that is certified
+        return _distance(tail, outward=False)
     return np.where(low, -_distance(tail, outward=True), _distance(tail, outward=False))
 
 

@@ -74,6 +74,8 @@ def _likely(tail: ArrayLike, k: Int64, n: Int64, p: Float64, alpha: Float64) -> 
     """P[Bin(n, p) >= k], of which ``tail`` is scipy's value: where that is above one half and k is
     small it may be wrong by 3e-8, which matters to large levels alone."""
     few = (k > 0) & (k <= _FEW) & (alpha > 0.25)
+    if not few.any():
+        return np.asarray(tail, dtype=np.float64)
     below = _few_or_less(np.where(few, k - 1, 0), n, np.minimum(p, np.nextafter(1.0, 0.0)))
     return np.asarray(np.where(few & (below < 0.75), 1 - below, tail), dtype=np.float64)
 

@@ -3,6 +3,7 @@ asked."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -133,8 +134,7 @@ class ByCount:
 
     def enough(self, n: int, alpha: float) -> None:
         """Raise ValueError if not even n votes of one mind certify anything."""
-        lower, _ = CONFIDENCE[self.confidence]
-        least = bounds.minimum_trials(self._spent(alpha), lower=lower)
+        least = _least(self._spent(alpha), self.confidence)
         if n < least:
             raise ValueError(
                 f"n must be at least {least} to certify anything at alpha={alpha!r}, got {n}"
@@ -160,6 +160,13 @@ class ByCount:
             radius = law.radius(p_a, p_b, dim=dim)
         label = np.where(radius > 0, votes.chosen, ABSTAIN)
         return Numbers(label, np.asarray(radius), p_a, np.asarray(p_b))
+
+
+@lru_cache(maxsize=64)
+def _least(alpha: float, confidence: Confidence) -> int:
+    """Votes of one mind that certify something: of a tiny model as dear as a third of its votes."""
+    lower, _ = CONFIDENCE[confidence]
+    return bounds.minimum_trials(alpha, lower=lower)
 
 
 @dataclass(frozen=True)

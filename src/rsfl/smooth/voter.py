@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rsfl import bounds
+from rsfl import _heap, bounds
 from rsfl._batches import checked_index
 from rsfl._checks import count, level
 from rsfl.smooth.ballot import Ballot
@@ -68,11 +68,12 @@ class Voter(Source):
         x, index, seed = self._ready(x, index, seed)
         self._ask(x)
         selection = None
-        if n0:
-            selection = self.count(
-                x, index, 0, n0, seed=seed, stage=SELECTION, batch_size=batch_size
-            )
-        votes = self.count(x, index, 0, n, seed=seed, batch_size=batch_size)
+        with _heap.kept():  # giving it back twice would cost a tiny model as much as 100 votes
+            if n0:
+                selection = self.count(
+                    x, index, 0, n0, seed=seed, stage=SELECTION, batch_size=batch_size
+                )
+            votes = self.count(x, index, 0, n, seed=seed, batch_size=batch_size)
         return self._cast(x, index, seed, selection, votes)
 
     def ballot_at(
