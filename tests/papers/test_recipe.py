@@ -113,3 +113,13 @@ def test_no_recipe_has_words_of_its_own() -> None:
     for path in Path(recipe.__file__).parent.glob("*.py"):
         found = [] if path.name == "recipe.py" else words.findall(path.read_text())
         assert not found, f"{path.name} words a verdict by itself"
+
+
+def test_every_recipe_is_run_at_its_smallest_scale() -> None:
+    folder = Path(recipe.__file__).parent
+    recipes = [path.stem for path in folder.glob("*.py") if "\ndef main(" in path.read_text()]
+    assert len(recipes) > 8
+    for name in recipes:
+        test = Path(__file__).with_name(f"test_{name}.py").read_text()
+        assert re.search(r"\.main\(", test), f"{name} is never run"
+        assert "smoke" in test, f"{name} is not run at its smallest scale"
