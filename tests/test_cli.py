@@ -44,6 +44,17 @@ def test_certify_is_what_the_function_does(tmp_path):
     assert certify(tmp_path / "cli") == 0
 
 
+def test_certify_and_verify_take_models_of_several_inputs(tmp_path, capsys):
+    what = ["--model", "callables:parts", "--data", "callables:mappings"]
+    assert certify(tmp_path / "parts", what=what) == 0
+    assert certify(tmp_path / "plain") == 0
+    found, other = (runs.load(tmp_path / name)[0] for name in ("parts", "plain"))
+    assert torch.equal(found.counts, other.counts)
+    assert (found.touched, other.touched) == ("x", "")
+    assert cli.main(["verify", str(tmp_path / "parts"), *what]) == 0
+    capsys.readouterr()
+
+
 def test_certify_options_reach_the_run(tmp_path, capsys):
     given = ["--seed", "3", "--alpha", "0.01", "--skip", "2", "--limit", "4"]
     given += ["--at-radius", "0.1", "--batch-size", "64"]
