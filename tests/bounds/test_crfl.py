@@ -268,6 +268,8 @@ def test_arrays():
         (lambda: Attacker(0.5, 1, 1.5, 1.0, 0.5), "steps must be whole, got 1.5"),
         (lambda: Attacker(0.5, 1, 1, -1.0, 0.5), r"lr must lie in \(0, inf\), got -1.0"),
         (lambda: Attacker(0.5, 1, 1, 1.0, 2.0), r"poison_fraction must lie in \[0, 1\], got 2.0"),
+        (lambda: bounds.contraction(1.0, np.inf), r"sigma must lie in \(0, inf\), got inf"),
+        (lambda: bounds.contraction(1.0, 0.0), r"sigma must lie in \(0, inf\), got 0.0"),
         (lambda: bounds.contraction(-1.0, 1.0), r"rho must lie in \[0, inf\], got -1.0"),
         (lambda: bounds.logistic_lipschitz(-1.0), r"rho must lie in \[0, inf\], got -1.0"),
         (lambda: bounds.kl_budget(0.5, 1.5), r"p_b must lie in \[0, 1\], got 1.5"),
