@@ -1,222 +1,155 @@
-"""Votes on a GPU: ``python -m benchmarks.gpu``, a few minutes; needs CUDA.
+"""All that wants a GPU, in one call: ``python -m benchmarks.gpu --data DIR --out DIR``.
 
-ResNet-110 on CIFAR-10 shapes in bfloat16, channels last, n = 100,000 votes an image: images a
-second, the share of the bare forward pass of the same dtype, layout and batch, and how many times
-the plain loop (one input at a time, batches of 400 in float32, one transfer a batch). The forward
-pass runs as written, compiled, and captured as a graph; votes are compared with the bare pass of
-the same kind. Then a small network on MNIST shapes, where what a CPU tells the GPU to do is the
-limit: one input with many votes, and many with few. Prints the GPU's name and writes JSON.
+Three stages, each a few minutes on one H100; ``--stages`` picks some of them:
+
+- tests: ``pytest -m gpu``;
+- votes: the hot loop beside the bare forward pass and the plain loop (``benchmarks.gpu_votes``);
+- recipes: the experiments below, many at the same time, each a process of its own with one thread.
+  ``--jobs`` picks some by how their names begin. What has not ended after ``--seconds`` is
+  stopped, and goes on where it was when it is called again with the same ``--out``.
+
+Leaves a log of each process, what the recipes keep, and ``gpu.json``: the machine, how each process
+ended, and its seconds.
 """
 
 import argparse
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.machine import machine
-from benchmarks.networks import resnet, small_cnn
-from benchmarks.row import Row, ratio, turns
-from benchmarks.votes import SIGMA, plain_votes
-from rsfl.noise import Gaussian, RoundedGaussian
-from rsfl.smooth import GaussianSmoother, Smoother
-from rsfl.smooth.votes import count_votes
+
+PAPERS = "benchmarks.papers."
+_FULL = ("--scale", "paper")
+_MEDIUM = ("--scale", "medium", "--figures", "training")
+JOBS: Mapping[str, tuple[str, ...]] = {
+    **{
+        f"mnist-{method}-{sigma}": ("mnist", *_FULL, "--methods", method, "--sigmas", sigma)
+        for method in ("Consistency", "noise")
+        for sigma in ("0.25", "0.5", "1.0")
+    },
+    "li2021-rotation-50": ("li2021", *_FULL, "--cases", "rotation-50", "rotation-50-saved"),
+    "li2021-scaling-30": ("li2021", *_FULL, "--cases", "scaling-30"),
+    "li2021-rotation-180": ("li2021", *_FULL, "--cases", "rotation-180"),
+    "li2021-cifar10": ("li2021", *_FULL, "--cases", "cifar10-rotation-10"),
+    **{
+        f"salman2019-{way}": ("salman2019", *_MEDIUM, "--ways", way)
+        for way in ("SmoothAdv-PGD", "noise")
+    },
+    **{
+        f"joint-{case}": ("joint", *_FULL, "--case", case)
+        for case in ("pixels-100", "pixels-50", "pixels-200", "pixels-100-smoothadv")
+    },
+    **{
+        f"mnist-{method}-0.5": ("mnist", *_FULL, "--methods", method, "--sigmas", "0.5")
+        for method in ("MACER", "Stability", "SmoothMix", "SmoothAdv")
+    },
+}
+"""Recipe and arguments by name."""
 
 
-class Captured(nn.Module):
-    """A model whose forward pass for one shape is captured as a CUDA graph; other shapes run as
-    they are."""
+@dataclass
+class Process:
+    """A command that runs, with its log.
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        super().__init__()
-        self.model, self.input = model, example.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(side):
-            for _ in range(3):
-                model(self.input)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph):
-            self.output = model(self.input)
+    Attributes:
+        name: Of its log.
+        command: What is run.
+        began: When, by a clock that only goes forward.
+        status: How it ended; None while it runs, ``stopped`` if it was stopped.
+        seconds: How long it ran.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape != self.input.shape:
-            logits: Tensor = self.model(x)
-            return logits
-        self.input.copy_(x)
-        self.graph.replay()
-        return self.output
+    name: str
+    command: Sequence[str]
+    began: float = 0.0
+    status: int | str | None = None
+    seconds: float = 0.0
 
-
-def finished(call: Callable[[], object]) -> Callable[[], None]:
-    """The call, until the device is done with it."""
-
-    def waits() -> None:
-        call()
-        torch.cuda.synchronize()
-
-    return waits
-
-
-def host_waits(smoother: Smoother, x: Tensor, batch: int) -> bool:
-    """Whether counting votes makes the host wait for the device, once the first call has set
-    everything up."""
-    smoother.votes(x, 2 * batch, batch_size=batch)
-    index = torch.arange(len(x))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        count_votes(
-            smoother.model,
-            smoother.law,
-            x,
-            smoother.num_classes,
-            start=0,
-            stop=2 * batch,
-            seed=1,
-            index=index,
-            batch_size=batch,
-        )
-    except RuntimeError as error:
-        print(f"the host waits: {error}")
-        return True
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return False
-
-
-def measured(batch: int, n: int) -> list[Row]:
-    torch.manual_seed(0)
-    plain = resnet(110).cuda().eval()
-    model = resnet(110).cuda().eval()
-    model.load_state_dict(plain.state_dict())
-    model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
-    image = torch.rand(1, 3, 32, 32, device="cuda").mul(255).round().div(255)
-    example = (
-        image.bfloat16().expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-    )
-    forwards: dict[str, nn.Module] = {
-        "as written": model,
-        "compiled": torch.compile(model),
-        "captured": Captured(model, example),
-    }
-    rows_a_call = max(1, n // batch) * batch
-    calls: dict[str, Callable[[], None]] = {
-        "plain": finished(lambda: plain_votes(plain, image[0], 4000))
-    }
-    for kind, forward in forwards.items():
-
-        def bare(forward: nn.Module = forward) -> None:
-            with torch.no_grad():
-                for _ in range(rows_a_call // batch):
-                    forward(example)
-
-        smoother = GaussianSmoother(forward, SIGMA, 10)
-        calls[f"bare {kind}"] = finished(bare)
-        calls[f"votes {kind}"] = finished(
-            lambda smoother=smoother: smoother.votes(image, rows_a_call, batch_size=batch)
-        )
-    pair = {
-        law.__class__.__name__: finished(
-            lambda law=law: Smoother(plain, law, 10).votes(
-                image, rows_a_call // 4, batch_size=batch
+    def start(self, out: Path) -> "subprocess.Popen[bytes]":
+        """Start it, with one thread."""
+        self.began = time.monotonic()
+        with open(out / f"{self.name}.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *self.command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
             )
-        )
-        for law in (Gaussian(SIGMA), RoundedGaussian(SIGMA))
-    }
-    torch.cuda.reset_peak_memory_stats()
-    times = turns(calls, repeats=3)
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    found = []
-    for kind in forwards:
-        taken = times[f"votes {kind}"]
-        images = 1 / median(taken) * rows_a_call / 100_000
-        detail = f"{rows_a_call / median(taken):.0f} votes/s"
-        found.append(
-            Row(f"{kind}: images a second at n = 100,000", images, "images/s", detail=detail)
-        )
-        share = ratio(times[f"bare {kind}"], taken)
-        found.append(Row(f"{kind}: throughput over the bare forward pass", share, "times", 0.95))
-        found.append(
-            Row(
-                f"{kind}: times the plain loop",
-                ratio(times["plain"], taken) * rows_a_call / 4000,
-                "times",
-                8,
-            )
-        )
-    laws = turns(pair, repeats=3)
-    slower = ratio(laws["RoundedGaussian"], laws["Gaussian"])
-    found.append(
-        Row("RoundedGaussian, float32: time over Gaussian's", slower, "times", 2, at_least=False)
-    )
-    waits = float(host_waits(GaussianSmoother(model, SIGMA, 10), image, 200))
-    found.append(Row("host waits inside the loop", waits, "(0 or 1)", 0, at_least=False))
-    found.append(Row("peak memory", peak, "GiB"))
-    return found
+
+    def ended(self, status: int | str) -> None:
+        """Note how it ended."""
+        self.status, self.seconds = status, round(time.monotonic() - self.began, 1)
+        print(f"{self.name}: {status} after {self.seconds} s", flush=True)
 
 
-def small(votes: int) -> list[Row]:
-    """The small convolutional network, which a GPU is done with before a CPU has told it what comes
-    next."""
-    torch.manual_seed(0)
-    images = torch.rand(1000, 1, 28, 28, device="cuda")
-    found = []
-    for dtype in (torch.float32, torch.bfloat16):
-        model = small_cnn().cuda().eval().to(dtype=dtype, memory_format=torch.channels_last)
-        for kind, forward in (("as written", model), ("compiled", torch.compile(model))):
-            smoother, batch = GaussianSmoother(forward, SIGMA, 10), 50_000
-            example = torch.rand(batch, 1, 28, 28, device="cuda", dtype=dtype)
-
-            def bare(forward: nn.Module = forward, example: Tensor = example) -> None:
-                with torch.no_grad():
-                    for _ in range(votes // len(example)):
-                        forward(example)
-
-            calls = {"bare": finished(bare)}
-            for inputs in (1, len(images)):
-                calls[f"{inputs}"] = finished(
-                    lambda smoother=smoother, inputs=inputs, batch=batch: smoother.votes(
-                        images[:inputs], votes // inputs, batch_size=batch
-                    )
-                )
-            times = turns(calls, repeats=3)
-            for inputs in (1, len(images)):
-                taken = times[f"{inputs}"]
-                name = f"small CNN, {str(dtype)[6:]}, {kind}, {inputs} x {votes // inputs} votes"
-                share = ratio(times["bare"], taken)
-                detail = f"{votes / median(taken):.3g} votes/s"
-                found.append(
-                    Row(f"{name}: over the bare forward pass", share, "times", detail=detail)
-                )
-    return found
+def together(processes: Sequence[Process], out: Path, deadline: float, most: int = 1) -> None:
+    """Run so many at the same time, and stop those that are not done by the deadline."""
+    waiting, running = list(processes), list[tuple[Process, subprocess.Popen[bytes]]]()
+    while waiting or running:
+        while waiting and len(running) < most and time.monotonic() < deadline:
+            running.append((waiting[0], waiting.pop(0).start(out)))
+        if not running:
+            break  # what was never begun has no status
+        for process, started in list(running):
+            if started.poll() is None and time.monotonic() < deadline:
+                continue
+            late = started.poll() is None
+            if late:
+                started.kill()  # what it keeps is written whole or not at all
+            status = started.wait()
+            process.ended("stopped" if late else status)
+            running.remove((process, started))
+        time.sleep(0.2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--batch", type=int, default=20_000, help="noisy images per forward call")
-    parser.add_argument("--n", type=int, default=100_000, help="votes timed")
-    parser.add_argument(
-        "--out", type=Path, default=Path("build/benchmarks-gpu.json"), help="JSON file to write"
-    )
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--data", type=Path, default=Path("data"), help="as of the recipes")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--seconds", type=float, default=540, help="for all stages together")
+    stages = ("tests", "votes", "recipes")
+    parser.add_argument("--stages", nargs="*", choices=stages, default=stages)
+    parser.add_argument("--jobs", nargs="*", default=[""], help="how the names of recipes begin")
+    parser.add_argument("--device", default="cuda", help="of the recipes")
+    parser.add_argument("--together", type=int, default=12, help="recipes at the same time")
+    asked = parser.parse_args()
+    if asked.device == "cuda" and not torch.cuda.is_available():
         sys.exit("python -m benchmarks.gpu needs a CUDA device, and PyTorch sees none here.")
-    here = machine()
-    print(f"{here['gpu']}, torch {here['torch']}, {here['date']}, batches of {options.batch}")
-    found = measured(options.batch, options.n) + small(1_000_000)
-    for row in found:
-        print(row, flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps({"machine": here, "rows": [asdict(row) | {"met": row.met} for row in found]})
-    )
-    print(f"written to {options.out}")
+    chosen = [name for name in JOBS if any(name.startswith(one) for one in asked.jobs)]
+    if not chosen:
+        parser.error(f"--jobs must begin names among {', '.join(JOBS)}, got {asked.jobs}")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + asked.seconds
+    alone = {
+        "tests": Process("tests", ["-m", "pytest", "-q", "-m", "gpu", "tests"]),
+        "votes": Process(
+            "votes", ["-m", "benchmarks.gpu_votes", "--out", str(asked.out / "votes.json")]
+        ),
+    }
+    ran = [alone[stage] for stage in asked.stages if stage in alone]
+    for process in ran:
+        together([process], asked.out, deadline)
+    if "recipes" in asked.stages:
+        shared = ("--data", str(asked.data), "--device", asked.device)
+        recipes = []
+        for name in chosen:
+            recipe, *arguments = JOBS[name]
+            command = ["-m", PAPERS + recipe, *arguments, *shared, "--out", str(asked.out / name)]
+            recipes.append(Process(name, command))
+        together(recipes, asked.out, deadline, asked.together)
+        ran += recipes
+    content = {"machine": machine(), "processes": [asdict(process) for process in ran]}
+    (asked.out / "gpu.json").write_text(json.dumps(content, indent=1))
+    sys.exit(any(process.status not in (0, "stopped", None) for process in ran))
 
 
 if __name__ == "__main__":

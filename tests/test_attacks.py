@@ -832,7 +832,9 @@ def test_one_point_refuses_laws_without_a_score(law):
 
 
 def test_a_model_is_no_smoother():
-    with pytest.raises(TypeError, match=r"smoother must be a smooth.Smoother, got Linear"):
+    with pytest.raises(
+        TypeError, match=r"smoother must be a smooth.Smoother, such as .*, got Linear"
+    ):
         PGD(epsilon=0.1, steps=1)(linear(np.eye(4)), GOOD_X, GOOD_Y)
 
 

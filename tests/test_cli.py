@@ -16,9 +16,11 @@ from torch import nn
 
 from rsfl import cli, runs
 from rsfl.cli import program
+from rsfl.fed import GroupJudge, GroupVote
+from rsfl.noise import Gaussian
 from rsfl.runs.log import Directory, read_shard
 from rsfl.runs.settings import Settings
-from rsfl.smooth import DeformationSmoother, GaussianSmoother, floored
+from rsfl.smooth import DeformationSmoother, GaussianSmoother, JointSmoother, floored
 
 HERE = str(Path(__file__).parent)
 WHAT = ["--model", "callables:model", "--data", "callables:data"]
@@ -40,6 +42,17 @@ def test_certify_is_what_the_function_does(tmp_path):
     assert (tmp_path / "cli/run.json").read_text() == (tmp_path / "function/run.json").read_text()
     assert votes(tmp_path / "cli") == votes(tmp_path / "function")
     assert certify(tmp_path / "cli") == 0
+
+
+def test_certify_and_verify_take_models_of_several_inputs(tmp_path, capsys):
+    what = ["--model", "callables:parts", "--data", "callables:mappings"]
+    assert certify(tmp_path / "parts", what=what) == 0
+    assert certify(tmp_path / "plain") == 0
+    found, other = (runs.load(tmp_path / name)[0] for name in ("parts", "plain"))
+    assert torch.equal(found.counts, other.counts)
+    assert (found.touched, other.touched) == ("x", "")
+    assert cli.main(["verify", str(tmp_path / "parts"), *what]) == 0
+    capsys.readouterr()
 
 
 def test_certify_options_reach_the_run(tmp_path, capsys):
@@ -267,6 +280,27 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "run"
     assert certify(out) == 0
     return out
+
+
+def test_report_of_a_joint_certificate_is_a_table_and_a_heat_map(tmp_path, capsys):
+    votes = GroupVote(tuple(nn.Linear(2, 2) for _ in range(5)), tuple((k,) for k in range(5)), 2)
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    certificate = JointSmoother(GroupJudge(votes), Gaussian(0.2)).certify(x, n=200)
+    labels = certificate.label(0)
+    certificate.save(tmp_path / "joint.json")
+    (tmp_path / "labels.txt").write_text("\n".join(map(str, labels.tolist())))
+    words = ["report", str(tmp_path / "joint.json"), "--radii", "0,0.1"]
+    more = ["--labels", str(tmp_path / "labels.txt"), "--plot", str(tmp_path / "joint.png")]
+    assert cli.main([*words, *more]) == 0
+    shown = capsys.readouterr().out
+    assert shown == runs.joint_table(certificate, labels, [0.0, 0.1]) + "\n"
+    assert "any 2 clients" in shown
+    assert (tmp_path / "joint.png").stat().st_size > 5000
+    assert cli.main(words) == 2
+    assert "--labels FILE" in capsys.readouterr().err
+    (tmp_path / "labels.txt").write_text("1\n0")
+    assert cli.main([*words, *more]) == 2
+    assert "labels" in capsys.readouterr().err
 
 
 def test_report_prints_json_plots_and_writes(run, tmp_path, capsys):

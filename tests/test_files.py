@@ -5,8 +5,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
-from rsfl import _document
+from rsfl import _checkpoint, _document
 from rsfl._files import replaced
 
 LARGE = 200_000
@@ -46,3 +47,11 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, mon
         replaced(path, b"after")
     assert path.read_bytes() == b"before"
     assert [left.name for left in tmp_path.iterdir()] == ["note"]
+
+
+def test_a_checkpoint_from_a_gpu_is_read_where_there_is_none(tmp_path, monkeypatch):
+    tensors = {"weight": torch.arange(3.0)}
+    with monkeypatch.context() as there:
+        there.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        _checkpoint.write(tmp_path / "c", tensors)
+    assert torch.equal(_checkpoint.read(tmp_path / "c")["weight"], tensors["weight"])

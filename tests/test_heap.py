@@ -114,10 +114,10 @@ def test_pages_are_touched_once_within_a_block_and_the_process_is_no_slower_afte
         timeout=120,
     )
     inside, after = map(int, run.stdout.split())
-    # 0 to 2 each. Without the block it was 27 000 and more; with glibc's first thresholds left
-    # behind, 80 000 after it.
+    # 0 to 2 each, and 4225 afterwards with another build of Python. Without the block it was 27 000
+    # and more; with glibc's first thresholds left behind, 80 000 after it.
     assert inside < 1000
-    assert after < 1000
+    assert after < 10_000
 
 
 def trained():

@@ -72,6 +72,11 @@ def test_each_law_owns_its_norm_and_radius():
     ("law", "words"),
     [
         (lambda: noise.Gaussian(0.0), r"sigma must lie in \(0, inf\), got 0.0"),
+        (lambda: noise.Gaussian(np.inf), r"sigma must lie in \(0, inf\), got inf"),
+        (lambda: noise.Uniform(np.inf), r"half_width must lie in \(0, inf\), got inf"),
+        (lambda: noise.Laplace(np.inf), r"scale must lie in \(0, inf\), got inf"),
+        (lambda: noise.Uniform(0.0), r"half_width must lie in \(0, inf\), got 0.0"),
+        (lambda: noise.Laplace(0.0), r"scale must lie in \(0, inf\), got 0.0"),
         (lambda: noise.Uniform(-1.0), r"half_width must lie in \(0, inf\), got -1.0"),
         (lambda: noise.Laplace(np.nan), r"scale must lie in \(0, inf\), got nan"),
         (lambda: noise.RoundedGaussian(np.inf), r"sigma must lie in \(0, inf\), got inf"),
@@ -177,6 +182,17 @@ def test_noisy_images_stay_on_the_clamped_grid():
     assert torch.equal(law.perturb(x, torch.zeros(1, 1)), x)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "levels", "clamp"), [(0.5, 256, 255 + 1020), (0.25, 5, 4 + 8), (0.1, 2, 1 + 1)]
+)
+def test_sums_are_clamped_eight_sigma_beyond_black_and_white(sigma, levels, clamp):
+    law = noise.RoundedGaussian(sigma, levels)
+    far = torch.tensor([[1e6, -1e6]])
+    ends = law.perturb(torch.tensor([[0.0, 1.0]], dtype=torch.float64), far) * (levels - 1)
+    assert law.clamp == clamp
+    assert ends.round().tolist() == [[clamp, levels - 1 - clamp]]
+
+
 def test_the_grid_point_is_two_roundings_away_at_most():
     """A radius is about the grid point; a model that a tolerance lets see another input has no such
     radius."""
@@ -195,6 +211,19 @@ def test_the_grid_point_is_two_roundings_away_at_most():
     with pytest.raises(ValueError, match=r"x must lie on the grid k / 255"):
         law.check(moved[None])
     noise.RoundedGaussian(0.5, 4096).check((torch.arange(4096).float() / 4095)[None])
+
+
+@pytest.mark.parametrize("levels", [2, 16, 256])
+def test_an_input_that_is_taken_is_two_to_the_minus_23_from_its_grid_point_at_most(levels):
+    law, point = noise.RoundedGaussian(0.5, levels), 1 / (levels - 1)
+    for sign in (1, -1):
+        law.check(torch.tensor([[point + sign * 0.999 * 2.0**-23]], dtype=torch.float64))
+        with pytest.raises(ValueError, match="x must lie on the grid"):
+            law.check(torch.tensor([[point + sign * 1.001 * 2.0**-23]], dtype=torch.float64))
+        end = torch.tensor([[sign * 0.999 * 2.0**-23]], dtype=torch.float64)
+        law.check(end)
+        with pytest.raises(ValueError, match="x must lie on the grid"):
+            law.check(end * 1.002)
 
 
 def test_inputs_off_the_grid_are_refused():
@@ -408,3 +437,38 @@ def test_close_votes_near_one_keep_their_digits():
 def test_noise_on_a_part_of_the_parameters_says_so():
     whole, part = noise.ParameterGaussian(0.1), noise.ParameterGaussian(0.1, partial=True)
     assert {*part.assumptions} - {*whole.assumptions} == {SAME_REST}
+
+
+PIXELS = (noise.PixelGaussian, noise.PixelUniform, noise.PixelLaplace)
+
+
+@pytest.mark.parametrize("kind", PIXELS)
+def test_pixels_keep_to_their_bounds_ends_included(kind):
+    for low, high in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
+        law = kind(0.5, low, high)
+        ends = torch.tensor([[low, high, (low + high) / 2]])
+        law.check(ends)
+        for beyond in (low - 0.01, high + 0.01):
+            with pytest.raises(ValueError, match=r"must lie in the bounds .*at index \(0, 1\)"):
+                law.check(torch.tensor([[low, beyond]]))
+    assert kind(0.5).unit == "pixels"
+    assert kind(0.5).radius(0.9) == kind.__mro__[2](0.5).radius(0.9)
+
+
+@pytest.mark.parametrize("bounds_", [(1.0, 1.0), (1.0, 0.0), (-np.inf, 1.0), (0.0, np.inf)])
+def test_bounds_of_pixels_are_finite_and_in_order(bounds_):
+    with pytest.raises(ValueError, match="bounds must be"):
+        noise.PixelGaussian(0.5, *bounds_)
+
+
+def test_who_gives_bytes_is_told_to_divide_them():
+    told = {}
+    for name, law, value in (
+        ("bytes", noise.PixelGaussian(0.5), 200.0),
+        ("standardised", noise.PixelGaussian(0.5), 1.9),
+        ("beyond bytes", noise.PixelGaussian(0.5, 0, 255), 300.0),
+    ):
+        with pytest.raises(ValueError, match="x must lie in the bounds") as caught:
+            law.check(torch.tensor([[0.5, value]]))
+        told[name] = "divide bytes by 255" in str(caught.value)
+    assert told == {"bytes": True, "standardised": False, "beyond bytes": False}

@@ -289,10 +289,10 @@ def loss(case: Case) -> Loss:
 class Experiment:
     """The data of a setting, and what is trained and certified on it."""
 
-    def __init__(self, setting: Setting, data: Path, out: Path) -> None:
-        self.setting, self.out = setting, out
+    def __init__(self, setting: Setting, data: Path, out: Path, device: str = "cpu") -> None:
+        self.setting, self.out, self.device = setting, out, device
         x, y, test_x, test_y = self._data(data)
-        self.x, self.y = x[: setting.train], y[: setting.train]
+        self.x, self.y = (part[: setting.train].to(device) for part in (x, y))
         self.test_x = test_x[:: setting.every][: setting.images]
         self.test_y = test_y[:: setting.every][: setting.images]
 
@@ -303,6 +303,11 @@ class Experiment:
         x, y, test_x, test_y = demo.digits()
         return functional.interpolate(x, 28), y, functional.interpolate(test_x, 28), test_y
 
+    def settings(self, case: Case) -> dict[str, Any]:
+        """All that the weights of a case depend on."""
+        there = {"case": asdict(case), "setting": asdict(self.setting)}
+        return there if self.device == "cpu" else there | {"device": self.device}
+
     def file(self, folder: str, settings: Mapping[str, Any]) -> Path:
         """Where weights or votes of these settings are kept."""
         (self.out / folder).mkdir(parents=True, exist_ok=True)
@@ -310,9 +315,10 @@ class Experiment:
 
     def trained(self, case: Case) -> nn.Module:
         """The network of a case."""
-        settings = {"case": asdict(case), "setting": asdict(self.setting)}
+        settings = self.settings(case)
         torch.manual_seed(case.seed)
         model = lenet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(self.device)
         optimizer = SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
         fit(
             model,
@@ -329,7 +335,7 @@ class Experiment:
 
     def certified(self, case: Case, n: int) -> dict[str, Any]:
         """How far each test image is certified to be of its class; -1 where it is not."""
-        settings = {"case": asdict(case), "setting": asdict(self.setting), "n": n}
+        settings = self.settings(case) | {"n": n}
 
         def compute() -> dict[str, Any]:
             certificate, _ = runs.certify(
@@ -340,8 +346,8 @@ class Experiment:
                 alpha=ALPHA,
                 seed=case.seed,
             )
-            right = certificate.label == self.test_y
-            return {"reach": torch.where(right, certificate.radius, -1.0).tolist()}
+            right = certificate.label.cpu() == self.test_y
+            return {"reach": torch.where(right, certificate.radius.cpu(), -1.0).tolist()}
 
         return once(self.out / "numbers", settings, compute)
 
@@ -388,7 +394,7 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     setting, n = SCALES[asked.scale]
     n = asked.votes or n
     out = asked.out / asked.scale
-    experiment = Experiment(setting, asked.data, out)
+    experiment = Experiment(setting, asked.data, out, asked.device)
     cases = [
         Case(method, sigma, seed)
         for seed in range(asked.seeds)

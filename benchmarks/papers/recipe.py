@@ -6,8 +6,8 @@ import gzip
 import json
 import lzma
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.nn import functional
 
 import rsfl
 from benchmarks.machine import machine
+from rsfl.train import Batches
 
 __all__ = [
+    "Moved",
     "chosen",
     "cifar10",
     "difference",
@@ -131,6 +134,28 @@ def cifar10(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     train = [read(f"data_batch_{number}") for number in range(1, 6)]
     x, y = (torch.cat(parts) for parts in zip(*train, strict=True))
     return x, y, *read("test_batch")
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Batches whose images are mirrored or not and shifted by up to 4 pixels, black coming in from
+    the edge."""
+
+    batches: Batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        draws = np.random.default_rng((self.batches.seed, epoch))
+        for x, y in self.batches(epoch):
+            size = x.shape[-1]
+            rows, columns = (draws.integers(0, 9, (len(x), 1)) + np.arange(size) for _ in range(2))
+            columns = np.where(draws.random((len(x), 1)) < 0.5, columns, columns[:, ::-1])
+            index = np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]
+            padded = functional.pad(x, (4, 4, 4, 4)).permute(0, 2, 3, 1)
+            moved = padded[tuple(torch.from_numpy(part).to(x.device) for part in index)]
+            yield moved.permute(0, 3, 1, 2).contiguous(), y
 
 
 def key(settings: Mapping[str, Any]) -> str:

@@ -33,22 +33,20 @@ and, where there are several, over the seeds of training, explains it with a pro
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import lr_scheduler
 from tqdm.auto import tqdm
 from typing_extensions import override
 
 from benchmarks.networks import resnet, small_cnn
-from benchmarks.papers.recipe import chosen, cifar10, key, once, options, report
+from benchmarks.papers.recipe import Moved, chosen, cifar10, key, once, options, report
 from benchmarks.papers.salman2019_findings import draw, judged, name, table
 from benchmarks.papers.salman2019_plan import (
     ALPHA,
@@ -69,6 +67,7 @@ from rsfl.train import Adversarial, Batches, CrossEntropy, Loss, Source, fit
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "digits": demo.network,
     "small": lambda: small_cnn(channels=3, size=32),
+    "resnet20": lambda: resnet(20).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
     "resnet110": lambda: resnet(110).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
 }
 ATTACKS: Mapping[str, Callable[[Case], Attack]] = {
@@ -108,28 +107,6 @@ def loss(case: Case) -> Loss:
         return CrossEntropy(law if case.way == "noise" else None)
     kind = ThenNoise if case.way == "vanilla + noise" else Adversarial
     return kind(attack=ATTACKS[case.way](case), law=law, num_classes=10)
-
-
-@dataclass(frozen=True)
-class Moved:
-    """Batches whose images are mirrored or not and shifted by up to 4 pixels, black coming in from
-    the edge."""
-
-    batches: Batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        draws = np.random.default_rng((self.batches.seed, epoch))
-        for x, y in self.batches(epoch):
-            size = x.shape[-1]
-            rows, columns = (draws.integers(0, 9, (len(x), 1)) + np.arange(size) for _ in range(2))
-            columns = np.where(draws.random((len(x), 1)) < 0.5, columns, columns[:, ::-1])
-            index = np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]
-            padded = functional.pad(x, (4, 4, 4, 4)).permute(0, 2, 3, 1)
-            moved = padded[tuple(torch.from_numpy(part).to(x.device) for part in index)]
-            yield moved.permute(0, 3, 1, 2).contiguous(), y
 
 
 class Experiment:
@@ -186,7 +163,7 @@ class Experiment:
         source: Source = batches
         optimizer: torch.optim.Optimizer
         scheduler: lr_scheduler.LRScheduler | None = None
-        if setting.network == "resnet110":
+        if setting.network.startswith("resnet"):
             source = Moved(batches)
             optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
             scheduler = lr_scheduler.StepLR(optimizer, epochs if tuning else -(-epochs // 3))
@@ -247,9 +224,15 @@ class Experiment:
 def main(arguments: list[str] | None = None) -> dict[str, str]:
     """Run what is asked for; the verdicts."""
     began = time.perf_counter()
-    parser = options(__doc__, "salman2019")
+    parser = options(__doc__, "salman2019", SCALES)
     parser.add_argument(
         "--figures", nargs="*", metavar="FIGURE", help="only these, e.g. envelopes attack"
+    )
+    parser.add_argument(
+        "--ways",
+        nargs="*",
+        metavar="WAY",
+        help="train and certify these ways of training alone, such as noise, and judge nothing",
     )
     asked = parser.parse_args(arguments)
     scale, out = SCALES[asked.scale], asked.out / asked.scale
@@ -266,12 +249,18 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
             experiment = experiment_of(setting)
             found: dict[Case | Attacked, Mapping[str, Any]] = {}
             for item in plan[figure]:
+                if asked.ways and (isinstance(item, Attacked) or item.way not in asked.ways):
+                    continue
                 bar.set_description(f"{figure}: {name(item)}")
                 found[item] = experiment.numbers(item)
                 bar.update()
+            if asked.ways:
+                continue
             draw(figure, scale, found, out / f"{figure}.png")
             verdicts |= judged(figure, scale, found)
             lines += table(figure, scale, found)
+    if asked.ways:
+        return verdicts
     (out / "tables.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(lines) + "\n")
     report(

@@ -173,6 +173,23 @@ SMALL = Setting(
     attacked=60,
     n=500,
 )
+MEDIUM = Setting(
+    data="cifar10",
+    network="resnet20",
+    train=50_000,
+    few=10_000,
+    more=20_000,
+    epochs=20,
+    warmup=4,
+    tuning=4,
+    batch=256,
+    lr=0.1,
+    tuning_lr=0.001,
+    every=20,
+    images=500,
+    attacked=100,
+    n=10_000,
+)
 PAPER = Setting(
     data="cifar10",
     network="resnet110",
@@ -220,6 +237,17 @@ SCALES = {
         predicted=500,
         votes=(20, 100, 500),
     ),
+    "medium": Scale(
+        setting=MEDIUM,
+        sigmas=(0.12, 0.25, 0.5),
+        epsilons=(0.25, 0.5, 1.0),
+        samples=(1, 2, 4),
+        seeds=1,
+        radii=(0.25, 0.5, 0.75),
+        m_test=(1, 8, 32),
+        predicted=1000,
+        votes=(100, 1000),
+    ),
     "paper": Scale(
         setting=PAPER,
         sigmas=(0.12, 0.25, 0.5, 1.0),
@@ -243,6 +271,12 @@ DIFFERS = {
         "sigma 0.25 and 0.5, epsilon up to 1, m up to 4 in training and 32 in attacks",
         "300 test images for all of them, n = 500 votes for 100,000: no radius above 2.2 sigma",
         "60 of these images are attacked",
+    ),
+    "medium": (
+        "ResNet-20 for ResNet-110",
+        "20 epochs for 150",
+        "500 test images for all of them, n = 10,000 votes for 100,000: no radius above 3.1 sigma",
+        "100 of these images are attacked",
     ),
     "paper": ("500 test images for all of them",),
 }

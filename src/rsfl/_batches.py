@@ -5,9 +5,10 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from rsfl._checks import counts
 
@@ -39,6 +40,23 @@ def _kind(x: object) -> str:
         return (
             "a PIL image: torchvision.transforms.functional.to_tensor(image)[None] is a batch of it"
         )
+    if isinstance(x, np.ndarray):
+        return "a NumPy array: torch.from_numpy(x) is a tensor of it"
+    if isinstance(x, Mapping):
+        return (
+            f"a mapping of {sorted(map(str, x))}: for a model of several inputs, say what carries "
+            f"noise by smooth.Parts(model, 'name'), or smooth.At(model, 'name of a module')"
+        )
+    if isinstance(x, (tuple, list)):
+        return (
+            f"a {kind.__name__} of {len(x)}: of a batch (x, y) give x; torch.stack makes a batch "
+            f"of single inputs; for a model of several inputs wrap it in smooth.Parts"
+        )
+    if isinstance(x, (DataLoader, Dataset)):
+        return (
+            f"a {kind.__name__}: runs.certify takes a data set, certify one batch x of it at a "
+            f"time, with index=..."
+        )
     return kind.__name__
 
 
@@ -59,7 +77,13 @@ def checked_batch(x: Tensor) -> Tensor:
         TypeError: It is no dense tensor of floating point numbers.
     """
     if isinstance(x, Tensor) and not x.is_floating_point():
-        raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
+        way = (
+            "bytes of pixels are x / 255"
+            if x.dtype == torch.uint8
+            else "numbers that name things, such as tokens, carry no noise, and smooth.At(model, "
+            "'name of a module') adds it to what a module makes of them"
+        )
+        raise TypeError(f"x must have a floating point dtype, got {x.dtype}: {way}")
     x = batch(x)
     finite = x.isfinite()
     if not bool(finite.all()):

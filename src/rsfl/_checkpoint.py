@@ -43,5 +43,6 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is truncated, corrupted or no checkpoint: its checksum does not match"
         )
-    content: dict[str, Any] = torch.load(BytesIO(raw[head:]), weights_only=True)
+    # To the CPU, wherever it was written: who takes the tensors copies them to devices of its own.
+    content: dict[str, Any] = torch.load(BytesIO(raw[head:]), map_location="cpu", weights_only=True)
     return content

@@ -219,6 +219,13 @@ SEPARATE_GROUPS = Assumption(
     "fed.train_groups: runs of their own, in one process where all code is known, in processes of "
     "their own elsewhere",
 )
+APART_NODES = Assumption(
+    "apart-nodes",
+    "Each client trains on a node of its own, which keeps nothing of another client's, answers for "
+    "no other client, and has its time whatever the others do with theirs.",
+    "trusted",
+    "who runs the nodes: fed.flower.Groups(..., nodes=...), with Flower's node authentication",
+)
 COUNTED_IF_WITHSTOOD = Assumption(
     "counted-if-withstood",
     "A noisy copy counts for its label only where a certificate without chance says that no "

@@ -166,7 +166,10 @@ def calibrate(
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         raise TypeError(f"scores must be a floating point tensor, got {scores!r}")
     if scores.ndim != 1 or len(scores) == 0:
-        raise ValueError(f"scores must have shape (n,) with n >= 1, got {tuple(scores.shape)}")
+        raise ValueError(
+            f"scores must have shape (n,) with n >= 1, got {tuple(scores.shape)}: of each "
+            f"calibration input the score of its own label alone"
+        )
     if bool(scores.isnan().any()):
         where = scores.isnan().nonzero()[0].item()
         raise ValueError(f"scores must be numbers, got nan at index {where}")
@@ -206,6 +209,8 @@ def noisy(
         TypeError: x is no tensor of floating point numbers.
     """
     choice("purpose", purpose, ("calibration", "use"))
+    if not isinstance(law, Law):
+        raise TypeError(f"law must be a noise.Law, such as noise.Gaussian(0.25), got {law!r}")
     x, seed, start = law.checked(x), count("seed", seed), count("start", start)
     shape = (1, *law.noise_shape(x.shape[1:]))
     draws = [

@@ -66,6 +66,16 @@ def test_broken_condition_is_named_and_quoted(name, rounds, quoted):
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize(("size", "decay"), [(1.0, 0.0), (1.7, 0.3), (3.1, 2.0)])
+def test_the_longest_step_is_one_that_does_not_expand_and_rounding_is_forgiven(size, decay):
+    longest = 2 / (decay + size**2 / 2)
+    for lr in (longest, longest * (1 + 4e-16)):
+        one = participant(weight=1, lr=lr, decay=(decay, decay), input_norm=size)
+        assert "step-size" in conditions(log(participants=[one]), LAST)
+    with pytest.raises(ConditionError, match="'step-size' fails"):
+        conditions(log(participants=[replace(one, lr=longest * 1.0001)]), LAST)
+
+
 def test_every_condition_has_a_run_that_breaks_it():
     assert {name for name, _, _ in BROKEN} == set(CONDITIONS)
     met = [name for name in CONDITIONS if name not in THREAT_FOR]

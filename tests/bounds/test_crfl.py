@@ -83,6 +83,17 @@ def test_divergence_is_theorem_two_and_never_below_it(who, data, lipschitz, sigm
     assert float(value / exact) == pytest.approx(1, rel=1e-9)
 
 
+def test_factors_of_one_attacker_that_cancel_are_paid_for_beside_a_plain_one():
+    rng = np.random.default_rng(2)
+    plain = Attacker(1.0, 1.0, 1, 1.0, 1.0)
+    for _ in range(200):
+        far = 10.0 ** rng.uniform(200, 290)
+        who = [Attacker(1 / far, far * rng.uniform(1, 9), 1, 1.0, 1.0), plain]
+        value = bounds.crfl_divergence(1.0, attackers=who, lipschitz=1.0, sigma=1.0)
+        exact = exact_divergence([1, 1], who, 1.0, 1.0, [])
+        assert exact <= value <= exact * (1 + mp.mpf("1e-10"))
+
+
 @given(probabilities(), probabilities())
 def test_budget_is_never_above_the_exact_one(p_a, p_b):
     value = bounds.kl_budget(p_a, p_b)
@@ -249,11 +260,16 @@ def test_arrays():
         (lambda: radius(later=[1.0, 2.0]), r"later must be a sequence of \(rho, sigma\) pairs"),
         (lambda: radius(1.1), r"p_a must lie in \[0, 1\], got 1.1"),
         (lambda: Attacker(1.5, 1, 1, 1.0, 0.5), r"weight must lie in \[0, 1\], got 1.5"),
+        (lambda: Attacker(0.5, np.inf, 1, 1.0, 0.5), r"scale must lie in \(0, inf\), got inf"),
+        (lambda: Attacker(0.5, 1, 1, np.inf, 0.5), r"lr must lie in \(0, inf\), got inf"),
+        (lambda: radius(sigma=np.inf), r"sigma must lie in \(0, inf\), got inf"),
         (lambda: Attacker(0.5, 0, 1, 1.0, 0.5), r"scale must lie in \(0, inf\), got 0"),
         (lambda: Attacker(0.5, 1, 0, 1.0, 0.5), "steps must be a count of at least 1.*got 0"),
         (lambda: Attacker(0.5, 1, 1.5, 1.0, 0.5), "steps must be whole, got 1.5"),
         (lambda: Attacker(0.5, 1, 1, -1.0, 0.5), r"lr must lie in \(0, inf\), got -1.0"),
         (lambda: Attacker(0.5, 1, 1, 1.0, 2.0), r"poison_fraction must lie in \[0, 1\], got 2.0"),
+        (lambda: bounds.contraction(1.0, np.inf), r"sigma must lie in \(0, inf\), got inf"),
+        (lambda: bounds.contraction(1.0, 0.0), r"sigma must lie in \(0, inf\), got 0.0"),
         (lambda: bounds.contraction(-1.0, 1.0), r"rho must lie in \[0, inf\], got -1.0"),
         (lambda: bounds.logistic_lipschitz(-1.0), r"rho must lie in \[0, inf\], got -1.0"),
         (lambda: bounds.kl_budget(0.5, 1.5), r"p_b must lie in \[0, 1\], got 1.5"),

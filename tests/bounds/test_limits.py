@@ -102,6 +102,13 @@ def test_a_norm_whose_bound_is_the_radius_is_not_promised():
             assert largest_norm(rounds, one, np.nextafter(reached, np.inf)) >= norm
 
 
+def test_of_two_clients_one_may_be_removed():
+    two = log(clients=2, update_clip=9.0)
+    assert most_attackers(two, RemovalThreat(at_most=1), [1e-9, 1e3]).tolist() == [0, 1]
+    # a threat's own number is not used
+    assert most_attackers(two, RemovalThreat(at_most=2), [1e-9, 1e3]).tolist() == [0, 1]
+
+
 def test_what_is_found_for_many_radii_is_what_is_found_for_each():
     rounds = log(update_clip=9.0)
     for one in THREATS:

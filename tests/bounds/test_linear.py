@@ -249,3 +249,26 @@ def test_tails_are_closed_in_on_as_far_as_the_function_is_right():
         upper = linear_vote_bounds([[score, 0.0]], [1.0], sigma=1.0)[1][0, 1]
         exact = mp.ncdf(-mp.mpf(score) / mp.sqrt(2))
         assert exact <= mp.mpf(float(upper)) <= exact * (1 + mp.mpf("1e-12"))
+
+
+def test_what_is_said_of_an_input_does_not_depend_on_the_others():
+    rng = np.random.default_rng(4)
+    for classes in (2, 3, 40):
+        logits, norms = rng.normal(0, 2, (30, classes)), rng.uniform(0.5, 3, 30)
+        together = linear_vote_bounds(logits, norms, sigma=0.7)
+        for i in (0, 17):
+            alone = linear_vote_bounds(logits[i : i + 1], norms[i : i + 1], sigma=0.7)
+            for many, one in zip(together, alone, strict=True):
+                np.testing.assert_array_max_ulp(1 + many[i], 1 + one[0], 2)
+
+
+@pytest.mark.parametrize("classes", [10, 200])
+def test_bounds_leave_the_error_that_votes_are_said_to_have(classes):
+    """All scores equal: every chance is 1 / K, and no duel says more."""
+    error = (16 * classes + 128) * 2.0**-52
+    lower, upper = linear_vote_bounds(np.zeros((3, classes)), np.ones(3), sigma=0.5)
+    assert (
+        abs(linear_votes(np.zeros((3, classes)), np.ones(3), sigma=0.5) * classes - 1) < 1e-13
+    ).all()
+    for width in (1 / classes - lower[:, 1:], upper[:, 1:] - 1 / classes):
+        assert width == pytest.approx(error, rel=0.02)

@@ -1,7 +1,7 @@
 """Records refuse what cannot have happened."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -24,6 +24,11 @@ def test_a_round_survives_json():
     [
         (participant, {"weight": 1.5}, "weight must lie in"),
         (participant, {"lr": 0.0}, "lr must lie in"),
+        (participant, {"lr": np.inf}, "lr must lie in"),
+        (participant, {"momentum": np.inf}, "momentum must lie in"),
+        (participant, {"gap": np.inf}, "gap must lie in"),
+        (participant, {"decay": (0.0, np.inf)}, "decay must lie in"),
+        (record, {"broadcast_norm": np.inf}, "broadcast_norm must lie in"),
         (participant, {"decay": (0.2, 0.1)}, "decay must be the smallest and the largest"),
         (participant, {"decay": 0.1}, "decay must be the smallest and the largest"),
         (participant, {"input_norm": float("nan")}, "input_norm must lie in"),
@@ -55,6 +60,10 @@ def test_records_refuse_what_cannot_have_happened(make, change, message):
 def test_records_refuse_other_types():
     for make in (
         lambda: record(participants=[{"client": 0}]),
+        lambda: record(participants=[participant(), {"client": 7}]),
+        lambda: replace(record(), participants=[]),
+        lambda: record(sent_hash="0x12"),
+        lambda: record(model_hash=12),
         lambda: record(clip_fixed=1),
         lambda: record(dtype=64),
         lambda: participant(client="a"),

@@ -1,5 +1,6 @@
 """The sequential test against exact dynamic programming: nothing here is sampled."""
 
+import mpmath as mp
 import numpy as np
 import oracles
 import pytest
@@ -99,3 +100,45 @@ def test_the_two_sides_mirror_each_other(kn, p0):
         assert bounds.sequential_decision(k, n, p0, 0.01) == -bounds.sequential_decision(
             n - k, n, q0, 0.01
         )
+
+
+@pytest.mark.parametrize("p0", [1e-6, 0.3, 0.5, 0.841, 0.9987])
+@pytest.mark.parametrize("alpha", [0.9, 0.05, 0.001, 1e-12])
+def test_so_many_unanimous_votes_decide_and_one_less_does_not(p0, alpha):
+    n = bounds.sequential_minimum_trials(p0, alpha)
+    assert bounds.sequential_decision(n, n, p0, alpha) == 1
+    assert n == 1 or bounds.sequential_decision(n - 1, n - 1, p0, alpha) == 0
+
+
+def test_thresholds_next_to_one_take_up_to_2_to_the_53_votes():
+    assert bounds.sequential_minimum_trials(1 - 1e-12, 0.001) > 2**42
+    with pytest.raises(ValueError, match="p0 is too close to 1 for any number of votes"):
+        bounds.sequential_minimum_trials(1 - 2.0**-53, 1e-9)
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_thresholds_and_levels_lie_inside_the_unit_interval(end):
+    for ask in (
+        lambda: bounds.log_wealth(3, 5, end),
+        lambda: bounds.sequential_decision(3, 5, end, 0.01),
+        lambda: bounds.sequential_minimum_trials(end, 0.01),
+    ):
+        with pytest.raises(ValueError, match=rf"p0 must lie in \(0, 1\), got {end}"):
+            ask()
+    with pytest.raises(ValueError, match=rf"alpha must lie in \(0, 1\), got {end}"):
+        bounds.sequential_decision(3, 5, 0.5, end)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "p0"), [(12, 12, 0.5), (40, 41, 0.6), (300, 310, 0.9), (980, 1000, 0.95)]
+)
+def test_a_decision_means_that_the_wealth_reaches_the_exact_logarithm(k, n, p0):
+    """Levels whose logarithms lie some units in the last place above and below a wealth."""
+    wealth, decided = bounds.log_wealth(k, n, p0), 0
+    for steps in range(-60, 400):
+        alpha = float(np.exp(-wealth) * (1 + steps * 2.0**-53))
+        if bounds.sequential_decision(k, n, p0, alpha) == 1:
+            decided += 1
+            with mp.workdps(40):
+                assert -mp.log(mp.mpf(alpha)) <= mp.mpf(wealth)
+    assert 0 < decided < 400

@@ -100,6 +100,7 @@ def test_a_threat_prints_what_is_not_as_it_is_by_default():
     assert repr(one) == (
         "FeatureThreat(clients=(3,), rounds=(10,), per_batch=5, scale=(1.0, 2.0), norm=0.1)"
     )
+    assert repr(FeatureThreat(clients=[3], norm=0.1)) == "FeatureThreat(clients=(3,), norm=0.1)"
     assert repr(ClientThreat(clients=[3], at_most=1)) == "ClientThreat(clients=(3,), at_most=1)"
     assert repr(RemovalThreat(at_most=2)) == "RemovalThreat(at_most=2)"
 

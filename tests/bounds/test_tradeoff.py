@@ -70,6 +70,31 @@ def test_at_the_certified_radius_the_vote_is_lost_and_not_before(law):
     assert (law.tradeoff(p, radius * (1 + 1e-9) + 1e-12) <= 0.5).all()
 
 
+@pytest.mark.parametrize("law", LAWS[:3], ids=str)
+@pytest.mark.parametrize("far", [False, True])
+def test_no_rounding_lifts_them_above_the_exact_curve(law, far):
+    """Thousands of points where only the last digits decide: next to one half, with shifts of all
+    sizes, and far out."""
+    rng, many = np.random.default_rng(5), 1500
+    r = 10.0 ** rng.uniform(-9, 0.3, many)
+    p = rng.uniform(0.02, 0.98, many)
+    if far:
+        p = np.concatenate(
+            [10.0 ** -rng.uniform(1, 250, many // 2), 1 - 2.0 ** -rng.uniform(3, 50, many // 2)]
+        )
+        r = 10.0 ** rng.uniform(-3, 1.5, many)
+    found = law.tradeoff(p, r)
+    assert ((found >= 0) & (found <= p)).all()
+    for a, b, value in zip(p.tolist(), r.tolist(), found.tolist(), strict=True):
+        assert mp.mpf(value) <= exact(law, a, b), (a, b, value)
+
+
+def test_shifts_that_vanish_in_floats_leave_a_number():
+    for law in (Gaussian(10.0), Uniform(10.0), Laplace(10.0)):
+        for p in (0.5, 1e-300, 0.3, 1.0):
+            assert p - 1e-13 <= law.tradeoff(p, 5e-324) <= p
+
+
 def test_edges():
     for law in LAWS[:3]:
         assert law.tradeoff(0.7, 0.0) == 0.7

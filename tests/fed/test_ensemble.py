@@ -13,8 +13,10 @@ from torch import nn
 
 from rsfl import fed
 from rsfl.fed.groups import group_clients
-from rsfl.fed.poison import SignFlip
+from rsfl.fed.poison import LabelFlip, SignFlip
+from rsfl.noise import Gaussian
 from rsfl.smooth import ABSTAIN
+from rsfl.train import CrossEntropy
 
 
 def build(kind="linear"):
@@ -116,6 +118,50 @@ def test_a_client_on_a_roster_reaches_its_own_group_only():
     assert same(clean, attacked) == [True, True, False, True, True]
 
 
+def shards(x, y, names):
+    """The vote of eleven shards of a data set."""
+    parts = fed.partition.by_hash(names, 11)
+    members = fed.clients(x, y, parts, fed.SGD(lr=0.5, batch_size=5, epochs=2))
+    return fed.train_groups(fed.Server(build(), members), 11, 1, num_classes=3)
+
+
+def test_poisoned_samples_change_no_prediction_that_withstands_them():
+    """A client is a shard: samples are inserted, removed and changed at random."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(330, 4, generator=generator)
+    y = (x[:, :3] + 0.7 * torch.randn(330, 3, generator=generator)).argmax(dim=1)
+    test, names = torch.randn(60, 4, generator=generator), list(range(330))
+    clean = shards(x, y, names)
+    certificate = clean.certify(test)
+    draws = np.random.default_rng(1)
+    flips = 0
+    for trial in range(12):
+        m = 1 + trial % 4
+        chosen = draws.choice(330, m, replace=False)
+        px, py, pn = x.clone(), y.clone(), list(names)
+        if trial % 3 == 0:  # changed under the same name
+            px[chosen], py[chosen] = 20 * px[chosen].flip(1), (py[chosen] + 1) % 3
+        elif trial % 3 == 1:  # removed
+            kept = [i for i in range(330) if i not in chosen]
+            px, py, pn = px[kept], py[kept], kept
+        else:  # inserted before all others
+            px = torch.cat([30 * torch.randn(m, 4, generator=generator), px])
+            py, pn = (
+                torch.cat([torch.randint(3, (m,), generator=generator), py]),
+                [
+                    *range(1000, 1000 + m),
+                    *pn,
+                ],
+            )
+        poisoned = shards(px, py, pn)
+        assert sum(not one for one in same(clean, poisoned)) <= m
+        changed = poisoned.certify(test).label != certificate.label
+        assert not (changed & (certificate.withstands >= m)).any()
+        flips += int(changed.sum())
+    assert flips  # the poison was not nothing
+    assert (certificate.withstands >= 1).double().mean() > 0.5
+
+
 def test_a_vote_keeps_the_ledgers_of_its_groups():
     run, _ = server()
     vote = fed.train_groups(run, 5, 2, num_classes=3)
@@ -193,6 +239,71 @@ def test_what_a_rule_or_a_trainer_keeps_does_not_leak(settings):
         fed.train_groups(run, 6, 2, num_classes=3, processes=0)
 
 
+PEAKS = []
+
+
+def peaked(z):
+    """An activation that scales by the largest number that it has seen."""
+    PEAKS.append(float(z.detach().abs().max()))
+    return torch.relu(z) / max(PEAKS)
+
+
+def test_what_an_activation_keeps_does_not_leak():
+    """The layer is torch's own; what it calls is not."""
+    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, activation=peaked, batch_first=True)
+    model = nn.Sequential(nn.Unflatten(1, (1, 4)), layer, nn.Flatten(), nn.Linear(4, 3))
+    run, _ = server(model)
+    PEAKS.clear()
+    clean = fed.train_groups(run, 4, 1, num_classes=3)
+    attacks = {clean.groups[0][0]: fed.Attack(update=SignFlip(1e6))}
+    PEAKS.clear()
+    attacked = fed.train_groups(run, 4, 1, num_classes=3, attacks=attacks)
+    assert same(clean, attacked) == [False, True, True, True]
+    with pytest.raises(TypeError, match="not rsfl's or torch's"):
+        fed.train_groups(run, 4, 1, num_classes=3, processes=0)
+
+
+class Seen(nn.Parameter):
+    """A parameter whose class sees every call."""
+
+
+def _patched(name, where=nn.Conv2d):
+    def change(monkeypatch, conv):
+        monkeypatch.setattr(where, name, lambda *_: torch.zeros(1))
+
+    return change
+
+
+CHANGES = {
+    "its class": _patched("forward"),
+    "a base of it": _patched("extra_repr", nn.modules.conv._ConvNd),
+    "the function that it calls": _patched("conv2d", nn.functional),
+    "a method of the object": lambda _, conv: setattr(conv, "_conv_forward", torch.add.__call__),
+    "the call of the object": lambda _, conv: setattr(conv, "_call_impl", lambda x: x),
+    "a parameter": lambda _, conv: setattr(conv, "weight", Seen(conv.weight.detach())),
+    "a gradient": lambda _, conv: conv.weight.register_hook(lambda g: g),
+    "a gradient's end": lambda _, conv: conv.bias.register_post_accumulate_grad_hook(lambda p: p),
+    "its state": lambda _, conv: conv.register_load_state_dict_post_hook(lambda *_: None),
+    "what comes back": lambda _, conv: conv.register_full_backward_pre_hook(lambda *_: None),
+    "a field": lambda _, conv: setattr(conv, "stride", type("Two", (int,), {})(2)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_layer_that_somebody_changed_is_not_torch_s_own(monkeypatch, change):
+    model = nn.Sequential(nn.Conv2d(1, 1, 2, padding="same"), nn.ReLU(), nn.LSTM(2, 2))
+    assert fed.ours.of_torch_alone(model)
+    change(monkeypatch, model[0])
+    assert not fed.ours.of_torch_alone(model)
+
+
+@pytest.mark.parametrize("activation", [nn.functional.gelu, torch.tanh, "relu"])
+def test_layers_that_hold_a_function_of_torch_are_its_own(activation):
+    layer = nn.TransformerEncoderLayer(4, 2, 8, activation=activation)
+    assert fed.ours.of_torch_alone(layer, nn.BatchNorm1d(2), nn.LSTM(2, 2, 2))
+    assert not fed.ours.of_torch_alone(nn.TransformerEncoderLayer(4, 2, 8, activation=abs))
+
+
 def test_groups_are_the_same_together_and_in_processes():
     run, _ = server(stacked=False)
     torch.set_num_threads(1)
@@ -214,11 +325,12 @@ def test_groups_are_the_same_together_and_in_processes():
 
 def test_each_group_trains_in_a_stack_of_its_own(monkeypatch):
     run, x = server(clients=40)
+    monkeypatch.setattr(fed.abreast.Abreast, "_joins", lambda *_: False)
     stacks = []
-    fit = fed.training._fit_stacked
+    fit = fed.training.fit_stacked
     monkeypatch.setattr(
         fed.training,
-        "_fit_stacked",
+        "fit_stacked",
         lambda *arguments: stacks.append(len(arguments[2])) or fit(*arguments),
     )
     stacked = fed.train_groups(run, 5, 2, num_classes=3)
@@ -243,6 +355,134 @@ def test_a_label_that_is_none_changes_no_other_group_by_a_bit():
     bad = [replace(one, y=labels) if one.id == victim else one for one in run.clients]
     spoiled = fed.train_groups(replace(run, clients=bad), 5, 3, num_classes=3)
     assert same(clean, spoiled) == [True, True, False, True, True]
+
+
+# -- clients of all groups abreast ---------------------------------------------------------------
+
+NETWORKS = {
+    "linear": lambda: nn.Linear(4, 3),
+    "network": lambda: nn.Sequential(nn.Linear(4, 17), nn.ReLU(), nn.Linear(17, 3)),
+    "tanh": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 3)),
+}
+TRAINERS = {
+    "batches": fed.SGD(lr=0.5, batch_size=5, epochs=2, momentum=0.9),
+    "whole": fed.SGD(lr=0.5, batch_size=None, epochs=3, decay=0.01),
+    "noise": fed.SGD(lr=0.5, batch_size=4, loss=CrossEntropy(Gaussian(0.3))),
+}
+
+
+def abreast(monkeypatch):
+    """How many stacks of all groups are trained, from here on."""
+    stacks, fit = [], fed.abreast.Abreast._stack
+    monkeypatch.setattr(
+        fed.abreast.Abreast,
+        "_stack",
+        lambda self, seats, width: stacks.append(len(seats)) or fit(self, seats, width),
+    )
+    return stacks
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_groups_abreast_are_those_one_by_one(monkeypatch, kind, trainer):
+    torch.manual_seed(0)
+    run, x = server(NETWORKS[kind](), TRAINERS[trainer], clients=37)
+    stacks = abreast(monkeypatch)
+    stacked = fed.train_groups(run, 5, 2, num_classes=3)
+    assert sum(stacks) >= 2 * 37  # all of them, in both rounds
+    plain = fed.train_groups(replace(run, stacked=False), 5, 2, num_classes=3)
+    for a, b in zip(stacked.models, plain.models, strict=True):
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    assert (stacked.votes(x) == plain.votes(x)).double().mean() > 0.99
+
+
+def other(client, change):
+    """A client that is not what it was."""
+    x, y = client.x.clone(), client.y.clone()
+    if change == "huge":
+        x *= 1e30
+    elif change == "denormal":
+        x *= 1e-42
+    elif change == "not a number":
+        x[:] = torch.nan
+    elif change == "labels":
+        y = (y + 1) % 3
+    elif change == "no label":
+        y[:] = 9
+    elif change == "fewer samples":
+        return replace(client, indices=client.where[:2])
+    elif change == "more samples":
+        return replace(client, indices=np.arange(60))
+    elif change == "another trainer":
+        return replace(client, trainer=fed.SGD(lr=0.1, batch_size=3))
+    elif change == "another shape":
+        x = torch.cat([x, x], dim=1)
+    elif change == "diverges":
+        return replace(client, trainer=replace(client.trainer, lr=1e30))
+    return replace(client, x=x, y=y)
+
+
+CHANGES = (
+    *("huge", "denormal", "not a number", "labels", "no label", "fewer samples", "more samples"),
+    *("another trainer", "another shape", "diverges"),
+)
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "joins", "leaves", "attacks"])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_whatever_one_client_is_changes_no_other_group_by_a_bit(monkeypatch, trainer, change):
+    torch.manual_seed(0)
+    run, _ = server(NETWORKS["network"](), TRAINERS[trainer], clients=37)
+    stacks, attacks, everybody = abreast(monkeypatch), {}, list(run.clients)
+    clean = fed.train_groups(run, 5, 2, num_classes=3)
+    assert stacks
+    victim = clean.groups[2][1]
+    if change == "joins":
+        newcomer = next(i for i in range(100, 200) if i in group_clients([*range(37), i], 5)[2])
+        everybody.append(replace(other(run.clients[victim], "huge"), id=newcomer))
+    elif change == "leaves":
+        everybody.pop(victim)
+    elif change == "attacks":
+        attacks = {victim: fed.Attack(data=LabelFlip({0: 1}), update=SignFlip(1e5))}
+    else:
+        everybody[victim] = other(run.clients[victim], change)
+    spoiled = fed.train_groups(
+        replace(run, clients=everybody), 5, 2, num_classes=3, attacks=attacks
+    )
+    assert same(clean, spoiled) == [at != 2 for at in range(5)]
+
+
+def test_garbage_in_one_place_of_a_stack_reaches_no_other():
+    """What is looked at before such stacks are used; here a kernel that mixes places is found."""
+    run, _ = server(NETWORKS["network"](), clients=37)
+    client = run.clients[0]
+    task = fed.trainer.Task(1, 0, 0, {}, None, 0.5)
+    for width in (1, 5, 64):
+        assert fed.abreast.Abreast(run.model, 7)._seen(client, task, width)
+
+    class Mixing(fed.abreast.Abreast):
+        pass
+
+    fit = fed.abreast.fit_stacked
+
+    def mixed(*arguments):
+        rows = fit(*arguments)
+        return rows + 1e-7 * rows[0].nan_to_num(0, 0, 0)
+
+    patched = pytest.MonkeyPatch()
+    with patched.context() as patch:
+        patch.setattr(fed.abreast, "fit_stacked", mixed)
+        assert not fed.abreast.Abreast(run.model, 7)._seen(client, task, 5)
+
+
+def test_where_places_mix_groups_train_in_stacks_of_their_own(monkeypatch):
+    run, _ = server(NETWORKS["network"](), clients=37)
+    monkeypatch.setattr(fed.abreast.Abreast, "_seen", lambda *_: False)
+    stacks = abreast(monkeypatch)
+    vote = fed.train_groups(run, 5, 1, num_classes=3)
+    assert not stacks
+    assert not vote.failed
 
 
 class Bad:
@@ -401,22 +641,62 @@ def test_a_certificate_is_a_record(tmp_path):
     assert "given-groups (trusted)" in repr(given)
 
 
-@pytest.mark.parametrize("kind", ["linear", "network"])
-def test_votes_of_the_stack_are_those_one_by_one(kind, monkeypatch):
-    monkeypatch.setattr(fed.ensemble, "_FEW", 3000)
+@pytest.mark.parametrize("bias", [True, False])
+def test_votes_of_one_wide_layer_are_those_one_by_one(bias, monkeypatch):
     x = torch.randn(3000, 4, generator=torch.Generator().manual_seed(1))
     models = []
     for seed in range(20):
         torch.manual_seed(seed)
-        model = build(kind)
+        model = nn.Linear(4, 3, bias=bias)
         for p in model.parameters():
             nn.init.normal_(p)
         models.append(model)
-    nn.init.zeros_(list(models[3].parameters())[-2])  # all outputs tie
+    with torch.no_grad():
+        for p in models[3].parameters():
+            p.zero_()  # all outputs tie
+        models[5].weight[1] = models[5].weight[0] * (1 + 1e-7)  # some do, but for rounding
+        models[7].weight[2, 2] = torch.nan
+        models[9].weight *= 1e38
+    asked, alone = [], fed.GroupVote._alone
+    monkeypatch.setattr(
+        fed.GroupVote, "_alone", lambda *these: asked.append(these[1]) or alone(*these)
+    )
     vote = fed.GroupVote(tuple(models), tuple((i,) for i in range(20)), 3)
-    stacked = vote.votes(x)
-    monkeypatch.setattr(fed.ensemble, "_alike", lambda models: False)
-    assert torch.equal(stacked, vote.votes(x))
+    wide = vote.votes(x)
+    assert {3, 7, 9} <= {models.index(model) for model in asked} < set(range(20))
+    monkeypatch.setattr(fed.ensemble, "_layers", lambda models: False)
+    assert torch.equal(wide, vote.votes(x))
+    assert (wide.sum(dim=1) < 20).all()  # not a number: no vote
+    # A layer with a hook, or of a class of its own, is asked alone.
+    monkeypatch.undo()
+    models[0].register_forward_hook(lambda *_: torch.ones(len(x), 3) * torch.tensor([0, 9.0, 0]))
+    assert not torch.equal(vote.votes(x), wide)
+
+
+def _encoder(heads, first):
+    layer = nn.TransformerEncoderLayer(8, heads, 8, norm_first=first, batch_first=True)
+    return nn.Sequential(nn.Unflatten(1, (2, 8)), layer, nn.Flatten(), nn.Linear(16, 3))
+
+
+def _few_digits(_):
+    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3)).bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(lambda i: _encoder(2 ** (i % 3), i % 2 == 0), None), (_few_digits, torch.bfloat16)],
+    ids=["settings that no text shows", "dtypes of few digits"],
+)
+def test_models_vote_as_they_do_by_themselves(kind, dtype):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(64, 16, generator=generator).to(dtype or torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        models = tuple(kind(i).eval() for i in range(40))
+    vote = fed.GroupVote(models, tuple((i,) for i in range(40)), 3)
+    with torch.no_grad():
+        alone = torch.stack([nn.functional.one_hot(m(x).argmax(dim=1), 3) for m in models])
+    assert torch.equal(vote.votes(x), alone.sum(dim=0))
 
 
 def test_outputs_of_another_number_of_labels_are_an_error():

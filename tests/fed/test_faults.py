@@ -202,3 +202,27 @@ def test_trouble_in_a_stack_is_found_and_blamed_on_its_client():
     assert (fates[0], fates[1]) == ("used", "used")
     assert fates[2] == "rejected: sent values that are not finite"
     assert fates[3].startswith("absent: raised ValueError: y must lie in 0 ... 2, got 7")
+
+
+UNREADABLE = {
+    "numbers in a row": lambda x, y: (x[:, 0], y),
+    "inputs that are sparse": lambda x, y: (x.to_sparse(), y),
+    "complex inputs": lambda x, y: (x.to(torch.complex128), y),
+    "complex labels": lambda x, y: (x, y.to(torch.complex128)),
+    "nothing behind them": lambda x, y: (x.to("meta"), y.to("meta")),
+    "a part of what is sparse": lambda x, y: (x.to_sparse(), y, range(5)),
+}
+
+
+@pytest.mark.parametrize("make", UNREADABLE.values(), ids=UNREADABLE)
+def test_samples_that_cannot_be_read_are_the_absence_of_their_client_alone(make):
+    x = torch.randn(30, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    y = x[:, :3].argmax(dim=1)
+    parts = [slice(0, 10), slice(10, 20), slice(20, 30)]
+    members = [fed.Client(k, x[part], y[part]) for k, part in enumerate(parts)]
+    *data, where = (*make(x, y), None)[:3]
+    broken = fed.Client(9, *data, indices=None if where is None else list(where))
+    server = fed.Server(nn.Linear(4, 3).double(), [*members, broken])
+    fates = server.run(2, progress=False).ledger.fates(1)
+    assert fates.pop(9).startswith("absent: raised ")
+    assert fates == dict.fromkeys(range(3), "used")

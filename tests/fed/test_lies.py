@@ -370,6 +370,27 @@ def test_hooks_that_rewrite_what_gradients_are_made_from():
         fed.certify(clean.model, TEST, clean.ledger, RemovalThreat(clients=[0]))
 
 
+def test_whether_there_are_such_hooks_is_asked_without_a_trace():
+    def same(saved):
+        return saved
+
+    for _ in range(2):
+        assert fed.ours.plain_process()
+        with torch.no_grad(), torch.inference_mode():
+            assert fed.ours.plain_process()
+        with torch.autograd.graph.saved_tensors_hooks(same, same):
+            assert not fed.ours.plain_process()
+            with torch.autograd.graph.saved_tensors_hooks(same, same):
+                assert not fed.ours.plain_process()
+        with torch.autograd.graph.disable_saved_tensors_hooks("not here"):
+            assert fed.ours.plain_process()
+            with (
+                pytest.raises(RuntimeError, match="not here"),
+                torch.autograd.graph.saved_tensors_hooks(same, same),
+            ):
+                pass
+
+
 @pytest.mark.parametrize("kind", ["forward", "forward_pre"])
 def test_hooks_around_all_modules(kind):
     register = getattr(nn.modules.module, f"register_module_{kind}_hook")

@@ -105,6 +105,33 @@ def test_by_column_and_split():
     assert sorted(np.concatenate(kept + aside)) == list(range(100))
 
 
+@given(names=st.lists(st.integers(0, 10**6), unique=True, min_size=2, max_size=60), data=st.data())
+def test_one_sample_more_or_less_moves_no_other(names, data):
+    gone = data.draw(st.sampled_from(names))
+    left = [name for name in names if name != gone]
+    before = [[names[i] for i in part] for part in partition.by_hash(names, 7, seed=1)]
+    after = [[left[i] for i in part] for part in partition.by_hash(left, 7, seed=1)]
+    assert after == [[name for name in part if name != gone] for part in before]
+
+
+def test_hashed_shards_are_even_and_names_of_different_kinds_differ():
+    for names in (
+        range(7000),
+        map(str, range(7000)),
+        (bytes([i % 251, i // 251]) for i in range(7000)),
+    ):
+        sizes = [len(part) for part in partition.by_hash(list(names), 7)]
+        assert sum(sizes) == 7000
+        assert stats.chisquare(sizes).pvalue > 1e-4
+    kinds = [partition.by_hash(names, 1000) for names in ([1], ["1"], [b"1"], ["31"])]
+    where = [next(i for i, part in enumerate(parts) if len(part)) for parts in kinds]
+    assert len(set(where)) == 4
+    with pytest.raises(ValueError, match="names must be one a sample"):
+        partition.by_hash([], 3)
+    with pytest.raises(ValueError, match=r"names must be whole, got 1\.5"):
+        partition.by_hash([1.5], 3)
+
+
 @pytest.mark.parametrize(
     ("call", "named"),
     [

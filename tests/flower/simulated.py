@@ -3,7 +3,9 @@ engine.
 
 Twelve nodes: 0 to 3 train a linear model by plain SGD; 4 to 7 train on noise (and keep a mixture),
 on deformations, on SmoothAdv and on one-point attacks; 8 and 9 misbehave; 11 draws from the global
-state. Argument: a directory for checkpoints. Prints one JSON line: both outcomes by run.
+state. The last run has all twelve in four groups, and node 10 exits while it trains. (Killed from
+outside it would take along the process that all nodes of a simulation share.) Argument: a directory
+for checkpoints. Prints one JSON line: both outcomes by run.
 """
 
 import json
@@ -67,6 +69,15 @@ class Faulty:
         return fault
 
 
+class Exits(Faulty):
+    """A client that exits in the second round of the groups, which have seeds of their own."""
+
+    def fit(self, model, task):
+        if task.seed > 1000 and task.round == 2:
+            sys.exit("killed")
+        return self.client.fit(model, task)
+
+
 def members():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(200, 1, 4, 4, generator=generator, dtype=DOUBLE)
@@ -90,7 +101,7 @@ def members():
         fed.Client(k, x[part], y[part], trainers[k])
         for k, part in enumerate(map(torch.from_numpy, parts))
     ]
-    return [*clients[:8], *map(Faulty, clients[8:10]), *clients[10:]]
+    return [*clients[:8], *map(Faulty, clients[8:10]), Exits(clients[10]), clients[11]]
 
 
 def architecture():
@@ -164,8 +175,37 @@ def certified(result):
     return {"label": certificate.label.tolist(), "deviation": certificate.deviation}
 
 
+GROUPS = {"groups": 4, "rounds": 3, "num_classes": 3, "roster": {id_: id_ % 2 for id_ in range(12)}}
+
+
+def grouped(vote):
+    x = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    return {
+        "members": vote.groups,
+        "votes": vote.votes(x).tolist(),
+        "weights": [[p.tolist() for p in model.parameters()] for model in vote.models],
+        "fates": [
+            [ledger.fates(t) for t in range(1, len(ledger) + 1)]
+            for _, ledger in sorted(vote.ledgers.items())
+        ],
+    }
+
+
+def embedded_groups():
+    """The groups in processes of this machine, client 10 with what counts as zero."""
+    nothing = fed.Attack(update=lambda own, honest, draws: own * torch.nan, rounds=(2,))
+    clients = members()
+    clients[10] = clients[10].client
+    server = fed.Server(initial(), clients, stacked=False, seed=2)
+    clean = fed.train_groups(server, processes=1, **GROUPS)
+    return {
+        "clean": grouped(clean),
+        **grouped(fed.train_groups(server, processes=1, attacks={10: nothing}, **GROUPS)),
+    }
+
+
 def embedded():
-    found = {}
+    found = {"groups": embedded_groups()}
     for name, one in RUNS.items():
         result = server(name, members()).run(
             one.rounds, progress=False, evaluate=metrics, exclude=one.exclude
@@ -208,6 +248,8 @@ def carried(grid, checkpoints):
         found[name] = told(result)
         if name == "plain":
             found["certified"] = certified(result)
+    everybody = fed.Server(initial(), remotes, seed=2)
+    found["groups"] = grouped(flower.Groups(everybody, **GROUPS).run(grid))
     return found
 
 

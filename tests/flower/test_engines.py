@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from rsfl import fed
 
@@ -81,6 +83,12 @@ def free_ports(many: int) -> list[int]:
     return ports
 
 
+def listening(port: int) -> bool:
+    """Whether somebody listens on a port."""
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def engine(tmp_path):
     one = Engine(tmp_path)
@@ -106,14 +114,17 @@ def test_the_example_runs_in_simulation(engine):
     assert [ledger.fates(index) for index in (1, 2, 3)] == [dict.fromkeys(range(10), "used")] * 3
 
 
-@pytest.mark.slow
-def test_a_node_is_killed_and_the_run_goes_on(engine):
-    rounds = 6
-    link, *ports = free_ports(3)
+def deployed(engine, many):
+    """A SuperLink and so many nodes, connected to it."""
+    link, *ports = free_ports(many + 1)
     (engine.home / "config.toml").write_text(
         f'[superlink.local]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
     )
     engine.start("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(link))
+    end = time.monotonic() + 120
+    while not listening(link):
+        assert time.monotonic() < end, engine.log.read_text()
+        time.sleep(0.5)
     nodes = [
         engine.start(
             *(
@@ -124,11 +135,17 @@ def test_a_node_is_killed_and_the_run_goes_on(engine):
                 "--port",
                 str(port),
             ),
-            *("--node-config", f"partition-id={k} num-partitions=2"),
+            *("--node-config", f"partition-id={k} num-partitions={many}"),
         )
         for k, port in enumerate(ports)
     ]
-    time.sleep(5)
+    return nodes
+
+
+@pytest.mark.slow
+def test_a_node_is_killed_and_the_run_goes_on(engine):
+    rounds = 6
+    nodes = deployed(engine, 2)
     saved = engine.home / "rounds"
     config = (
         f"clients=2 rounds={rounds} timeout=30.0 checkpoint='{saved}' out='{engine.home / 'out'}'"
@@ -152,3 +169,56 @@ def wait(condition, run, engine, seconds=240):
         assert run.poll() in (None, 0), engine.log.read_text()
         time.sleep(0.2)
     time.sleep(0.2)  # a file is there before all of it is
+
+
+def in_one_process(vote_of, ledgers, rounds):
+    """The example's groups in this process, where an update counts as zero in every round in which
+    the ledgers say that a client was not there."""
+    nothing = lambda own, honest, draws: own * float("nan")  # noqa: E731
+    gone = {}
+    for ledger in ledgers:
+        for index in range(1, rounds + 1):
+            for id_, fate in ledger.fates(index).items():
+                if fate != "used":
+                    gone.setdefault(id_, []).append(index)
+    attacks = {id_: fed.Attack(update=nothing, rounds=when) for id_, when in gone.items()}
+    return gone, vote_of(attacks)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_hurts_its_own_group_only(engine, monkeypatch):
+    """Twelve nodes in four groups: the votes are those of one process in which that client sends
+    nothing from then on."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    from flower_crfl import task
+
+    rounds, out, saved = 3, engine.home / "out", engine.home / "rounds"
+    nodes = deployed(engine, 12)
+    config = f"clients=12 groups=4 rounds={rounds} timeout=240.0 checkpoint='{saved}' out='{out}'"
+    run = engine.start("flwr", "run", ".", "local", "--run-config", config, "--stream")
+    wait(lambda: len(list(saved.glob("group-*/ledger-00000001.rsfl"))) == 4, run, engine, 600)
+    kill(nodes[5])
+    wait((out / "models.pt").exists, run, engine, 900)
+
+    ledgers = [fed.Ledger.load(path) for path in sorted(out.glob("ledger-*.json"))]
+    settings = {"lr": 0.2, "batch-size": 16, "decay": 0.1}
+    contexts = [
+        SimpleNamespace(run_config=settings, node_config={"partition-id": k, "num-partitions": 12})
+        for k in range(12)
+    ]
+    server = fed.Server(task.model(0), [task.client(one) for one in contexts], stacked=False)
+    x, _ = task.held_out()
+    gone, vote = in_one_process(
+        lambda attacks: fed.train_groups(
+            server, 4, rounds, num_classes=10, roster=dict.fromkeys(range(12), 0), attacks=attacks
+        ),
+        ledgers,
+        rounds,
+    )
+    assert list(gone) == [5]
+    assert gone[5][-1] == rounds
+    found = fed.GroupCertificate.load(out / "certificate.json")
+    assert torch.equal(found.votes, vote.votes(x))
+    models = torch.load(out / "models.pt", weights_only=True)
+    for at, model in enumerate(vote.models):
+        assert all(torch.equal(p, models[at][name]) for name, p in model.state_dict().items())

@@ -215,6 +215,154 @@ def test_an_honest_grid_gives_the_run_of_the_server():
     )
 
 
+# -- groups --------------------------------------------------------------------------------------
+
+MANY = fed.clients(X, Y, fed.partition.equal(40, 12), fed.SGD(batch_size=3, lr=lambda t: 0.1 / t))
+ROSTER = {id_: id_ % 2 for id_ in range(12)}
+
+
+def carried_groups(grid, rounds=3, checkpoint=None, **settings):
+    run = flower.Groups(
+        server(MANY, **settings), 4, rounds, num_classes=3, roster=ROSTER, checkpoint=checkpoint
+    )
+    return run.run(grid)
+
+
+def groups_here(attacks=None, rounds=3, **settings):
+    return fed.train_groups(
+        server(MANY, **settings), 4, rounds, num_classes=3, roster=ROSTER, attacks=attacks
+    )
+
+
+def alike(one, other):
+    """For each group whether two votes have the same model, bit for bit."""
+    return [
+        a is not None
+        and b is not None
+        and all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+        for a, b in zip(one.models, other.models, strict=True)
+    ]
+
+
+def test_groups_over_a_grid_are_those_of_one_process():
+    settings = {"fraction": 0.7, "clip": 1.0, "noise_std": 0.1, "keep": ("updates",), "seed": 5}
+    here, there = groups_here(**settings), carried_groups(Grid(MANY), **settings)
+    assert here.groups == there.groups
+    assert alike(here, there) == [True] * 4
+    assert dict(here.ledgers) == dict(there.ledgers)
+    assert torch.equal(here.votes(X), there.votes(X))
+    ids = [one.id for one in there.certify(X[:2]).assumptions]
+    assert "apart-nodes" in ids
+    assert "apart-nodes" not in [one.id for one in here.certify(X[:2]).assumptions]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_node_reaches_its_own_group_only(name):
+    tamper, fate = HOSTILE[name]
+    clean = carried_groups(Grid(MANY), rounds=2)
+    vote = carried_groups(Grid(MANY, {105: tamper}), rounds=2)
+    own = next(at for at, members in enumerate(vote.groups) if 5 in members)
+    assert alike(clean, vote) == [at != own for at in range(4)]
+    assert vote.ledgers[own].fates(1)[5].startswith(fate)
+    nothing = fed.Attack(update=lambda own, honest, draws: own * torch.nan)  # counts as zero too
+    assert alike(vote, groups_here({5: nothing}, rounds=2)) == [True] * 4
+
+
+def test_a_node_that_leaves_is_absent_in_its_own_group():
+    class Leaving(Grid):
+        def send_and_receive(self, messages, *, timeout=None):
+            if [kind for _, kind in self.asked].count("train") >= 12:
+                self.gone.add(107)
+            return super().send_and_receive(messages, timeout=timeout)
+
+        def get_node_ids(self):
+            rounds = [kind for _, kind in self.asked].count("train")
+            return [node for node in super().get_node_ids() if node != 107 or rounds < 12]
+
+    vote = carried_groups(Leaving(MANY))
+    nothing = fed.Attack(update=lambda own, honest, draws: own * torch.nan, rounds=(2, 3))
+    here = groups_here({7: nothing})
+    assert alike(vote, here) == [True] * 4
+    assert torch.equal(vote.votes(X), here.votes(X))
+    own = next(at for at, members in enumerate(vote.groups) if 7 in members)
+    for at, ledger in vote.ledgers.items():
+        fates = [ledger.fates(t) for t in (1, 2, 3)]
+        others = {fate for one in fates for id_, fate in one.items() if id_ != 7}
+        assert others == {"used"}
+        if at == own:
+            assert [one[7] for one in fates] == ["used"] + ["absent: was not connected"] * 2
+
+
+def test_nobody_answers_for_another_node():
+    """Node 103 answers everything that was sent to anybody, before and after they do."""
+
+    class Forged(Grid):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            honest = super().send_and_receive(messages, timeout=timeout)
+            forged = []
+            for message in messages:
+                if message.metadata.message_type == "train":
+                    answer = arrays(bias=Array(np.full(3, 7.0)))(message, None)
+                    answer.metadata.__dict__["_src_node_id"] = 103
+                    forged.append(answer)
+            return forged + honest + forged
+
+    clean, vote = carried_groups(Grid(MANY)), carried_groups(Forged(MANY))
+    own = next(at for at, members in enumerate(vote.groups) if 3 in members)
+    assert alike(clean, vote) == [at != own for at in range(4)]
+    plain = flower.Strategy(server(), 2).run(Forged(CLIENTS))
+    assert all(plain.ledger.fates(t)[k] == "used" for t in (1, 2) for k in (0, 1, 2))
+    honest = flower.Strategy(server(), 2).run(Grid(CLIENTS))
+    hashes = [[one.model_hash for one in result.ledger.rounds] for result in (plain, honest)]
+    assert hashes[0] != hashes[1]  # its own answer is its own to choose
+
+
+def test_a_group_that_cannot_go_on_ends_by_itself():
+    clean = carried_groups(Grid(MANY))
+    lost = clean.groups[1]
+    grid = Grid(MANY, {100 + id_: lambda *_: None for id_ in lost})
+    vote = carried_groups(grid)
+    assert list(vote.failed) == [1]
+    assert "0 usable updates of 1 needed" in vote.failed[1]
+    assert alike(clean, vote) == [True, False, True, True]
+    assert vote.certify(X).silent.tolist() == [1] * 40
+    grid = Grid(MANY, {100 + id_: lambda *_: None for at in (0, 1) for id_ in clean.groups[at]})
+    with pytest.raises(RuntimeError, match=r"must have a model, got 2 of 4: group 0 RoundError"):
+        carried_groups(grid)
+
+
+def test_groups_go_on_from_their_checkpoints(tmp_path):
+    class Cut(Grid):
+        def send_and_receive(self, messages, *, timeout=None):
+            if [kind for _, kind in self.asked].count("train") >= 24:
+                raise InterruptedError
+            return super().send_and_receive(messages, timeout=timeout)
+
+    with pytest.raises(InterruptedError):
+        carried_groups(Cut(MANY), checkpoint=tmp_path)
+    grid = Grid(MANY)
+    vote = carried_groups(grid, checkpoint=tmp_path)
+    assert [kind for _, kind in grid.asked].count("train") == 12
+    assert alike(vote, carried_groups(Grid(MANY))) == [True] * 4
+    assert {len(ledger) for ledger in vote.ledgers.values()} == {3}
+
+
+def test_a_rule_of_ones_own_is_refused_for_groups():
+    def mean(models, weights):
+        return fed.Mean()(models, weights)
+
+    with pytest.raises(TypeError, match=r"a rule of rsfl's, got 'custom mean': it could keep"):
+        flower.Groups(server(MANY, aggregate=mean), 4, 3, num_classes=3)
+    with pytest.raises(ValueError, match="num_classes"):
+        flower.Groups(server(MANY), 4, 3, num_classes=1)
+    with pytest.raises(ValueError, match="groups"):
+        flower.Groups(server(MANY), 13, 3, num_classes=3)
+
+
+# -- one run -------------------------------------------------------------------------------------
+
+
 def test_a_client_app_of_somebody_elses_takes_part_unchanged():
     app = ClientApp()
 

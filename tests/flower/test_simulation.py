@@ -26,7 +26,7 @@ def outcomes(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=300,
     )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
@@ -36,16 +36,35 @@ def outcomes(tmp_path_factory):
 def test_flower_does_what_the_server_does(outcomes, name):
     embedded, flower = outcomes["embedded"][name], outcomes["flower"][name]
     if name == "faulty":
-        # Clients 8 and 9 are of a class of their own. In this process that is seen; over a network
+        # Clients 8 to 10 are of classes of their own. In this process that is seen; over a network
         # the server knows how it told them to train.
         for one, other in zip(embedded["rounds"], flower["rounds"], strict=True):
             for here, there in zip(one["participants"], other["participants"], strict=True):
-                if here["client"] in (8, 9):
+                if here["client"] in (8, 9, 10):
                     assert (here.pop("loss"), here.pop("optimizer")) == ("custom", "custom")
                     assert there.pop("loss") == "softmax cross-entropy"
                     assert there.pop("optimizer") == "sgd"
     for what in ("rounds", "fates", "shares", "metrics", "weights", "models"):
         assert flower[what] == embedded[what], what
+
+
+def test_a_node_that_exits_hurts_its_own_group_only(outcomes):
+    here, there = outcomes["embedded"]["groups"], outcomes["flower"]["groups"]
+    assert there["members"] == here["members"]
+    own = next(at for at, members in enumerate(there["members"]) if 10 in members)
+    for at, fates in enumerate(there["fates"]):
+        for index, one in enumerate(fates):
+            exits = (at, index) == (own, 1)
+            assert (one.get("10") == "absent: raised SystemExit: killed") == exits
+            # 8 and 9 send something else in each round.
+            others = {fate for id_, fate in one.items() if id_ not in ("8", "9", "10")}
+            assert others == {"used"}
+    assert there["weights"] == here["weights"]
+    assert there["votes"] == here["votes"]
+    clean = here["clean"]["weights"]
+    assert [one == other for one, other in zip(clean, there["weights"], strict=True)] == [
+        at != own for at in range(4)
+    ]
 
 
 def test_the_mixture_client_keeps_its_model(outcomes):

@@ -42,7 +42,7 @@ class Pair(nn.Module):
             ValueError,
             r"x must be a batch \(B, \.\.\.\).*got shape \(3,\)",
         ),
-        (lambda: smoother().certify([[0.5]]), TypeError, "x must be a torch.Tensor, got list"),
+        (lambda: smoother().certify([[0.5]]), TypeError, "x must be a torch.Tensor, got a list"),
         (
             lambda: smoother().certify(torch.ones(2, 1, dtype=torch.int64)),
             TypeError,
@@ -162,7 +162,11 @@ class Pair(nn.Module):
             ValueError,
             "runner_up must be one of 'complement', 'bounded', got 'max'",
         ),
-        (lambda: Smoother(MODEL, 0.5, 2), TypeError, "law must be a noise.Law, got 0.5"),
+        (
+            lambda: Smoother(MODEL, 0.5, 2),
+            TypeError,
+            "law must be a noise.Law, such as .*, got 0.5",
+        ),
         (
             lambda: Smoother(MODEL, noise.ParameterGaussian(0.5), 2),
             ValueError,

@@ -12,6 +12,7 @@ from typing_extensions import Self, override
 from rsfl._batches import checked_batch
 from rsfl._checks import count, number
 from rsfl.attacks.objective import (
+    attackable,
     checked_labels,
     logits_at,
     smoothed_cross_entropy,
@@ -112,8 +113,7 @@ class Attack(ABC):
             TypeError: smoother is not a Smoother, x is not of a floating point dtype, y not of an
                 integer one.
         """
-        if not isinstance(smoother, Smoother):
-            raise TypeError(f"smoother must be a smooth.Smoother, got {smoother!r}")
+        attackable(smoother)
         x = checked_batch(x)
         checked_labels(y, len(x), smoother.num_classes)
         region = self._region(smoother.law, x)

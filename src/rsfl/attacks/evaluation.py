@@ -10,6 +10,7 @@ from torch import Tensor
 from rsfl._draws import generator
 from rsfl._text import floored, raised
 from rsfl.attacks.attack import Attack
+from rsfl.attacks.objective import attackable
 from rsfl.attacks.verified import attacked
 from rsfl.deform import Deformation
 from rsfl.smooth import (
@@ -118,6 +119,7 @@ def evaluate(
             refuse.
         TypeError: loader yields something else than pairs (x, y).
     """
+    attackable(smoother)
     labels, certificates, points, distances = [], [], [], []
     epsilon, start = attack.epsilon, 0
     one = isinstance(loader, tuple) and any(isinstance(part, Tensor) for part in loader)

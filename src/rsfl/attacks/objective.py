@@ -9,7 +9,27 @@ from torch import Tensor
 from rsfl.deform import Deformation
 from rsfl.smooth import Smoother
 
-__all__ = ["checked_labels", "logits_at", "one_point_gradient", "smoothed_cross_entropy"]
+__all__ = [
+    "attackable",
+    "checked_labels",
+    "logits_at",
+    "one_point_gradient",
+    "smoothed_cross_entropy",
+]
+
+
+def attackable(smoother: object) -> None:
+    """Raise TypeError where something is no smoother under noise on whole inputs."""
+    if not isinstance(smoother, Smoother):
+        raise TypeError(
+            f"smoother must be a smooth.Smoother, such as smooth.GaussianSmoother(model, "
+            f"sigma=0.5, num_classes=10), got {type(smoother).__name__}"
+        )
+    if smoother.touched:
+        raise TypeError(
+            f"smoother must be under noise on whole inputs, got noise on {smoother.touched}: "
+            f"smoother.logits(batch, noise) is what an attack of your own differentiates"
+        )
 
 
 def checked_labels(y: Tensor, rows: int, num_classes: int) -> Tensor:

@@ -65,7 +65,7 @@ _WAY_OUT = {
     "plain-averaging": "use fed.Mean, or groups: fed.train_groups takes any rule",
     "linear-model": "freeze all layers before the last nn.Linear of an nn.Sequential in float64 "
     "(no dropout, no BatchNorm), train a linear layer on frozen features, or use groups: "
-    "fed.train_groups takes any model",
+    "fed.train_groups takes any model, and smooth.JointSmoother adds a changed input",
     "features-named": "say space='features' and give norms of features; for inputs moved or "
     "replaced in any way ask bounds.ClientThreat or bounds.RemovalThreat",
     "update-clip": "give the server an update_clip, such as fed.pilot proposes",

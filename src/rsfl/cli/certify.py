@@ -28,6 +28,7 @@ def _certify(args: argparse.Namespace) -> None:
         logits = calling(
             f"--model {args.model!r} on an input of shape {tuple(x.shape)}", lambda: model(one)
         )
+    logits = getattr(logits, "logits", logits)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(

@@ -1,13 +1,40 @@
 """``rsfl report``: tables, plots and pages of runs."""
 
 import argparse
+from pathlib import Path
+
+import numpy as np
 
 from rsfl import runs
+from rsfl.smooth import JointCertificate
 
 __all__ = ["add_to"]
 
 
+def _joint(args: argparse.Namespace) -> None:
+    """Table and heat map of a joint certificate."""
+    if len(args.paths) != 1 or args.labels is None:
+        raise ValueError(
+            f"a joint certificate (.json) is reported alone and with --labels FILE, which has the "
+            f"true label of each of its inputs on a line, got {args.paths!r}"
+        )
+    certificate = JointCertificate.load(args.paths[0])
+    labels = np.array([int(line) for line in Path(args.labels).read_text().split()])
+    radii = [float(text) for text in args.radii.split(",")]
+    text = runs.joint_table(certificate, labels, radii)
+    if args.plot:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        axes = runs.plot_joint(certificate, labels, title=Path(args.paths[0]).stem)
+        axes.figure.savefig(args.plot, dpi=150)  # type: ignore[union-attr]
+    print(text, flush=True)
+
+
 def _report(args: argparse.Namespace) -> None:
+    if any(path.endswith(".json") for path in args.paths):
+        _joint(args)
+        return
     measure = {"norm": args.norm, "unit": args.unit}
     found = runs.read_runs(args.paths, alpha=args.alpha, runner_up=args.runner_up, **measure)
     radii = [text.strip() for text in args.radii.split(",")]
@@ -46,8 +73,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "paths",
         nargs="+",
-        metavar="DIR_OR_TSV",
-        help="run directories, or files idx label predict radius correct time",
+        metavar="PATH",
+        help="run directories, files idx label predict radius correct time, or one joint "
+        "certificate (.json): clients and inputs at once",
     )
     parser.add_argument(
         "--radii",
@@ -55,8 +83,15 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="R,R,...",
         help="radii of the table (default: 0,0.25,...,1.5)",
     )
+    parser.add_argument(
+        "--labels", metavar="FILE", help="true labels of a joint certificate, one a line"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--plot", metavar="FILE", help="draw the curves (.png, .pdf, .svg)")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw the curves, or the heat map of a joint certificate (.png, .pdf, .svg)",
+    )
     parser.add_argument("--envelope", action="store_true", help="add the best run at each radius")
     parser.add_argument(
         "--evidence",

@@ -1,9 +1,9 @@
 """Federated runs on Flower: the rounds of `rsfl.fed.Server`, carried between machines by somebody
 else's network.
 
-Needs the extra ``rsfl[flower]``. On the server's side `register` asks the nodes who they are and
-`Strategy` carries a `Server` out over a grid; on the clients' side `client_app` makes a ClientApp
-of a model and a `Client`.
+Needs the extra ``rsfl[flower]``. On the server's side `register` asks the nodes who they are,
+`Strategy` carries a `Server` out over a grid, and `Groups` a run for each group of its clients; on
+the clients' side `client_app` makes a ClientApp of a model and a `Client`.
 """
 
 from __future__ import (
@@ -23,6 +23,8 @@ from torch import nn
 from rsfl._checks import count, number
 from rsfl.fed import flower_messages as messages
 from rsfl.fed.client import Client, Member, Remote
+from rsfl.fed.flower_groups import Groups
+from rsfl.fed.flower_rounds import Carried, Seats
 from rsfl.fed.layout import Layout
 from rsfl.fed.result import Result
 from rsfl.fed.rounds import Rounds
@@ -36,7 +38,6 @@ try:
         ConfigRecord,
         Context,
         Message,
-        MessageType,
         MetricRecord,
         RecordDict,
     )
@@ -48,7 +49,7 @@ except ImportError as error:  # pragma: no cover
         "rsfl.fed.flower needs Flower: pip install 'rsfl[flower]' (Python 3.11 or newer)"
     ) from error
 
-__all__ = ["Strategy", "client_app", "register"]
+__all__ = ["Groups", "Strategy", "client_app", "register"]
 
 _LOG = logging.getLogger("flwr")
 
@@ -205,18 +206,11 @@ class Strategy(Base):  # type: ignore[misc]
         nodes: Mapping[int, int] | None = None,
         reply_timeout: float = 60.0,
     ):
-        self._rounds = Rounds(
-            server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint
+        self._carried = Carried(
+            Rounds(server, rounds, exclude=exclude, evaluate=evaluate, checkpoint=checkpoint)
         )
-        if self._rounds.layout.dtype == torch.bfloat16:
-            raise ValueError(
-                "model must be of a type that NumPy has, for Flower to send it, got torch.bfloat16"
-            )
-        self._nodes = nodes
-        self._reply_timeout = number("reply_timeout", reply_timeout, 0.0, open_low=True)
-        self._claims: dict[int, Remote | None] = {}
-        self._invited: list[Member] = []
-        self._sent: list[Message | None] = []
+        self._rounds = self._carried.rounds
+        self._seats = Seats(nodes, reply_timeout)
 
     def run(self, grid: Grid) -> Result:
         """Carry the run out, or take it up where the checkpoint left it.
@@ -230,7 +224,10 @@ class Strategy(Base):  # type: ignore[misc]
         if self._rounds.left:
             timeout = self._rounds.settings.timeout
             self.start(
-                grid, self._arrays(), self._rounds.left, timeout=inf if timeout is None else timeout
+                grid,
+                self._carried.arrays(),
+                self._rounds.left,
+                timeout=inf if timeout is None else timeout,
             )
         return self._rounds.result()
 
@@ -259,50 +256,19 @@ class Strategy(Base):  # type: ignore[misc]
             raise ValueError(
                 "arrays must be the model of the run: start it by run(grid), not by start(...)"
             )
-        self._invited, starts, tasks = self._rounds.invite()
-        seats, records, self._sent = (
-            self._seats(grid),
-            {id(self._rounds.state.broadcast): arrays},
-            [],
-        )
-        for one, start, task in zip(self._invited, starts, tasks, strict=True):
-            if one.id not in seats:
-                self._sent.append(None)
-                continue
-            if id(start) not in records:
-                records[id(start)] = messages.record(self._rounds.layout.split(start))
-            told = {**config, "round": task.round, "client": task.client, "seed": task.seed}
-            if task.lr is not None:
-                told["lr"] = task.lr
-            if task.max_input_norm < inf:
-                told["max_input_norm"] = task.max_input_norm
-            content = RecordDict({"arrays": records[id(start)], "config": ConfigRecord(told)})
-            if task.center:
-                content["center"] = arrays
-            self._sent.append(
-                Message(content, seats[one.id], MessageType.TRAIN, group_id=str(task.round))
-            )
-        return [message for message in self._sent if message is not None]
+        return self._carried.invite(self._seats(grid), arrays, config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The model that is sent next, and what became of the round."""
-        answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
-        heard = [
-            # Flower gives a message its number when it is sent.
-            Failure("was not connected")
-            if sent is None
-            else messages.reply(answers.get(sent.metadata.message_id))
-            for sent in self._sent
-        ]
-        entry = self._rounds.conclude(enumerate(heard))
+        entry = self._carried.conclude(replies)
         fates = [one.outcome for one in entry.round.participants]
         told = {
             "round": entry.round.index,
             **{fate: fates.count(fate) for fate in dict.fromkeys(fates)},
         }
-        return self._arrays(), MetricRecord(
+        return self._carried.arrays(), MetricRecord(
             {**told, **{name: float(v) for name, v in entry.metrics.items()}}
         )
 
@@ -317,20 +283,3 @@ class Strategy(Base):  # type: ignore[misc]
     ) -> MetricRecord | None:
         """Nothing: no client was asked."""
         return None
-
-    def _arrays(self) -> ArrayRecord:
-        """What the next round sends."""
-        return messages.record(self._rounds.layout.split(self._rounds.state.broadcast))
-
-    def _seats(self, grid: Grid) -> dict[int, int]:
-        """The connected node of each client, by its id: the first that claimed it, among those
-        still there."""
-        connected = set(grid.get_node_ids())
-        if self._nodes is not None:
-            return {id_: node for id_, node in self._nodes.items() if node in connected}
-        self._claims |= messages.ask(grid, connected - set(self._claims), self._reply_timeout)
-        seats: dict[int, int] = {}
-        for node, claim in self._claims.items():
-            if claim is not None and node in connected:
-                seats.setdefault(claim.id, node)
-        return seats

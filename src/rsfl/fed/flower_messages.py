@@ -8,7 +8,7 @@ from __future__ import (
     annotations,  # the documentation is built without Flower, whose names then are no types
 )
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ except ImportError as error:  # pragma: no cover
         "rsfl.fed.flower needs Flower: pip install 'rsfl[flower]' (Python 3.11 or newer)"
     ) from error
 
-__all__ = ["ask", "record", "reply", "tensors"]
+__all__ = ["answer", "answers", "ask", "record", "reply", "tensors"]
 
 
 def ask(grid: Grid, nodes: Collection[int], reply_timeout: float) -> dict[int, Remote | None]:
@@ -35,30 +35,45 @@ def ask(grid: Grid, nodes: Collection[int], reply_timeout: float) -> dict[int, R
     replies = (
         grid.send_and_receive(list(questions.values()), timeout=reply_timeout) if questions else []
     )
-    answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
-    claims = {
-        node: answers.get(question.metadata.message_id) for node, question in questions.items()
-    }
-    return {node: _claim(answer) for node, answer in claims.items() if answer is not None}
+    heard = answers(replies)
+    claims = {node: answer(question, heard) for node, question in questions.items()}
+    return {node: _claim(one) for node, one in claims.items() if one is not None}
 
 
-def _claim(answer: Message) -> Remote | None:
+def answers(replies: Iterable[Message]) -> dict[str, list[Message]]:
+    """Answers by the number of the message that they say they are to."""
+    found: dict[str, list[Message]] = {}
+    for one in replies:
+        found.setdefault(one.metadata.reply_to_message_id, []).append(one)
+    return found
+
+
+def answer(sent: Message, heard: Mapping[str, Sequence[Message]]) -> Message | None:
+    """The answer to a message: of the node that it was sent to, or the network's word that there
+    is none. Nobody answers for somebody else."""
+    # Flower gives a message its number when it is sent.
+    candidates = heard.get(sent.metadata.message_id, [])
+    own = [one for one in candidates if one.metadata.src_node_id == sent.metadata.dst_node_id]
+    return next(iter([*own, *(one for one in candidates if one.has_error())]), None)
+
+
+def _claim(found: Message) -> Remote | None:
     try:
-        said = answer.content.config_records["client"]
+        said = found.content.config_records["client"]
         return Remote(said["id"], said["size"], input_norm=said["input_norm"])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def reply(answer: Message | None) -> Any:
+def reply(found: Message | None) -> Any:
     """What a client sent, in the form that `Rounds.conclude` screens."""
-    if answer is None:
+    if found is None:
         return Failure("was late")
-    if answer.has_error():
-        return Failure(f"failed: {answer.error.reason}")
-    if "failure" in answer.content.config_records:
-        return Failure(f"raised {answer.content.config_records['failure'].get('raised')}")
-    arrays = answer.content.array_records.get("arrays")
+    if found.has_error():
+        return Failure(f"failed: {found.error.reason}")
+    if "failure" in found.content.config_records:
+        return Failure(f"raised {found.content.config_records['failure'].get('raised')}")
+    arrays = found.content.array_records.get("arrays")
     return None if arrays is None else tensors(arrays)
 
 

@@ -14,7 +14,8 @@ from rsfl import _draws, _heap
 from rsfl._checks import count, number
 from rsfl._progress import progress as shown_progress
 from rsfl.assumptions import DEALT_GROUPS, DISJOINT_GROUPS, SEPARATE_GROUPS, Assumption
-from rsfl.fed.client import Client, Member
+from rsfl.fed.abreast import Abreast, Asked
+from rsfl.fed.client import Client, Member, Remote
 from rsfl.fed.ensemble import GroupVote
 from rsfl.fed.faults import told, watched
 from rsfl.fed.layout import Layout
@@ -125,7 +126,8 @@ def train_groups(  # noqa: PLR0913  # a run's settings
 
     Groups must not reach one another. Where model, rule, clients, trainers and losses are torch's
     and rsfl's own, which keep nothing from one call to the next, all groups train in this
-    process, each in stacks of its own clients where that gives the same result. Code of yours could
+    process, in stacks where that gives the same result: of clients of one group, or of one client
+    of every group where nobody's numbers depend on anybody else's. Code of yours could
     keep something (a rule its velocity, a trainer a buffer, in itself or in its module): then each
     group has a process of its own, forked from this one, which ends with it. An exception, an exit
     or a crash there ends this group alone; so does a client that hangs, with a ``timeout``.
@@ -177,7 +179,9 @@ def train_groups(  # noqa: PLR0913  # a run's settings
     if processes:
         carried_out(parts, rounds, processes, timeout, progress)
     else:
-        _here(parts, server.model, rounds, progress)
+        # A client that is alone has no group: how many there are is then no setting.
+        abreast = Abreast(server.model, groups if groups < len(server.clients) else 0)
+        _here(parts, abreast, rounds, progress)
     return voting(server.model, everyone, parts, num_classes, kept_apart(server, groups, roster))
 
 
@@ -266,7 +270,7 @@ def decided(server: Settings, rounds: int) -> Settings:
     clients: list[Member] = []
     for one in server.clients:
         trainer = one.trainer
-        if isinstance(one, Client) and isinstance(trainer, SGD) and callable(trainer.lr):
+        if isinstance(one, (Client, Remote)) and isinstance(trainer, SGD) and callable(trainer.lr):
             table = _Table(plan.lr[one.id])
             known = trainers.setdefault(id(trainer), replace(trainer, lr=table))
             clients.append(replace(one, trainer=known))
@@ -275,27 +279,44 @@ def decided(server: Settings, rounds: int) -> Settings:
     return replace(server, clients=clients, **decided)
 
 
-def _here(everyone: Sequence[Group], model: nn.Module, rounds: int, progress: bool) -> None:
+def _here(everyone: Sequence[Group], abreast: Abreast, rounds: int, progress: bool) -> None:
     """Carry all groups out in this process, a round of all of them at once."""
     runs = {one.number: one.rounds(rounds) for one in everyone}
     groups = {one.number: one for one in everyone}
     told_ = shown_progress(rounds, shown=progress, what="groups", unit="round", initial=0)
     with _heap.kept(), watched(), told_ as bar:
         while active := [at for at, run in runs.items() if run.left and not groups[at].failure]:
-            _round({at: runs[at] for at in active}, groups, model)
+            _round({at: runs[at] for at in active}, groups, abreast)
             bar.update(1)
     for at, run in runs.items():
         if not groups[at].failure:
             groups[at].done(run)
 
 
-def _round(runs: Mapping[int, Rounds], groups: Mapping[int, Group], model: nn.Module) -> None:
-    """One round of each run. A stack holds clients of one group alone: who is in it decides how its
-    sums are rounded, and no group may depend on another one's clients, not to the last bit."""
+def _round(runs: Mapping[int, Rounds], groups: Mapping[int, Group], abreast: Abreast) -> None:
+    """One round of each run. Who else is in a stack decides how its sums are rounded, and no group
+    may depend on another one's clients, not to the last bit: stacks hold clients of one group
+    alone, or of all groups abreast."""
+    asked: dict[int, Asked] = {}
     for at, run in runs.items():
         try:
-            members, starts, tasks = run.invite()
-            stacked, apart = run.settings.stacked, run.apart
-            run.conclude(train(model, members, starts, tasks, stacked=stacked, apart=apart))
+            asked[at] = Asked(*run.invite(), run.apart)
+        except Exception as error:
+            groups[at].failure = told(error)
+    stacked = {at: one for at, one in asked.items() if runs[at].settings.stacked}
+    ready = abreast.fit(stacked)
+    for at, one in asked.items():
+        run = runs[at]
+        replies = train(
+            abreast.model,
+            one.participants,
+            one.starts,
+            one.tasks,
+            stacked=run.settings.stacked,
+            apart=one.apart,
+            ready=ready.pop(at, {}),
+        )
+        try:
+            run.conclude(replies)
         except Exception as error:
             groups[at].failure = told(error)

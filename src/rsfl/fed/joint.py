@@ -101,13 +101,13 @@ class LinearJudge(Judge):
         for found in moved:
             named += [OF_TRAINING[name] for name in (*found.checked, *found.trusted)]
         named += [FROZEN_FEATURES] if features is not None else []
-        classes = next(p for p in reversed(list(model.parameters()))).shape[0]
+        last = next(p for p in reversed(list(model.parameters())))
         ladder = (_NOBODY, *(str(found.threat) for found in moved))
-        super().__init__(classes, ladder, tuple(dict.fromkeys(named)))
+        super().__init__(last.shape[0], ladder, tuple(dict.fromkeys(named)))
         self.features, self.linear = features, deepcopy(model)
-        self.register_buffer(
-            "thresholds", torch.tensor([found.value for found in moved], dtype=torch.float64)
-        )
+        values = [found.value for found in moved]
+        thresholds = torch.tensor(values, dtype=torch.float64, device=last.device)
+        self.register_buffer("thresholds", thresholds)
 
     thresholds: Tensor
 

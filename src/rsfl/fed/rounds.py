@@ -330,10 +330,11 @@ class Rounds:
 
     def _noise(self, index: int, sigma: float) -> Tensor:
         """The server's noise after a round, one value per trained parameter."""
+        device = self.state.broadcast.device
         if not sigma:
-            return torch.zeros(1, dtype=torch.float64)
+            return torch.zeros(1, dtype=torch.float64, device=device)
         normal = _draws.rng(self.settings.seed, index, "noise").standard_normal(self.layout.trained)
-        return torch.from_numpy(sigma * normal).to(next(self.settings.model.parameters()).device)
+        return torch.from_numpy(sigma * normal).to(device)
 
     def _identity(self) -> dict[str, str]:
         """What tells this run from others, part by part."""

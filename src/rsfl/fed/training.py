@@ -27,10 +27,10 @@ from rsfl.fed.ours import is_ours
 from rsfl.fed.trainer import SGD, Stackable, Task
 from rsfl.train import CrossEntropy
 
-__all__ = ["Failure", "fit_alone", "train"]
+__all__ = ["STACK", "Failure", "fit_alone", "fit_stacked", "kind", "stackable", "train"]
 
 # Numbers in the parameters or in a batch of a stack: bounds its memory, and gains nothing beyond.
-_STACK = 1 << 22
+STACK = 1 << 22
 
 # Multiplications in the convolutions of a client's batch, beyond which a CPU takes longer for a
 # stack than for its clients: it has no good way to convolve images with weights of their own.
@@ -52,6 +52,7 @@ def train(
     stacked: bool = True,
     apart: Collection[int] = (),
     timeout: float | None = None,
+    ready: Mapping[int, Any] | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """What each participant sends back, by its position: its exchanged tensors by name, or a
     `Failure`, or anything at all. Whoever takes them one by one holds no more than a stack.
@@ -69,21 +70,23 @@ def train(
         stacked: Whether clients may be trained together.
         apart: Ids of clients that train one by one in any case.
         timeout: Seconds after which a client is given up; such clients train one by one.
+        ready: What some of them send, by position, who have trained already.
     """
     layout = Layout.of(model)
-    done: set[int] = set()
+    done: set[int] = set(ready or {})
+    yield from (ready or {}).items()
     together = stacked and timeout is None and not any(True for _ in model.buffers())
     honest = [
         i
         for i, (one, task) in enumerate(zip(participants, tasks, strict=True))
-        if together and task.poison is None and one.id not in apart
+        if together and i not in done and task.poison is None and one.id not in apart
     ]
     stacks = _groups([participants[i] for i in honest], [tasks[i] for i in honest], layout, model)
     for members in stacks:
         group = [honest[k] for k in members]
         chosen = [participants[i] for i in group]
         try:
-            rows = _fit_stacked(
+            rows = fit_stacked(
                 model,
                 layout,
                 chosen,
@@ -177,29 +180,40 @@ def _groups(
     by_sample = _by_sample(model)
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for i, one in enumerate(participants):
-        if (
-            type(one) is Client
-            and is_ours(one, Client)
-            and type(one.trainer) is SGD
-            and is_ours(one.trainer, SGD)
-            and isinstance(one.trainer.loss, Stackable)
-        ):
-            sizes = () if by_sample else one.trainer.batch_sizes(one.size)
-            data = one.x.shape[1:], one.x.dtype, one.x.device, one.y.dtype
+        if stackable(one):
+            client: Any = one
+            sizes = () if by_sample else client.trainer.batch_sizes(one.size)
             center = id(tasks[i].center) if tasks[i].center else None
-            groups[_kind(one.trainer), tasks[i].lr, center, data, sizes].append(i)
+            groups[kind(client, tasks[i]), center, sizes].append(i)
     for group in groups.values():
         first: Any = participants[group[0]]
         width = min(first.trainer.batch_size or inf, max(participants[i].size for i in group))
         if width * _convolved(model, first.x) > _CONVOLVED:
             continue
-        size = int(_STACK // max(layout.trained, width * first.x[0].numel())) + 1
+        size = int(STACK // max(layout.trained, width * first.x[0].numel())) + 1
         for start in range(0, len(group), size):
             if len(group[start : start + size]) > 1:
                 yield group[start : start + size]
 
 
-def _kind(trainer: SGD) -> Hashable:
+def stackable(one: Member) -> bool:
+    """Whether a client trains by steps that many can take at once."""
+    return (
+        type(one) is Client
+        and is_ours(one, Client)
+        and type(one.trainer) is SGD
+        and is_ours(one.trainer, SGD)
+        and isinstance(one.trainer.loss, Stackable)
+    )
+
+
+def kind(client: Client, task: Task) -> Hashable:
+    """The same for clients whose steps are the same, on inputs of one kind."""
+    data = client.x.shape[1:], client.x.dtype, client.x.device, client.y.dtype
+    return _steps(client.trainer), task.lr, data  # type: ignore[arg-type]
+
+
+def _steps(trainer: SGD) -> Hashable:
     """The same for trainers that do the same: groups of clients have copies of their own."""
     loss: Any = trainer.loss
     if not is_ours(loss, CrossEntropy) or loss.law is not None:
@@ -211,20 +225,37 @@ def _kind(trainer: SGD) -> Hashable:
     return (rate, *steps, trainer.momentum, named, trainer.mixture)
 
 
-def _fit_stacked(
-    model: nn.Module, layout: Layout, clients: Sequence[Any], starts: Tensor, tasks: Sequence[Task]
+def fit_stacked(
+    model: nn.Module,
+    layout: Layout,
+    clients: Sequence[Any],
+    starts: Tensor,
+    tasks: Sequence[Task],
+    width: int | None = None,
 ) -> Tensor:
     """The vectors (C, d) of clients trained as one by their common trainer, whose steps are those
-    of `SGD`."""
+    of `SGD`.
+
+    Args:
+        model: The architecture.
+        layout: Its parameters as a vector.
+        clients: Who trains.
+        starts: What each starts from (C, d).
+        tasks: What each is told.
+        width: Of every batch, where shapes must not depend on who is in the stack: then each stays
+            in its place, and takes no step after its last.
+    """
     trainer: SGD = clients[0].trainer
     pointwise: Any = trainer.loss
     schedules = [
         trainer.batches(client.size, task) for client, task in zip(clients, tasks, strict=True)
     ]
     # Longest schedules first: the clients that still train are always the first so many rows.
-    order = sorted(range(len(clients)), key=lambda i: -len(schedules[i]))
+    order = list(range(len(clients)))
+    if width is None:
+        order.sort(key=lambda i: -len(schedules[i]))
     schedules = [schedules[i] for i in order]
-    batches = _Batches([clients[i] for i in order], [tasks[i] for i in order], schedules)
+    batches = _Batches([clients[i] for i in order], [tasks[i] for i in order], schedules, width)
     values = {name: value.clone() for name, value in layout.split(starts[order]).items()}
     velocities = (
         {name: torch.zeros_like(value) for name, value in values.items()}
@@ -235,11 +266,14 @@ def _fit_stacked(
     skeleton = deepcopy(model).train().requires_grad_(False)
 
     gradients = _by_hand(model, pointwise, values) or _by_autograd(skeleton, pointwise)
-    for step in range(len(schedules[0])):
-        active = sum(len(schedule) > step for schedule in schedules)
+    for step in range(max(map(len, schedules))):
+        goes_on = torch.tensor([len(schedule) > step for schedule in schedules])
+        active = int(goes_on.sum()) if width is None else len(clients)
+        done = ~goes_on[:active]
         now = {name: value[:active] for name, value in values.items()}
         downhill = gradients(now, *batches(step, active, layout.dtype))
         with torch.no_grad():
+            ends = [value[done] for value in now.values()] if bool(done.any()) else []
             trainer.descend(
                 list(now.values()),
                 downhill,
@@ -248,6 +282,8 @@ def _fit_stacked(
                 [tasks[0].center.get(name, value) for name, value in now.items()],
                 lr,
             )
+            for value, end in zip(now.values(), ends, strict=False):
+                value[done] = end
     rows = torch.empty_like(starts)
     rows[order] = torch.cat([value.flatten(1) for value in values.values()], dim=1)
     return rows
@@ -305,7 +341,11 @@ class _Batches:
     each sample (C, B)."""
 
     def __init__(
-        self, clients: Sequence[Client], tasks: Sequence[Task], schedules: Sequence[Sequence[Int64]]
+        self,
+        clients: Sequence[Client],
+        tasks: Sequence[Task],
+        schedules: Sequence[Sequence[Int64]],
+        width: int | None = None,
     ) -> None:
         x, y = clients[0].x, clients[0].y
         self.clients = clients
@@ -315,18 +355,22 @@ class _Batches:
         as_it_is = type(self.loss) is CrossEntropy and self.loss.law is None
         self.gathered = shared and as_it_is  # one look-up serves all the clients
         self.lengths = [np.array([len(batch) for batch in schedule]) for schedule in schedules]
-        width = np.arange(max(lengths.max() for lengths in self.lengths))
+        self.width = width
+        places = np.arange(width or max(lengths.max() for lengths in self.lengths))
         self.places = []
         for client, schedule, lengths in zip(clients, schedules, self.lengths, strict=True):
             # A short batch is filled up with its own first sample, which then weighs nothing.
-            inside = width < lengths[:, None]
-            drawn = np.concatenate(schedule)[(lengths.cumsum() - lengths)[:, None] + width * inside]
+            inside = places < lengths[:, None]
+            firsts = (lengths.cumsum() - lengths)[:, None]
+            drawn = np.concatenate(schedule)[firsts + places * inside]
             self.places.append(torch.from_numpy(client.where[drawn]).to(x.device))
 
     def __call__(self, step: int, active: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """The batches of the first ``active`` clients in a step."""
-        lengths = np.array([lengths[step] for lengths in self.lengths[:active]])
-        where = torch.stack([places[step, : lengths.max()] for places in self.places[:active]])
+        """The batches of the first ``active`` clients in a step; the last again of who is done."""
+        steps = [min(step, len(lengths) - 1) for lengths in self.lengths[:active]]
+        lengths = np.array([own[at] for own, at in zip(self.lengths, steps, strict=False)])
+        width = self.width or lengths.max()
+        where = torch.stack([own[at, :width] for own, at in zip(self.places, steps, strict=False)])
         inside = np.arange(where.shape[1]) < lengths[:, None]
         shares = torch.from_numpy(inside / lengths[:, None]).to(where.device, dtype)
         if self.gathered:

@@ -93,7 +93,7 @@ def example(item: Any, model: nn.Module | None) -> tuple[Any, int]:
     if (parts := structure(model)) is not None:
         return x if isinstance(x, Inputs) else parts.single(x), count("y", y)
     if isinstance(x, Mapping) or type(x).__module__.partition(".")[0] == "PIL":
-        raise TypeError(f"x must be a tensor, got {_kind(x)}")
+        raise TypeError(f"x must be a tensor, got {_input(x)}")
     x = torch.as_tensor(x)
     own = () if model is None else model.parameters()
     device = next((p.device for p in own), x.device)
@@ -109,9 +109,28 @@ def labelled(y: int, num_classes: int) -> None:
 def _kind(item: Any) -> str:
     """What something is that is no pair or no tensor, with the way to one where it is known."""
     if type(item).__module__.partition(".")[0] == "PIL":
-        return "a PIL image: torchvision.transforms.ToTensor() makes a tensor of it"
+        return (
+            "a PIL image: torchvision.transforms.ToTensor() makes a tensor of it, and "
+            "runs.Mapped(dataset, function) the pairs"
+        )
     if isinstance(item, Mapping):
-        return f"a mapping of {sorted(map(str, item))}: give the pair of two of them"
+        return (
+            f"a mapping of {sorted(map(str, item))}: give the pair of two of them, by "
+            f"runs.Mapped(dataset, function)"
+        )
     if isinstance(item, tuple | list):
-        return f"{len(item)} entries: give the two that are input and label"
+        return (
+            f"{len(item)} entries: give the two that are input and label, by "
+            f"runs.Mapped(dataset, function)"
+        )
     return type(item).__name__
+
+
+def _input(x: Any) -> str:
+    """What something is that is no tensor, where the model takes one."""
+    if not isinstance(x, Mapping):
+        return _kind(x)
+    return (
+        f"a mapping of {sorted(map(str, x))}: for a model of several inputs, say what carries "
+        f"noise by smooth.Parts(model, 'name'), or smooth.At(model, 'name of a module')"
+    )

@@ -45,7 +45,17 @@ def as_model(model: Any) -> nn.Module:
         return model
     if isinstance(model, type):
         raise TypeError(f"model must be a model, got the class {model.__name__}: call it first")
-    if not callable(model) or hasattr(model, "certify"):
+    if hasattr(model, "certify"):
+        raise TypeError(
+            f"model must be what a smoother is made of, got {model!r}: "
+            f"smoother.module(samples=100) is a smoothed classifier as a module"
+        )
+    if isinstance(model, Mapping):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got a {type(model).__name__}: "
+            f"model.load_state_dict takes weights"
+        )
+    if not callable(model):
         raise TypeError(
             f"model must be a torch.nn.Module or a function from batches to logits, got {model!r}"
         )

@@ -275,6 +275,8 @@ class GaussianSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         sigma: Standard deviation of the noise, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        preprocessing: (mean, std) that the model expects: see :class:`Smoother`.
+        bounds: (low, high) of every coordinate; radii are then in pixels.
         spot_check: See :class:`Smoother`.
     """
 
@@ -284,9 +286,18 @@ class GaussianSmoother(Smoother):
         sigma: float,
         num_classes: int,
         *,
+        preprocessing: Preprocessing | None = None,
+        bounds: tuple[float, float] | None = None,
         spot_check: bool = True,
     ) -> None:
-        super().__init__(model, Gaussian(sigma), num_classes, spot_check=spot_check)
+        super().__init__(
+            model,
+            Gaussian(sigma),
+            num_classes,
+            preprocessing=preprocessing,
+            bounds=bounds,
+            spot_check=spot_check,
+        )
 
 
 class UniformSmoother(Smoother):
@@ -296,6 +307,8 @@ class UniformSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         half_width: Half the side of the cube, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        preprocessing: (mean, std) that the model expects: see :class:`Smoother`.
+        bounds: (low, high) of every coordinate; radii are then in pixels.
         spot_check: See :class:`Smoother`.
     """
 
@@ -305,9 +318,18 @@ class UniformSmoother(Smoother):
         half_width: float,
         num_classes: int,
         *,
+        preprocessing: Preprocessing | None = None,
+        bounds: tuple[float, float] | None = None,
         spot_check: bool = True,
     ) -> None:
-        super().__init__(model, Uniform(half_width), num_classes, spot_check=spot_check)
+        super().__init__(
+            model,
+            Uniform(half_width),
+            num_classes,
+            preprocessing=preprocessing,
+            bounds=bounds,
+            spot_check=spot_check,
+        )
 
 
 class LaplaceSmoother(Smoother):
@@ -317,6 +339,8 @@ class LaplaceSmoother(Smoother):
         model: Maps a batch of inputs to logits.
         scale: Scale of the noise, in units of the inputs given to the smoother.
         num_classes: Width of the logits.
+        preprocessing: (mean, std) that the model expects: see :class:`Smoother`.
+        bounds: (low, high) of every coordinate; radii are then in pixels.
         spot_check: See :class:`Smoother`.
     """
 
@@ -326,9 +350,18 @@ class LaplaceSmoother(Smoother):
         scale: float,
         num_classes: int,
         *,
+        preprocessing: Preprocessing | None = None,
+        bounds: tuple[float, float] | None = None,
         spot_check: bool = True,
     ) -> None:
-        super().__init__(model, Laplace(scale), num_classes, spot_check=spot_check)
+        super().__init__(
+            model,
+            Laplace(scale),
+            num_classes,
+            preprocessing=preprocessing,
+            bounds=bounds,
+            spot_check=spot_check,
+        )
 
 
 class DeformationSmoother(Smoother):

@@ -93,6 +93,8 @@ def orbit_ballot(
         raise ValueError(
             f"the law must be one of l2 on inputs of any value, such as noise.Gaussian, got {law}"
         )
+    if voter.touched:
+        raise ValueError(f"pictures must be the whole input, got noise on {voter.touched}")
     if not isinstance(family, Orbit):
         raise TypeError(f"family must be an orbit, such as orbit.Rotations(0.5), got {family!r}")
     allowance = number("allowance", allowance, 0, np.inf, open_high=True)

@@ -14,6 +14,7 @@ from rsfl._checks import count
 from rsfl._draws import rekey
 from rsfl._models import affine_layer, as_given, held_elsewhere, voting, widened
 from rsfl.noise import ParameterGaussian
+from rsfl.smooth.module import structure
 from rsfl.smooth.spot import asked_twice, probes, unanswered
 from rsfl.smooth.voter import Voter
 from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, tally
@@ -68,6 +69,11 @@ class ParameterSmoother(Voter):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        if structure(model) is not None:
+            raise TypeError(
+                f"model must take one tensor, got {type(model).__name__}: noise on parameters "
+                f"touches no part of an input, so build the rest into a module"
+            )
         places: dict[nn.Module, str] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             if (first := places.setdefault(module, name)) != name:

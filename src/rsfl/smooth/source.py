@@ -37,7 +37,7 @@ class Source(ABC):
         spot_check: bool = True,
     ) -> None:
         if not isinstance(law, Law):
-            raise TypeError(f"law must be a noise.Law, got {law!r}")
+            raise TypeError(f"law must be a noise.Law, such as noise.Gaussian(0.25), got {law!r}")
         self.law = law
         self.num_classes = count("num_classes", num_classes, 1)
         self.model = model

@@ -115,10 +115,15 @@ def checked_logits(logits: object, rows: int, num_classes: int) -> Tensor:
     num_classes)."""
     logits = answered(logits)
     if logits.shape != (rows, num_classes):
+        way = ""
+        if logits.shape in ((rows,), (rows, 1)):
+            way = (
+                ": a single logit z of two classes is torch.stack([0 * z, z], 1), and labels alone "
+                "are counted by a smooth.Voter of your own"
+            )
         raise ValueError(
             f"model must return logits of shape ({rows}, {num_classes}) for "
-            f"num_classes={num_classes}, "
-            f"got {tuple(logits.shape)}"
+            f"num_classes={num_classes}, got {tuple(logits.shape)}{way}"
         )
     return logits
 
