@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rsfl import _draws
 from rsfl._checks import Int64
 from rsfl._models import affine_layer
-from rsfl.attacks.objective import checked_labels
+from rsfl.attacks import checked_labels
 from rsfl.fed.client import Client, Member
 from rsfl.fed.faults import theirs, told
 from rsfl.fed.layout import Layout
