@@ -311,3 +311,9 @@ def test_bad_types_are_named(law):
         radius(law, "0.9")
     with pytest.raises(TypeError, match=f"{LAWS[law][1]} must be a real number"):
         radius(law, 0.9, scale=None)
+
+
+def test_only_certainty_on_both_sides_has_no_limit_by_the_renyi_divergence():
+    assert bounds.li_radius(1.0, 0.0, sigma=0.5) == np.inf
+    assert bounds.li_radius(1.0, 1e-300, sigma=0.5) < np.inf
+    assert bounds.li_radius(1 - 2.0**-53, 0.0, sigma=0.5) < np.inf
