@@ -8,6 +8,8 @@ import torch
 from models import MODELS
 from torch import nn
 
+from rsfl import fed
+
 SIZE = 12
 X = torch.linspace(-0.9, 1.7, SIZE)[:, None]
 LABELS = [0] * 6 + [1] * 3 + [2, 1, 3]
@@ -61,6 +63,17 @@ def wide():
 
 def flat():
     return nn.Flatten(0)
+
+
+def server():
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    model = nn.Linear(3, 2).double()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    clients = fed.clients(
+        x, (x[:, 0] > 0).long(), fed.partition.equal(60, 6), fed.SGD(lr=0.1, batch_size=4)
+    )
+    return fed.Server(model, clients, fraction=0.5, noise_std=0.01, clip=1.0)
 
 
 def broken():

@@ -72,6 +72,11 @@ def test_each_law_owns_its_norm_and_radius():
     ("law", "words"),
     [
         (lambda: noise.Gaussian(0.0), r"sigma must lie in \(0, inf\), got 0.0"),
+        (lambda: noise.Gaussian(np.inf), r"sigma must lie in \(0, inf\), got inf"),
+        (lambda: noise.Uniform(np.inf), r"half_width must lie in \(0, inf\), got inf"),
+        (lambda: noise.Laplace(np.inf), r"scale must lie in \(0, inf\), got inf"),
+        (lambda: noise.Uniform(0.0), r"half_width must lie in \(0, inf\), got 0.0"),
+        (lambda: noise.Laplace(0.0), r"scale must lie in \(0, inf\), got 0.0"),
         (lambda: noise.Uniform(-1.0), r"half_width must lie in \(0, inf\), got -1.0"),
         (lambda: noise.Laplace(np.nan), r"scale must lie in \(0, inf\), got nan"),
         (lambda: noise.RoundedGaussian(np.inf), r"sigma must lie in \(0, inf\), got inf"),

@@ -162,7 +162,7 @@ SCALES = {
     "small": Scale(
         "small_cnn", images=8400, devices=30, active=3, rounds=14, lr=0.1, stride=25, n=300
     ),
-    "mnist": Scale("mnist", 60_000, active=50, rounds=12, lr=0.3, n=1000),
+    "mnist": Scale("mnist", 60_000, active=10, rounds=20, lr=0.3, n=1000),
     "paper": Scale(),
 }
 SEEDS = {"mnist": 3}
@@ -185,8 +185,8 @@ DIFFERS = {
     "mnist": [
         "MNIST, a network of two convolutions; learning rate .3, the best of three with noise "
         "alone",
-        "1000 devices of 500 images, 50 of which work in a round, 12 rounds: as many samples in "
-        "all as six passes",
+        "1000 devices of 500 images, 10 of which work in a round, 20 rounds: as many samples in "
+        "all as two passes",
         "sigma = .5 and epsilon = 255 / 255 alone; the ablation by the stochastic estimator",
         "500 test images (every 20th), n0 = 100, n = 1000: no radius above 2.46 sigma",
     ],

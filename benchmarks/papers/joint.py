@@ -38,7 +38,7 @@ from rsfl._draws import generator
 from rsfl.noise import Gaussian
 from rsfl.smooth import JointBallot, JointSmoother
 
-SEED, ALPHA, CLASSES, COPIES, FEATURES, BATCH = 0, 0.001, 10, 8, 128, 200
+SEED, ALPHA, CLASSES, COPIES, FEATURES, BATCH = 0, 0.001, 10, 4, 128, 200
 EPSILON = 0.25  # budget of the attack in training, in l2
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
 RUNGS = (0, 1, 2, 5, 10, 20, 30, 40, 50)

@@ -739,3 +739,27 @@ def test_a_harder_ledger_is_never_bounded_by_less(rounds, threat, name):
     else:
         harder = with_(lambda p: replace(p, **{name: getattr(p, name) * 1.5}))
         assert value(with_(lambda p: p), threat) <= value(harder, threat) * NO_SMALLER
+
+
+@pytest.mark.parametrize("clients", [2, 3, 40, 400])
+@pytest.mark.parametrize("step", [1.0, 0.3])
+def test_one_removal_in_one_round_is_paid_to_the_last_digit(clients, step):
+    """What is left of a mean: step * gap / (weights of the others), in rational numbers."""
+    rng = np.random.default_rng(clients)
+    for _ in range(5):
+        weights = rng.uniform(0.2, 1, clients)
+        weights /= weights.sum()
+        gaps = rng.uniform(0, 0.1, clients)
+        everyone = [
+            participant(client=i, weight=w, gap=g)
+            for i, (w, g) in enumerate(zip(weights.tolist(), gaps.tolist(), strict=True))
+        ]
+        rounds = [record(participants=everyone, server_step=step)]
+        exact = [
+            Fraction(step) * Fraction(one.gap) / sum(others)
+            for one in everyone[:3]
+            if (others := [Fraction(o.weight) for o in everyone if o is not one])
+        ]
+        named = value(rounds, RemovalThreat(clients=[1]))
+        assert exact[1] <= Fraction(named) <= exact[1] * (1 + Fraction(1, 10**12))
+        assert Fraction(value(rounds, RemovalThreat(at_most=1))) >= max(exact)

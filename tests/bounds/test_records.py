@@ -24,6 +24,11 @@ def test_a_round_survives_json():
     [
         (participant, {"weight": 1.5}, "weight must lie in"),
         (participant, {"lr": 0.0}, "lr must lie in"),
+        (participant, {"lr": np.inf}, "lr must lie in"),
+        (participant, {"momentum": np.inf}, "momentum must lie in"),
+        (participant, {"gap": np.inf}, "gap must lie in"),
+        (participant, {"decay": (0.0, np.inf)}, "decay must lie in"),
+        (record, {"broadcast_norm": np.inf}, "broadcast_norm must lie in"),
         (participant, {"decay": (0.2, 0.1)}, "decay must be the smallest and the largest"),
         (participant, {"decay": 0.1}, "decay must be the smallest and the largest"),
         (participant, {"input_norm": float("nan")}, "input_norm must lie in"),

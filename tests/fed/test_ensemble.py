@@ -641,22 +641,36 @@ def test_a_certificate_is_a_record(tmp_path):
     assert "given-groups (trusted)" in repr(given)
 
 
-@pytest.mark.parametrize("kind", ["linear", "network"])
-def test_votes_of_the_stack_are_those_one_by_one(kind, monkeypatch):
-    monkeypatch.setattr(fed.ensemble, "_FEW", 3000)
+@pytest.mark.parametrize("bias", [True, False])
+def test_votes_of_one_wide_layer_are_those_one_by_one(bias, monkeypatch):
     x = torch.randn(3000, 4, generator=torch.Generator().manual_seed(1))
     models = []
     for seed in range(20):
         torch.manual_seed(seed)
-        model = build(kind)
+        model = nn.Linear(4, 3, bias=bias)
         for p in model.parameters():
             nn.init.normal_(p)
         models.append(model)
-    nn.init.zeros_(list(models[3].parameters())[-2])  # all outputs tie
+    with torch.no_grad():
+        for p in models[3].parameters():
+            p.zero_()  # all outputs tie
+        models[5].weight[1] = models[5].weight[0] * (1 + 1e-7)  # some do, but for rounding
+        models[7].weight[2, 2] = torch.nan
+        models[9].weight *= 1e38
+    asked, alone = [], fed.GroupVote._alone
+    monkeypatch.setattr(
+        fed.GroupVote, "_alone", lambda *these: asked.append(these[1]) or alone(*these)
+    )
     vote = fed.GroupVote(tuple(models), tuple((i,) for i in range(20)), 3)
-    stacked = vote.votes(x)
-    monkeypatch.setattr(fed.ensemble, "_alike", lambda models: False)
-    assert torch.equal(stacked, vote.votes(x))
+    wide = vote.votes(x)
+    assert {3, 7, 9} <= {models.index(model) for model in asked} < set(range(20))
+    monkeypatch.setattr(fed.ensemble, "_layers", lambda models: False)
+    assert torch.equal(wide, vote.votes(x))
+    assert (wide.sum(dim=1) < 20).all()  # not a number: no vote
+    # A layer with a hook, or of a class of its own, is asked alone.
+    monkeypatch.undo()
+    models[0].register_forward_hook(lambda *_: torch.ones(len(x), 3) * torch.tensor([0, 9.0, 0]))
+    assert not torch.equal(vote.votes(x), wide)
 
 
 def _encoder(heads, first):

@@ -226,3 +226,40 @@ def test_samples_that_cannot_be_read_are_the_absence_of_their_client_alone(make)
     fates = server.run(2, progress=False).ledger.fates(1)
     assert fates.pop(9).startswith("absent: raised ")
     assert fates == dict.fromkeys(range(3), "used")
+
+
+class Whole:
+    """A client that sends its whole state dict, as a template of somebody else's does."""
+
+    def __init__(self, client, fixed):
+        self.client, self.fixed = client, fixed
+        self.id, self.size, self.trainer = client.id, client.size, client.trainer
+
+    def fit(self, model, task):
+        return {**model.state_dict(), **self.client.fit(model, task), **self.fixed}
+
+
+@pytest.mark.parametrize("lie", [{}, {"1.num_batches_tracked": torch.tensor(10**9)}])
+def test_what_is_not_exchanged_may_come_back_and_is_not_read(lie):
+    """The counter of BatchNorm, and frozen layers."""
+    x = torch.randn(30, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    y = x[:, :3].argmax(dim=1)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).to(DOUBLE)
+    model[0].requires_grad_(False)
+    part = fed.Client(0, x, y)
+
+    def run(client):
+        return fed.Server(model, [client]).run(2, progress=False)
+
+    plain, whole = run(part), run(Whole(part, lie))
+    assert whole.ledger.fates(1) == {0: "used"}
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, plain.model.state_dict()[name])
+    stranger = run_error(lambda: run(Whole(part, {"more": x})))
+    assert "unexpected ['more']" in stranger
+
+
+def run_error(call):
+    with pytest.raises(fed.RoundError) as found:
+        call()
+    return str(found.value)

@@ -113,3 +113,14 @@ def test_no_recipe_has_words_of_its_own() -> None:
     for path in Path(recipe.__file__).parent.glob("*.py"):
         found = [] if path.name == "recipe.py" else words.findall(path.read_text())
         assert not found, f"{path.name} words a verdict by itself"
+
+
+def test_every_recipe_is_run_at_its_smallest_scale() -> None:
+    folder = Path(recipe.__file__).parent
+    recipes = [path.stem for path in folder.glob("*.py") if "\ndef main(" in path.read_text()]
+    assert len(recipes) > 8
+    tests = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    run = [text for text in tests if ".main(" in text and "smoke" in text]
+    for name in recipes:
+        named = re.compile(rf"import .*\b{name}\b")
+        assert any(named.search(text) for text in run), f"{name} is not run at its smallest scale"

@@ -182,7 +182,7 @@ def test_shards_are_merged_and_contradictions_named(tmp_path):
         ({"votes": {"n0": [21]}}, "21 and 200 votes in a run of 20 and 200"),
         ({"votes": {"counts": [{"4": 200}]}}, "a vote for 4, none of the 4 classes"),
         ({"votes": {"counts": [{"2": -1}]}}, "-1 is no number of votes"),
-        ({"votes": {"seed": 5}}, "other votes for input 0 than before"),
+        ({"votes": {"seed": 5}}, "seed is 5, in a run of 0"),
     ):
         rewrite(path, **changes)
         with pytest.raises(ValueError, match=f"votes-00007.jsonl, line 1: {words}"):
@@ -227,6 +227,38 @@ def test_votes_of_another_run_are_refused_however_alike(tmp_path):
     content = (tmp_path / "twin" / "votes-00001.jsonl").read_bytes()
     (tmp_path / "ours" / "votes-00001.jsonl").write_bytes(content)
     assert len(runs.load(tmp_path / "ours")[0]) == len(X)
+
+
+def test_lines_of_another_run_under_the_name_of_this_one_are_refused(tmp_path):
+    """All of them, so that no two lines disagree: only the settings tell."""
+    runs_ = {
+        "ours": (SMOOTHER, {}),
+        "law": (GaussianSmoother(MODEL, 5.0, 4), {}),
+        "model": (GaussianSmoother(torch.nn.Linear(1, 4), 0.5, 4), {}),
+        "seed": (SMOOTHER, {"seed": 7}),
+        "spot_checked": (GaussianSmoother(MODEL, 0.5, 4, spot_check=False), {}),
+    }
+    for name, (smoother, more) in runs_.items():
+        out = tmp_path / name
+        runs.certify(smoother, data(), out=out, n0=20, n=200, limit=6, progress=False, **more)
+    ours = Settings.read(tmp_path / "ours")
+    path = tmp_path / "ours" / "votes-00000.jsonl"
+    for name in [*runs_][1:]:
+        lines = read_shard(tmp_path / name / "votes-00000.jsonl")[0]
+        path.write_bytes(
+            b"".join(dataclasses.replace(one, run=ours.identity).line() for one in lines)
+        )
+        with pytest.raises(ValueError, match=f"line 1: {name} is .*, in a run of"):
+            runs.load(tmp_path / "ours")
+
+
+def test_inputs_that_are_none_of_a_run_are_refused(tmp_path):
+    runs.certify(SMOOTHER, data(), out=tmp_path, n0=20, n=200, skip=2, limit=3, progress=False)
+    assert runs.load(tmp_path)[0].index.tolist() == [0, 2, 4]
+    for index in (1, 6):
+        rewrite(tmp_path / "votes-00000.jsonl", votes={"index": [index]})
+        with pytest.raises(ValueError, match=f"line 1: input {index} is none of this run"):
+            runs.load(tmp_path)
 
 
 @pytest.mark.parametrize(

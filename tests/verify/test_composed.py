@@ -1,6 +1,9 @@
 """Certificates made of others: what their numbers say, and what was changed in them."""
 
 import dataclasses
+import json
+import shutil
+import zlib
 
 import pytest
 import saved
@@ -8,7 +11,7 @@ import torch
 from saved import edited, false
 from torch import nn
 
-from rsfl import assumptions, fed, noise, smooth
+from rsfl import assumptions, fed, noise, runs, smooth
 from rsfl.orbit import Rotations
 from rsfl.smooth import JointSmoother, Judge
 from rsfl.verify import Witness, verify
@@ -88,6 +91,82 @@ def test_votes_at_centres_that_were_made_up_are_found_with_the_model(orbit, tmp_
     assert verify(path).holds
     (text,) = false(verify(path, witness=Witness(model, data)))
     assert "input 0, centre 0" in text
+
+
+@pytest.fixture(scope="module")
+def orbit_run(orbit, tmp_path_factory):
+    """The same orbits as a run has logged them."""
+    out = tmp_path_factory.mktemp("orbits")
+    _, model, data = orbit
+    smoother = smooth.GaussianSmoother(model, 0.5, 2)
+    run = runs.OrbitRun(Rotations(0.3), allowance=0.05, seed=7)
+    runs.certify_orbits(smoother, data, run, out=out)
+    return out
+
+
+def test_runs_of_orbits_hold_at_all_depths(orbit, orbit_run):
+    _, model, data = orbit
+    report = verify(orbit_run)
+    assert report.holds
+    assert "votes at all centres carry the labels of 2 inputs" in str(report)
+    report = verify(orbit_run, witness=Witness(model, data))
+    assert all(one.holds for one in report), report
+    assert {one.depth for one in report} == {"arithmetic", "evidence", "identity"}
+    assert "votes at the centres of 2 of 2 inputs cast again: the same" in str(report)
+
+
+def line_of_orbits(line, change):
+    document = json.loads(line)
+    change(document["content"])
+    document["crc32"] = zlib.crc32(json.dumps(document["content"]).encode())
+    return json.dumps(document)
+
+
+def successes(content):
+    """One vote less in each test."""
+    content["ballot"]["tests"][0]["successes"][0] -= 1
+
+
+ORBIT_LINES = {
+    "run": (lambda c: c.__setitem__("run", "0" * 16), "votes of the run 0000"),
+    "law": (lambda c: c["ballot"]["law"].__setitem__("sigma", 1.0), "law is"),
+    "seed": (lambda c: c["ballot"].__setitem__("seed", 5), "seed is 5"),
+    "orbit": (lambda c: c["ballot"].__setitem__("orbit", {"name": "Flips"}), "orbit is"),
+    "spot check": (lambda c: c["ballot"].__setitem__("spot_checked", False), "spot_checked is"),
+    "twice": (lambda c: c["ballot"]["index"].__setitem__(0, 0), "other votes for input 0"),
+    "several": (lambda c: c["ballot"]["index"].append(1), "not the votes on one input"),
+}
+
+
+@pytest.mark.parametrize("change", ORBIT_LINES)
+def test_lines_of_a_run_of_orbits_that_were_changed(orbit_run, tmp_path, change):
+    out = shutil.copytree(orbit_run, tmp_path / "run")
+    first, second = (out / "orbits.jsonl").read_text().splitlines()
+    edit, text = ORBIT_LINES[change]
+    (out / "orbits.jsonl").write_text(f"{first}\n{line_of_orbits(second, edit)}\n")
+    assert any(text in one for one in false(verify(out)))
+    (out / "orbits.jsonl").write_text(f"{first}\n{second.replace('seconds', 'Seconds')}\n")
+    assert "the checksum does not fit" in str(false(verify(out)))
+
+
+def test_made_up_votes_settings_and_images_of_a_run_of_orbits_are_found(orbit, orbit_run, tmp_path):
+    _, model, data = orbit
+    out = shutil.copytree(orbit_run, tmp_path / "run")
+    first, second = (out / "orbits.jsonl").read_text().splitlines()
+    (out / "orbits.jsonl").write_text(f"{first}\n{line_of_orbits(second, successes)}\n")
+    found = verify(out, witness=Witness(model, data))
+    assert "evidence" in {one.depth for one in found.false}
+    (out / "orbits.jsonl").write_text(f"{first}\n{second}\n")
+    settings = json.loads((out / "orbits.json").read_text())
+    (out / "orbits.json").write_text(json.dumps(settings | {"allowance": 0.01}))
+    assert "votes of the run" in str(false(verify(out)))
+    (out / "orbits.json").write_text(json.dumps(settings))
+    assert verify(out).holds
+    moved = [data[0], (data[1][0] + 1e-3, 1)]
+    assert "the inputs 1 are others" in str(false(verify(out, witness=Witness(model, moved))))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    found = verify(out, witness=Witness(other, data)).false
+    assert {one.depth for one in found} == {"identity", "evidence"}
 
 
 # --- Clients and inputs at once ------------------------------------------------------------------

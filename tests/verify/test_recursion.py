@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -134,6 +135,45 @@ def test_what_is_left_of_weights_does_not_cancel():
     weights = [1 - 3e-9, 1e-9, 1e-9, 1e-9]
     everyone = [participant(client=i, weight=w) for i, w in enumerate(weights)]
     agree([record(participants=everyone)], threat("removal", at_most=1), closeness=1e-12)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        threat("removal", clients=[0]),
+        threat("removal", at_most=1),
+        threat("client", clients=[0]),
+        threat("client", at_most=2),
+        threat("forensic", clients=[0, 1]),
+        threat("sample", at_most=1, input_norm=2.0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("limit", [0.2, 60.0])
+def test_sums_over_many_clients_are_paid_to_the_last_digit(asked, limit):
+    """Sixty clients, all cut short or none: what is granted to rounding grows with their number."""
+    rng = random.Random(5)
+    weights = [rng.uniform(0.2, 1) for _ in range(60)]
+    cut = "clipped" if limit < 1 else "used"
+    rounds = [
+        record(
+            t,
+            participants=[
+                participant(
+                    client=i,
+                    weight=weight / sum(weights),
+                    lr=rng.uniform(0.05, 0.9),
+                    update_norm=rng.uniform(0, 0.2),
+                    gap=rng.uniform(0, 0.1),
+                    outcome=cut,
+                )
+                for i, weight in enumerate(weights)
+            ],
+            update_clip=limit,
+        )
+        for t in (1, 2, 3)
+    ]
+    agree(rounds, asked, closeness=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import callables
 import pytest
 import torch
 from torch import nn
 
 from rsfl import fed
 from rsfl._checkpoint import CheckpointError
+from rsfl.cli import main
 from rsfl.verify import replay
 
 
@@ -59,3 +61,37 @@ def test_what_was_changed_is_named(run):
         replay(server(seed=1), ledger, folder)
     with pytest.raises(ValueError, match="must hold a round"):
         replay(server(), fed.Ledger({}))
+
+
+# --- The command line ----------------------------------------------------------------------------
+
+
+def test_the_command_line_carries_rounds_out_again(tmp_path, capsys):
+    path, folder = str(tmp_path / "ledger.json"), str(tmp_path / "checkpoint")
+    ledger = callables.server().run(3, checkpoint=folder).ledger
+    ledger.save(path)
+    words = ["verify", path, "--server", "callables:server"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("carried out again: the same record") == 3
+    assert main([*words, "--checkpoint", folder]) == 0
+    said = capsys.readouterr().out
+    assert said.count("carried out again: the same record") == 1
+    assert said.count("as its checkpoint has it") == 2
+
+    last = ledger.entries[-1]
+    forged = replace(last, round=replace(last.round, broadcast_norm=0.125))
+    replace(ledger, entries=(*ledger.entries[:-1], forged)).save(path)
+    assert main(words) == 1
+    assert "other broadcast_norm than in the ledger" in capsys.readouterr().out
+
+
+def test_what_the_command_line_needs_to_carry_rounds_out(tmp_path, capsys):
+    path = str(tmp_path / "ledger.json")
+    callables.server().run(1).ledger.save(path)
+    for words, said in (
+        (["verify", path, "--server", "callables:linear"], "must return a fed.Server, got Linear"),
+        (["verify", path, path, "--server", "callables:server"], "beside one ledger, got 2"),
+        (["verify", path, "--checkpoint", str(tmp_path)], "--checkpoint must be given beside"),
+    ):
+        assert main(words) == 2
+        assert said in capsys.readouterr().err

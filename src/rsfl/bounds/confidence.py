@@ -165,8 +165,7 @@ def clopper_pearson_upper(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
 
     def safe(p: Float64) -> NDArray[np.bool_]:
         summed = _few_or_less(np.where(few, k, 0), n, np.minimum(p, np.nextafter(1.0, 0.0)))
-        tail = _likely(special.betaincc(a, b, p), n - k, n, 1 - p, alpha_)
-        tail = np.where(few, summed, tail)
+        tail = np.where(few, summed, special.betaincc(a, b, p))
         # P[Bin(n, p) <= k] <= alpha; at p = 1 there is nothing to exceed.
         return np.asarray((tail * (1 + error) <= alpha_) | (p == 1))
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from rsfl import runs, verify
+from rsfl import fed, runs, verify
 from rsfl._laws import to_document
 from rsfl.cli.callables import DTYPES, made, model_on_device
 from rsfl.cli.laws import add_law, dashed, given_law, given_parameters
@@ -26,9 +26,31 @@ def _verify(args: argparse.Namespace) -> int:
         if not hasattr(dataset, "__getitem__"):
             dataset = list(dataset)
         witness = verify.Witness(model, dataset, args.forged, args.missed, args.batch_size)
-    report = verify.verify(*args.paths, witness=witness, printed=printed)
+    reports = [verify.verify(*args.paths, witness=witness, printed=printed)]
+    if args.server is not None:
+        reports.append(_replayed(args))
+    elif args.checkpoint is not None:
+        raise ValueError("--checkpoint must be given beside --server, which carries rounds out")
+    report = verify.Report.of(reports)
     print(report, flush=True)
     return report.status
+
+
+def _replayed(args: argparse.Namespace) -> verify.Report:
+    """The rounds of the ledger among the paths, carried out again."""
+    ledgers = []
+    for path in args.paths:
+        try:
+            ledgers.append(fed.Ledger.load(path))
+        except (OSError, ValueError):
+            continue  # it is something else, or was found to be damaged
+    if len(ledgers) != 1:
+        raise ValueError(f"--server must be given beside one ledger, got {len(ledgers)}")
+    server = made("server", args.server)
+    if not isinstance(server, fed.Server):
+        kind = type(server).__name__
+        raise TypeError(f"--server {args.server!r} must return a fed.Server, got {kind}")
+    return verify.replay(server, ledgers[0], args.checkpoint)
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -56,6 +78,17 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=0.01,
         metavar="P",
         help="probability with which it may be missed (default: 0.01)",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="pkg.mod:callable",
+        help="returns the fed.Server of a ledger's run, with its clients' data: its rounds are "
+        "carried out again",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="the run's checkpoints, beside --server: its last round alone is carried out again",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="convert the model, as for certify")
     parser.add_argument("--device", help="where the model computes, as for certify")

@@ -19,18 +19,20 @@ class Layout:
     vector.
 
     Frozen parameters and integer buffers stay where they are: they are the same in every copy of
-    the model.
+    the model. Who sends a whole state dict sends them back as well; nobody reads them.
 
     Args:
         shapes: Shape of each exchanged tensor, in order.
         parameters: How many of them are trained parameters; the rest are buffers, which are
             averaged but neither clipped nor perturbed with the parameters.
         dtype: Their common floating-point type.
+        fixed: Names of what stays.
     """
 
     shapes: Mapping[str, torch.Size]
     parameters: int
     dtype: torch.dtype
+    fixed: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: nn.Module) -> "Layout":
@@ -48,7 +50,8 @@ class Layout:
                 f"{sorted(dtypes)}"
             )
         shapes = {name: tensor.shape for name, tensor in (trained | buffers).items()}
-        return cls(shapes, len(trained), next(iter(trained.values())).dtype)
+        fixed = frozenset(model.state_dict()) - shapes.keys()
+        return cls(shapes, len(trained), next(iter(trained.values())).dtype, fixed)
 
     @property
     def trained(self) -> int:
@@ -102,7 +105,7 @@ class Layout:
         if any(type(name) is not str for name in reply):
             return "sent keys that are not plain texts"
         missing = [name for name in self.shapes if name not in reply]
-        extra = [name for name in reply if name not in self.shapes]
+        extra = [name for name in reply if name not in self.shapes and name not in self.fixed]
         if missing or extra:
             return f"sent the wrong keys: missing {missing!r}, unexpected {extra!r}"
         for name, shape in self.shapes.items():

@@ -85,12 +85,13 @@ def correct(certificate: Certified, labels: ArrayLike) -> NDArray[np.bool_]:
             f"labels must have shape ({len(certificate)},), got {truth.shape}: the number of a "
             f"class for each input"
         )
-    if isinstance(certificate, Certificate) and truth.max(initial=0) >= (
-        width := certificate.counts.shape[1]
-    ):
-        raise ValueError(
-            f"labels must be classes in [0, {width}), got {truth.max()}: labels count from 0"
-        )
+    if isinstance(certificate, Certificate):
+        # An input that was recorded as one that cannot be certified may have any label.
+        width, voted = certificate.counts.shape[1], truth[certificate.n.cpu().numpy() > 0]
+        if voted.max(initial=0) >= width:
+            raise ValueError(
+                f"labels must be classes in [0, {width}), got {voted.max()}: labels count from 0"
+            )
     label = certificate.label.cpu().numpy()
     return np.asarray((label == truth) & (label != ABSTAIN))
 

@@ -92,6 +92,20 @@ class Record:
             raise ValueError(
                 f"votes under noise on {ballot.touched!r} in a run on {settings.touched!r}"
             )
+        # The name of a run is easily written into a line: what it stands for is compared as well.
+        for name, said, wanted in (
+            ("law", ballot.law, settings.law),
+            ("classes", ballot.votes.counts.shape[1], settings.num_classes),
+            ("dim", ballot.dim, settings.dim),
+            ("seed", ballot.seed, settings.seed),
+            ("model", ballot.model, settings.model.whole),
+            ("spot_checked", ballot.spot_checked, settings.spot_checked),
+        ):
+            if said != wanted:
+                raise ValueError(f"{name} is {said!r}, in a run of {wanted!r}")
+        place, rest = divmod(self.index, settings.skip)
+        if rest or (settings.inputs is not None and place >= settings.inputs):
+            raise ValueError(f"input {self.index} is none of this run")
         if self.impossible:
             return
         n0, n = self.ballot["n0"][0], self.ballot["n"][0]

@@ -14,11 +14,12 @@ from rsfl.verify.composed import (
     check_orbit,
     check_poisoning,
 )
-from rsfl.verify.directories import check_run
+from rsfl.verify.directories import RUN, check_run
 from rsfl.verify.documents import read_document
 from rsfl.verify.dual import check_dual
 from rsfl.verify.findings import Finding, Report
 from rsfl.verify.ledgers import check_ledger, rounds_of
+from rsfl.verify.orbits import ORBITS, check_orbit_run
 from rsfl.verify.published import published
 from rsfl.verify.witness import Witness, again
 
@@ -107,7 +108,11 @@ def _ledgers(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
 def _checked(path: Path, at_hand: _AtHand) -> Iterator[Finding]:
     witness, printed = at_hand.witness, at_hand.printed
     if path.is_dir():
-        yield from check_run(path, witness)
+        orbits = (path / ORBITS).is_file()
+        if orbits:
+            yield from check_orbit_run(path, witness)
+        if not orbits or (path / RUN).is_file():
+            yield from check_run(path, witness)
         return
     if path.read_bytes()[:1] != b"{":
         if printed is None:

@@ -14,9 +14,9 @@ from rsfl.verify.documents import read_lines
 from rsfl.verify.findings import Finding
 from rsfl.verify.witness import Witness, voted_again
 
-__all__ = ["check_run"]
+__all__ = ["RUN", "check_run"]
 
-_SETTINGS = "run.json"
+RUN = "run.json"
 _HEADER = ("law", "measure", "rule", "classes", "dim", "seed", "model", "spot_checked", "condition")
 _COLUMNS = ("index", "input", "n0", "selection", "n", "counts")
 
@@ -30,7 +30,7 @@ def check_run(path: Path, witness: Witness | None) -> Iterator[Finding]:
         witness: The model and the data, if they are at hand.
     """
     subject = str(path)
-    settings = json.loads((path / _SETTINGS).read_text())
+    settings = json.loads((path / RUN).read_text())
     content, wrong = _merged(path, settings)
     for text in wrong:
         yield Finding(subject, "arithmetic", False, text)
@@ -117,7 +117,7 @@ def _merged(  # noqa: C901  # one line's checks
                 wrong.append(f"{line.subject}: votes of the run {content['run']}, this is {run}")
             for name, value in wanted.items():
                 if content[name] != value:
-                    text = f"{name} is {content[name]!r}, and {value!r} in {_SETTINGS}"
+                    text = f"{name} is {content[name]!r}, and {value!r} in {RUN}"
                     wrong.append(f"{line.subject}: {text}")
             merged |= {name: content[name] for name in _HEADER}
             if content.get("touched", "") != settings.get("touched", ""):
