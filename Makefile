@@ -39,11 +39,13 @@ check: $(VENV)/.has-lint $(VENV)/.has-test docs
 docs: $(VENV)/.has-docs
 	$(RUN) -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html
 
+# What rsfl is compared with has an environment of its own.
 bench: $(VENV)/.has-bench
+	$(MAKE) VENV=.venv-peers .venv-peers/.has-peers
 	$(RUN) -m benchmarks
 
 clean:
-	rm -rf $(VENV) .venv-flower .venv-plugins docs/_build build dist demo-out
+	rm -rf $(VENV) .venv-flower .venv-peers .venv-plugins docs/_build build dist demo-out
 
 # One stamp per extra of pyproject.toml: what is installed already is not asked for again.
 $(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/bin/python

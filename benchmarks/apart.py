@@ -1,26 +1,38 @@
-"""Plain loops in processes of their own, where the library has set nothing up: counting votes and
-training change the process's heap (``rsfl._heap``), and what runs beside them would gain or lose by
-it.
+"""What is compared with runs in a process of its own, where the library has set nothing up:
+counting votes and training change the process's heap (``rsfl._heap``), and what runs beside them
+would gain or lose by it.
 """
 
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 from torch import multiprocessing
+
+from benchmarks.row import Spent
+
+__all__ = ["PEERS", "apart", "elsewhere"]
+
+PEERS = Path(".venv-peers/bin/python")
+"""The environment that ``make bench`` makes for packages which rsfl is compared with."""
 
 
 def _serve(call: Callable[[], object], threads: int, connection: Connection) -> None:
     torch.set_num_threads(threads)
     while connection.recv():
+        began = time.process_time()
         call()
-        connection.send(None)
+        connection.send(time.process_time() - began)
 
 
 @contextmanager
-def apart(call: Callable[[], object]) -> Iterator[Callable[[], None]]:
-    """Within the block, a function that has another process make the call, and waits for it."""
+def apart(call: Callable[[], object]) -> Iterator[Callable[[], Spent]]:
+    """Within the block, a function that has another process make the call, waits for it, and
+    returns the processor seconds that it took there."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
@@ -28,9 +40,9 @@ def apart(call: Callable[[], object]) -> Iterator[Callable[[], None]]:
     )
     process.start()
 
-    def asked() -> None:
+    def asked() -> Spent:
         ours.send(True)
-        ours.recv()
+        return Spent(ours.recv())
 
     theirs.close()
     try:
@@ -38,3 +50,26 @@ def apart(call: Callable[[], object]) -> Iterator[Callable[[], None]]:
     finally:
         ours.send(False)
         process.join()
+
+
+@contextmanager
+def elsewhere(module: str, *arguments: object) -> Iterator[Callable[[], Spent]]:
+    """Likewise, a module that runs in the environment of the peers and answers line by line."""
+    command = [str(PEERS), "-m", module, *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"{module} did not start in {PEERS}")
+
+        def asked() -> Spent:
+            process.stdin.write("again\n")
+            process.stdin.flush()
+            return Spent(process.stdout.readline())
+
+        try:
+            yield asked
+        finally:
+            process.stdin.close()

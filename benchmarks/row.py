@@ -33,22 +33,33 @@ class Row:
 
 
 def seconds(call: Callable[[], object], *, repeats: int = 3, warmup: int = 1) -> float:
-    """Median wall time of a call."""
+    """Median time of a call."""
     return median(turns({"": call}, repeats=repeats, warmup=warmup)[""])
+
+
+class Spent(float):
+    """Processor seconds that a call took in another process."""
+
+
+BY_PROCESSOR = False
+"""Whether times are those of the processor. They tell what a call costs where other programs want
+the same cores, and nothing of what threads gain."""
 
 
 def turns(
     calls: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Wall times of several calls that take turns, so that a busy machine slows all of them
-    alike."""
+    """Times of several calls that take turns, so that a busy machine slows all of them alike. What
+    runs in another process returns the processor's seconds there."""
+    clock = time.process_time if BY_PROCESSOR else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + repeats):
         for name, call in calls.items():
-            began = time.perf_counter()
-            call()
+            began = clock()
+            told = call()
+            took = clock() - began
             if turn >= warmup:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(told if BY_PROCESSOR and isinstance(told, Spent) else took)
     return times
 
 

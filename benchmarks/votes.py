@@ -5,7 +5,6 @@ The plain loop is Cohen et al.'s (2019, figure 1 and section 4): one input at a 
 in float32, one transfer a batch, counts kept in Python.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -15,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.apart import apart
+from benchmarks.apart import PEERS, apart, elsewhere
 from benchmarks.networks import resnet, small_cnn
 from benchmarks.row import Row, ratio, turns
 from rsfl import _heap
 from rsfl.noise import Gaussian, Law, RoundedGaussian
-from rsfl.smooth import GaussianSmoother, Smoother
+from rsfl.smooth import GaussianSmoother, Smoother, prepared
 
 SIGMA, BATCH = 0.25, 400
 
@@ -77,53 +76,71 @@ def forward_calls(
 
 
 def rows() -> Iterator[Row]:
-    bfloat16 = bfloat16_is_fast()
-    for name, network, shape, n, batch, repeats in (
-        ("ResNet-20, 3 x 32 x 32", resnet(20), (3, 32, 32), 400, 100, 5),
-        ("small CNN, 1 x 28 x 28", small_cnn(), (1, 28, 28), 10_000, 400, 5),
+    kinds = ("float32", "bfloat16")[: 1 + bfloat16_is_fast()]
+    for name, told, network, shape, n, batch, last, targets in (
+        ("ResNet-20, 3 x 32 x 32", "resnet20", resnet(20), (3, 32, 32), 400, 100, True, (2.5, 4)),
+        ("small CNN, 1 x 28 x 28", "cnn", small_cnn(), (1, 28, 28), 10_000, 200, False, (2, 3)),
     ):
-        model = network.eval()
-        x = torch.rand(2, *shape)
+        model, x = network.eval(), torch.rand(2, *shape)
+        forms: dict[str, nn.Module] = {"as written, float32": model}
+        for kind in kinds:
+            dtype = getattr(torch, kind)
+            forms[f"prepared, {kind}"] = prepared(model, x, dtype=dtype, channels_last=last)
         calls: dict[str, Callable[[], object]] = {}
-        for dtype in (torch.float32, torch.bfloat16)[: 1 + bfloat16]:
-            kind = str(dtype).removeprefix("torch.")
-            cast = model
-            if dtype == torch.bfloat16:
-                cast = copy.deepcopy(model).to(dtype).to(memory_format=torch.channels_last)
-            smoother, inputs = GaussianSmoother(cast, SIGMA, 10), x.to(dtype)
-            calls[kind] = lambda smoother=smoother, x=x, n=n: smoother.votes(x, n)
-            calls[f"{kind} forward"] = forward_calls(cast, inputs, 2 * n, batch, None)
-            calls[f"{kind} noise"] = forward_calls(cast, inputs, 2 * n, batch, Gaussian(SIGMA))
+        for form, cast in forms.items():
+            smoother, inputs = (
+                GaussianSmoother(cast, SIGMA, 10),
+                x.to(next(cast.parameters()).dtype),
+            )
+            calls[form] = lambda smoother=smoother, x=x, n=n: smoother.votes(x, n)
+            calls[f"{form} forward"] = forward_calls(cast, inputs, 2 * n, batch, None)
+            calls[f"{form} noise"] = forward_calls(cast, inputs, 2 * n, batch, Gaussian(SIGMA))
         with (
             apart(partial(plain_votes_of_all, model, x, n)) as plain,
             apart(partial(plain_votes_of_all, model, x, n, _heap.kept)) as kept,
+            elsewhere("benchmarks.art", told, 2 * n, torch.get_num_threads())
+            if PEERS.exists()
+            else nullcontext() as art,
         ):
-            times = turns({"plain": plain, "kept": kept, **calls}, repeats=repeats)
+            calls |= {"plain": plain, "kept": kept} | ({"art": art} if art else {})
+            times = turns(calls, repeats=5)
+        pace = {which: 2 * n / median(taken) for which, taken in times.items()}
+        yield Row(f"{name}: the plain loop", pace["plain"], "votes/s")
         gain = ratio(times["plain"], times["kept"])
         yield Row(f"{name}: the plain loop, with the heap kept / as it is", gain, "times")
-        for kind in ("float32", "bfloat16")[: 1 + bfloat16]:
-            target = 2.0 if kind == "float32" else 3.0
-            ours, plain = (2 * n / median(times[which]) for which in (kind, "plain"))
-            detail = f"{ours:.0f} votes/s, plain {plain:.0f}"
-            gain = ratio(times["plain"], times[kind])
-            yield Row(
-                f"{name}, {kind}: times the plain float32 loop",
-                gain,
-                "times",
-                target,
-                detail=detail,
-            )
-            small = "CNN" in name
-            for floor, aimed in (("forward", not small), ("noise", small)):
-                over = 100 * (ratio(times[kind], times[f"{kind} {floor}"]) - 1)
-                beyond = "the forward calls" if floor == "forward" else "forward calls and drawing"
-                yield Row(
-                    f"{name}, {kind}: beyond {beyond}",
-                    over,
-                    "%",
-                    5 if aimed else None,
-                    at_least=False,
-                )
+        if art:
+            yield Row(f"{name}: IBM ART", pace["art"], "votes/s")
+        else:
+            print(f"(no {PEERS}: make bench makes it, for the rows of IBM ART)")
+        for form in forms:
+            yield Row(f"{name}, {form}: votes", pace[form], "votes/s")
+            yield Row(f"{name}, {form}: bare forward pass", pace[f"{form} forward"], "votes/s")
+            ready = form.startswith("prepared")
+            aim = targets[form.endswith("bfloat16")] if ready else None
+            gain = ratio(times["plain"], times[form])
+            yield Row(f"{name}, {form}: times the plain float32 loop", gain, "times", aim)
+            if art:
+                gain = ratio(times["art"], times[form])
+                yield Row(f"{name}, {form}: times IBM ART", gain, "times")
+            for floor, beyond in (
+                ("forward", "the forward calls"),
+                ("noise", "forward calls and drawing"),
+            ):
+                over = 100 * (ratio(times[form], times[f"{form} {floor}"]) - 1)
+                aim = 15 if (told, floor, ready) == ("cnn", "noise", False) else None
+                yield Row(f"{name}, {form}: beyond {beyond}", over, "%", aim, at_least=False)
+
+    model, x = small_cnn().eval(), torch.rand(1000, 1, 28, 28)
+    smoother = GaussianSmoother(model, SIGMA, 10)
+    for inputs, n in ((1000, 100), (100, 1000), (1, 100_000)):
+        calls = {
+            "votes": lambda inputs=inputs, n=n: smoother.votes(x[:inputs], n),
+            "floor": forward_calls(model, x, 100_000, 200, Gaussian(SIGMA)),
+        }
+        times = turns(calls, repeats=3)
+        over = 100 * (ratio(times["votes"], times["floor"]) - 1)
+        name = f"small CNN, {inputs} x {n} votes: beyond forward calls and drawing"
+        yield Row(name, over, "%", 15, at_least=False)
 
     model, x = resnet(110).eval(), torch.rand(1, 3, 32, 32).mul(255).round().div(255)
     calls = {
@@ -138,4 +155,5 @@ def rows() -> Iterator[Row]:
 
     tiny, one = GaussianSmoother(nn.Linear(4, 3), SIGMA, 3), torch.rand(1, 4)
     fixed = median(turns({"": lambda: tiny.certify(one, n=1000)}, repeats=100)[""])
-    yield Row("one certificate of a linear model of 4 inputs, n = 1000", 1e3 * fixed, "ms")
+    name = "one certificate of a linear model of 4 inputs, n = 1000"
+    yield Row(name, 1e3 * fixed, "ms", 1, at_least=False)

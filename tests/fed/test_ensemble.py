@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from typing import ClassVar
@@ -355,6 +356,23 @@ def test_a_label_that_is_none_changes_no_other_group_by_a_bit():
     bad = [replace(one, y=labels) if one.id == victim else one for one in run.clients]
     spoiled = fed.train_groups(replace(run, clients=bad), 5, 3, num_classes=3)
     assert same(clean, spoiled) == [True, True, False, True, True]
+
+
+def test_a_group_reads_the_samples_of_its_own_clients(monkeypatch):
+    """And not the whole data set that all of them share, for each group and round anew."""
+    module, read = sys.modules["rsfl.fed.survey"], []
+    inner = module._read
+    monkeypatch.setattr(module, "_read", lambda x, *rest: read.append(len(x)) or inner(x, *rest))
+    run, _ = server()
+    vote = fed.train_groups(run, 5, 2, num_classes=3)
+    sizes = sorted(sum(run.registry[id_] for id_ in group) for group in vote.groups)
+    assert sorted(read) == sorted(3 * sizes)  # at registration and in each round
+    whole = replace(run).run(2).ledger
+    assert read[-3:] == [240] * 3
+    norms = {one.client: one.input_norm for one in whole.rounds[0].participants}
+    for ledger in vote.ledgers.values():
+        for one in ledger.rounds[0].participants:
+            assert one.input_norm == norms[one.client]
 
 
 # -- clients of all groups abreast ---------------------------------------------------------------

@@ -126,6 +126,56 @@ def test_stacked_training_equals_one_by_one(monkeypatch, kind, trainer):
         assert distance(result.models[id_], model) < 1e-12
 
 
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_by_hand_are_those_of_autograd(bias, flat):
+    generator = torch.Generator().manual_seed(3)
+    layer = nn.Linear(6, 3, bias=bias).to(DOUBLE)
+    model = nn.Sequential(nn.Flatten(), layer) if flat else layer
+    x = torch.randn(5, 7, 2, 3, generator=generator, dtype=DOUBLE)
+    x = 4 * (x if flat else x.flatten(2))
+    y = torch.randint(3, (5, 7), generator=generator)
+    shares = torch.rand(5, 7, generator=generator, dtype=DOUBLE)
+    values = {
+        name: torch.randn(5, *p.shape, generator=generator, dtype=DOUBLE)
+        for name, p in model.named_parameters()
+    }
+    by_hand = training._by_hand(model, train.CrossEntropy(), values)
+    if by_hand is None:
+        pytest.skip("asked to do without")
+    skeleton = deepcopy(model).requires_grad_(False)
+    plain = training._by_autograd(skeleton, train.CrossEntropy())
+    for one, other in zip(by_hand(values, x, y, shares), plain(values, x, y, shares), strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-13)
+    with pytest.raises(ValueError, match=r"y must lie in 0 \.\.\. 2, got 3"):
+        by_hand(values, x, y + 3 * (y == 2) - 2 * (y == 2), shares)
+    assert training._by_hand(nn.Sequential(layer, nn.ReLU()), train.CrossEntropy(), values) is None
+    assert training._by_hand(model, lambda *_: None, values) is None
+
+
+@pytest.mark.fast("stacked")
+def test_large_convolutions_are_not_stacked(monkeypatch):
+    x, y = torch.rand(40, 1, 28, 28), torch.arange(40) % 10
+    alone = []
+    fit_alone = training.fit_alone
+    monkeypatch.setattr(
+        training, "fit_alone", lambda *args: alone.append(args[0].id) or fit_alone(*args)
+    )
+    for width, apart in ((1, []), (32, [0, 1])):
+        model = nn.Sequential(
+            nn.Conv2d(1, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2),
+            nn.Flatten(),
+            nn.Linear(36 * width, 10),
+        )
+        assert training._convolved(model, x) == 196 * 9 * width + 36 * 9 * width**2 + 360 * width
+        members = fed.clients(x, y, fed.partition.equal(40, 2), fed.SGD(lr=0.1, batch_size=20))
+        alone.clear()
+        fed.Server(model, members).run(1, progress=False)
+        assert alone == apart
+
+
 def test_what_an_attacker_draws_is_keyed_too():
     x, y = data()
     members = fed.clients(x, y, fed.partition.equal(len(x), 6), fed.SGD(lr=0.2, batch_size=7))

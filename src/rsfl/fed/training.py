@@ -2,21 +2,24 @@
 one elsewhere."""
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import inf
 from threading import Thread
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from rsfl import _draws
 from rsfl._checks import Int64
+from rsfl._models import affine_layer
+from rsfl.attacks import checked_labels
 from rsfl.fed.client import Client, Member
 from rsfl.fed.faults import theirs, told
 from rsfl.fed.layout import Layout
@@ -28,6 +31,10 @@ __all__ = ["STACK", "Failure", "fit_alone", "fit_stacked", "kind", "stackable", 
 
 # Numbers in the parameters or in a batch of a stack: bounds its memory, and gains nothing beyond.
 STACK = 1 << 22
+
+# Multiplications in the convolutions of a client's batch, beyond which a CPU takes longer for a
+# stack than for its clients: it has no good way to convolve images with weights of their own.
+_CONVOLVED = 4_000_000
 
 
 class Failure(str):
@@ -74,9 +81,7 @@ def train(
         for i, (one, task) in enumerate(zip(participants, tasks, strict=True))
         if together and i not in done and task.poison is None and one.id not in apart
     ]
-    stacks = _groups(
-        [participants[i] for i in honest], [tasks[i] for i in honest], layout, _by_sample(model)
-    )
+    stacks = _groups([participants[i] for i in honest], [tasks[i] for i in honest], layout, model)
     for members in stacks:
         group = [honest[k] for k in members]
         chosen = [participants[i] for i in group]
@@ -103,6 +108,21 @@ def _own(task: Task, participant: Member) -> Task:
     if not task.center or type(participant.trainer) is SGD:
         return task
     return replace(task, center={name: value.clone() for name, value in task.center.items()})
+
+
+def _convolved(model: nn.Module, x: Tensor) -> int:
+    """Multiplications that one of these inputs takes, where layers of torch convolve it on a
+    CPU."""
+    kinds = nn.modules.conv._ConvNd
+    convolves = any(isinstance(one, kinds) for one in model.modules())
+    if x.device.type != "cpu" or not (convolves and _by_sample(model)):
+        return 0
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            deepcopy(model).to("meta")(torch.empty_like(x[:1], device="meta"))
+    except Exception:  # it does without shapes alone, or fails with them: one by one will tell
+        return 0
+    return int(counter.get_total_flops()) // 2
 
 
 def _by_sample(model: nn.Module) -> bool:
@@ -149,13 +169,15 @@ def fit_alone(
 
 
 def _groups(
-    participants: Sequence[Member], tasks: Sequence[Task], layout: Layout, by_sample: bool
+    participants: Sequence[Member], tasks: Sequence[Task], layout: Layout, model: nn.Module
 ) -> Iterable[list[int]]:
     """Positions of clients that can be stacked: one trainer, one kind of input, and batches of one
     size.
 
-    Where samples do not interact, batches of any sizes will do: the short ones are filled up.
+    Where samples do not interact, batches of any sizes will do: the short ones are filled up. Large
+    convolutions on a CPU are not stacked.
     """
+    by_sample = _by_sample(model)
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for i, one in enumerate(participants):
         if stackable(one):
@@ -166,6 +188,8 @@ def _groups(
     for group in groups.values():
         first: Any = participants[group[0]]
         width = min(first.trainer.batch_size or inf, max(participants[i].size for i in group))
+        if width * _convolved(model, first.x) > _CONVOLVED:
+            continue
         size = int(STACK // max(layout.trained, width * first.x[0].numel())) + 1
         for start in range(0, len(group), size):
             if len(group[start : start + size]) > 1:
@@ -241,21 +265,18 @@ def fit_stacked(
     decays, lr = trainer.decays(layout), tasks[0].rate(trainer.lr)
     skeleton = deepcopy(model).train().requires_grad_(False)
 
-    outputs = vmap(lambda parameters, x: functional_call(skeleton, parameters, (x,)))
+    gradients = _by_hand(model, pointwise, values) or _by_autograd(skeleton, pointwise)
     for step in range(max(map(len, schedules))):
         goes_on = torch.tensor([len(schedule) > step for schedule in schedules])
         active = int(goes_on.sum()) if width is None else len(clients)
         done = ~goes_on[:active]
-        now = {name: value[:active].requires_grad_() for name, value in values.items()}
-        x, y, shares = batches(step, active, layout.dtype)
-        # Clients do not interact: the gradient of the sum is everyone's gradient.
-        losses = pointwise.losses(outputs(now, x).flatten(0, 1), y.flatten(0, 1))
-        gradients = torch.autograd.grad(losses @ shares.flatten(), list(now.values()))
+        now = {name: value[:active] for name, value in values.items()}
+        downhill = gradients(now, *batches(step, active, layout.dtype))
         with torch.no_grad():
             ends = [value[done] for value in now.values()] if bool(done.any()) else []
             trainer.descend(
                 list(now.values()),
-                gradients,
+                downhill,
                 [velocities[name][:active] for name in now],
                 decays,
                 [tasks[0].center.get(name, value) for name, value in now.items()],
@@ -266,6 +287,53 @@ def fit_stacked(
     rows = torch.empty_like(starts)
     rows[order] = torch.cat([value.flatten(1) for value in values.values()], dim=1)
     return rows
+
+
+_Gradients: TypeAlias = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Sequence[Tensor]]
+"""Of parameters (C, ...) by name, inputs (C, B, ...), labels (C, B) and the share of each sample:
+the gradients of all the clients, in the order of the parameters."""
+
+
+def _by_autograd(skeleton: nn.Module, loss: Any) -> _Gradients:
+    outputs = vmap(lambda parameters, x: functional_call(skeleton, parameters, (x,)))
+
+    def gradients(
+        now: Mapping[str, Tensor], x: Tensor, y: Tensor, shares: Tensor
+    ) -> Sequence[Tensor]:
+        now = {name: value.requires_grad_() for name, value in now.items()}
+        losses = loss.losses(outputs(now, x).flatten(0, 1), y.flatten(0, 1))
+        # Clients do not interact: the gradient of the sum is everyone's gradient.
+        return torch.autograd.grad(losses @ shares.flatten(), list(now.values()))
+
+    return gradients
+
+
+def _by_hand(model: nn.Module, loss: Any, values: Mapping[str, Tensor]) -> _Gradients | None:
+    """The gradients of the cross-entropy of an affine model, as they are written down; None of
+    others. Autograd makes three times the work of them: its products are laid out for vmap."""
+    affine = affine_layer(model)
+    if affine is None or type(loss) is not CrossEntropy or not is_ours(loss, CrossEntropy):
+        return None
+    prefix, layer = affine
+    names = [f"{prefix}weight"] + [f"{prefix}bias"] * (layer.bias is not None)
+    if list(values) != names:
+        return None
+
+    def gradients(
+        now: Mapping[str, Tensor], x: Tensor, y: Tensor, shares: Tensor
+    ) -> Sequence[Tensor]:
+        x, (weight, *bias) = x.flatten(2), now.values()
+        outputs = x @ weight.mT
+        for one in bias:
+            outputs += one[:, None]
+        flat = outputs.flatten(0, 1)
+        labels = checked_labels(y.flatten(0, 1), *flat.shape)
+        pull = flat.softmax(dim=1)
+        pull[torch.arange(len(flat), device=flat.device), labels] -= 1
+        pull = (pull * shares.flatten()[:, None]).view_as(outputs)
+        return [pull.mT.contiguous() @ x, *(pull.sum(dim=1) for _ in bias)]
+
+    return gradients
 
 
 class _Batches:
