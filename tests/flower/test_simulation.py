@@ -26,7 +26,7 @@ def outcomes(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
