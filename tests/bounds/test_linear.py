@@ -271,4 +271,14 @@ def test_bounds_leave_the_error_that_votes_are_said_to_have(classes):
         abs(linear_votes(np.zeros((3, classes)), np.ones(3), sigma=0.5) * classes - 1) < 1e-13
     ).all()
     for width in (1 / classes - lower[:, 1:], upper[:, 1:] - 1 / classes):
-        assert width == pytest.approx(error, rel=0.02)
+        assert width == pytest.approx(error, rel=0.02, abs=0)
+
+
+@pytest.mark.parametrize("ahead", [10.5, 11.0, 11.5])
+def test_a_class_far_ahead_loses_no_more_than_its_duels(ahead):
+    """Nearer to 1 than the quadrature can tell."""
+    lower, _ = linear_vote_bounds([[ahead, 0.0, -50.0]], [1.0], sigma=1.0)
+    with mp.workdps(30):
+        duel = mp.ncdf(-mp.mpf(ahead) / mp.sqrt(2))
+        assert duel <= 1 - mp.mpf(lower[0, 0]) <= duel * mp.mpf("1.001") + 4 * 2.0**-52
+        assert duel < 1e-13
