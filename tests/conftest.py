@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from rsfl import _heap
-from rsfl.fed import training
+from rsfl.fed import stacked, training
 from rsfl.smooth import ParameterSmoother, preparation, votes
 
 settings.register_profile(
@@ -20,7 +20,7 @@ FAST = {
     "wide": (ParameterSmoother, "_way", lambda self, x: "loop"),  # noisy linear models one by one
     "added": (votes, "_adds", lambda law, shape: False),  # noisy inputs are copied into the batch
     "fused": (preparation, "_by_onednn", lambda *_: False),  # layers that were joined one by one
-    "by hand": (training, "_by_hand", lambda *_: None),  # gradients by autograd
+    "by hand": (stacked, "_by_hand", lambda *_: None),  # gradients by autograd
     "stacked": (training, "_groups", lambda *_: ()),  # clients one by one
 }
 """What is faster than the plain way and must give the same results, and what to put in its

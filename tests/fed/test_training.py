@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from rsfl import fed, train
 from rsfl.deform import Rotation
-from rsfl.fed import training
+from rsfl.fed import stacked, training
 from rsfl.fed.poison import Backdoor
 from rsfl.fed.trainer import Task
 from rsfl.noise import Gaussian
@@ -140,17 +140,17 @@ def test_gradients_by_hand_are_those_of_autograd(bias, flat):
         name: torch.randn(5, *p.shape, generator=generator, dtype=DOUBLE)
         for name, p in model.named_parameters()
     }
-    by_hand = training._by_hand(model, train.CrossEntropy(), values)
+    by_hand = stacked._by_hand(model, train.CrossEntropy(), values)
     if by_hand is None:
         pytest.skip("asked to do without")
     skeleton = deepcopy(model).requires_grad_(False)
-    plain = training._by_autograd(skeleton, train.CrossEntropy())
+    plain = stacked._by_autograd(skeleton, train.CrossEntropy())
     for one, other in zip(by_hand(values, x, y, shares), plain(values, x, y, shares), strict=True):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-13)
     with pytest.raises(ValueError, match=r"y must lie in 0 \.\.\. 2, got 3"):
         by_hand(values, x, y + 3 * (y == 2) - 2 * (y == 2), shares)
-    assert training._by_hand(nn.Sequential(layer, nn.ReLU()), train.CrossEntropy(), values) is None
-    assert training._by_hand(model, lambda *_: None, values) is None
+    assert stacked._by_hand(nn.Sequential(layer, nn.ReLU()), train.CrossEntropy(), values) is None
+    assert stacked._by_hand(model, lambda *_: None, values) is None
 
 
 @pytest.mark.fast("stacked")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from rsfl._draws import generator
 from rsfl.fed.client import Client, Member
 from rsfl.fed.layout import Layout
+from rsfl.fed.stacked import fit_stacked
 from rsfl.fed.trainer import Task
-from rsfl.fed.training import STACK, fit_stacked, kind, stackable
+from rsfl.fed.training import STACK, kind, stackable
 
 __all__ = ["Abreast", "Asked"]
 

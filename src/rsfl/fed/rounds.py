@@ -48,8 +48,7 @@ class _Invitation:
 
 @dataclass
 class Rounds:
-    """The rounds of a run under way: what the server does before and after the clients' part of
-    each.
+    """The rounds of a run: what the server does before and after the clients' part of each.
 
     Whoever carries messages calls ``invite``, lets the clients train, and gives what they sent to
     ``conclude``: `Server.run` does so in this process, `rsfl.fed.flower.Strategy` over a network.

@@ -5,20 +5,21 @@ from rsfl._text import floored, raised
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.denoised import DiffusionDenoiser
-from rsfl.smooth.dual import DualCertificate, DualSmoother, best_levels
+from rsfl.smooth.dual import DualSmoother, best_levels
+from rsfl.smooth.dual_certificate import DualCertificate
 from rsfl.smooth.exact import ExactCertificate, exact_votes, margins
-from rsfl.smooth.input import (
-    DeformationSmoother,
-    GaussianSmoother,
-    LaplaceSmoother,
-    Smoother,
-    UniformSmoother,
-)
+from rsfl.smooth.input import Smoother
 from rsfl.smooth.inputs import Inputs, stacked
 from rsfl.smooth.joint import JointBallot, JointCertificate
 from rsfl.smooth.judge import JointSmoother, Judge
 from rsfl.smooth.measure import Measure
 from rsfl.smooth.module import Normalised, SmoothedModule, structure
+from rsfl.smooth.named import (
+    DeformationSmoother,
+    GaussianSmoother,
+    LaplaceSmoother,
+    UniformSmoother,
+)
 from rsfl.smooth.orbit_tests import OrbitTests
 from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate

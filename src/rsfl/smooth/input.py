@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rsfl._checks import count
-from rsfl._models import input_dtype, voting, widened
-from rsfl.deform import Deformation
-from rsfl.noise import Gaussian, Laplace, Law, Uniform
+from rsfl._models import input_dtype, widened
+from rsfl.noise import Law
 from rsfl.orbit import Orbit
 from rsfl.smooth.called import as_model
 from rsfl.smooth.inputs import Batch, Inputs
@@ -25,15 +24,9 @@ from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.spot import asked_twice, probed
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import BLOCK, ESTIMATION, Votes, checked_logits, count_votes, tally
+from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, count_votes
 
-__all__ = [
-    "DeformationSmoother",
-    "GaussianSmoother",
-    "LaplaceSmoother",
-    "Smoother",
-    "UniformSmoother",
-]
+__all__ = ["Smoother"]
 
 
 class Smoother(Voter):
@@ -266,143 +259,3 @@ class Smoother(Voter):
             stage=stage,
             batch_size=batch_size,
         )
-
-
-class GaussianSmoother(Smoother):
-    """Smoothing with Gaussian noise: certificates in l2.
-
-    Args:
-        model: Maps a batch of inputs to logits.
-        sigma: Standard deviation of the noise, in units of the inputs given to the smoother.
-        num_classes: Width of the logits.
-        preprocessing: (mean, std) that the model expects: see :class:`Smoother`.
-        bounds: (low, high) of every coordinate; radii are then in pixels.
-        spot_check: See :class:`Smoother`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module | Callable[..., Any],
-        sigma: float,
-        num_classes: int,
-        *,
-        preprocessing: Preprocessing | None = None,
-        bounds: tuple[float, float] | None = None,
-        spot_check: bool = True,
-    ) -> None:
-        super().__init__(
-            model,
-            Gaussian(sigma),
-            num_classes,
-            preprocessing=preprocessing,
-            bounds=bounds,
-            spot_check=spot_check,
-        )
-
-
-class UniformSmoother(Smoother):
-    """Smoothing with noise uniform on a cube: certificates in l1.
-
-    Args:
-        model: Maps a batch of inputs to logits.
-        half_width: Half the side of the cube, in units of the inputs given to the smoother.
-        num_classes: Width of the logits.
-        preprocessing: (mean, std) that the model expects: see :class:`Smoother`.
-        bounds: (low, high) of every coordinate; radii are then in pixels.
-        spot_check: See :class:`Smoother`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module | Callable[..., Any],
-        half_width: float,
-        num_classes: int,
-        *,
-        preprocessing: Preprocessing | None = None,
-        bounds: tuple[float, float] | None = None,
-        spot_check: bool = True,
-    ) -> None:
-        super().__init__(
-            model,
-            Uniform(half_width),
-            num_classes,
-            preprocessing=preprocessing,
-            bounds=bounds,
-            spot_check=spot_check,
-        )
-
-
-class LaplaceSmoother(Smoother):
-    """Smoothing with Laplace noise: certificates in l1.
-
-    Args:
-        model: Maps a batch of inputs to logits.
-        scale: Scale of the noise, in units of the inputs given to the smoother.
-        num_classes: Width of the logits.
-        preprocessing: (mean, std) that the model expects: see :class:`Smoother`.
-        bounds: (low, high) of every coordinate; radii are then in pixels.
-        spot_check: See :class:`Smoother`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module | Callable[..., Any],
-        scale: float,
-        num_classes: int,
-        *,
-        preprocessing: Preprocessing | None = None,
-        bounds: tuple[float, float] | None = None,
-        spot_check: bool = True,
-    ) -> None:
-        super().__init__(
-            model,
-            Laplace(scale),
-            num_classes,
-            preprocessing=preprocessing,
-            bounds=bounds,
-            spot_check=spot_check,
-        )
-
-
-class DeformationSmoother(Smoother):
-    """Smoothing with deformed copies: certificates in the parameters of the deformation.
-
-    Args:
-        model: Maps a batch of images (B, C, H, W) to logits.
-        deformation: The warp and the law of its parameters, such as ``deform.Rotation(0.3)``.
-        num_classes: Width of the logits.
-        spot_check: See :class:`Smoother`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        deformation: Deformation,
-        num_classes: int,
-        *,
-        spot_check: bool = True,
-    ) -> None:
-        if not isinstance(deformation, Deformation):
-            raise TypeError(f"deformation must be a deform.Deformation, got {deformation!r}")
-        super().__init__(model, deformation, num_classes, spot_check=spot_check)
-
-    def shifted(self, x: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
-        """The votes (B, K) of x under noise (m, B, dim), as a function of shifts (B, dim) of the
-        parameters.
-
-        This is what :func:`rsfl.attacks.grid_attack` searches: the noise stays the same for all
-        shifts.
-        """
-        x = self.checked(x)
-        rows = torch.arange(len(x), device=x.device)
-
-        def votes(shift: Tensor) -> Tensor:
-            counts = torch.zeros((len(x), self.num_classes + 1), dtype=torch.int64, device=x.device)
-            with voting(self.model):
-                for part in torch.split(noise, max(1, BLOCK // len(x))):
-                    tally(
-                        self.logits(x, part + shift).flatten(0, 1), rows.repeat(len(part)), counts
-                    )
-            return counts[:, : self.num_classes]
-
-        return votes
