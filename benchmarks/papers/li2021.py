@@ -10,8 +10,7 @@ Training: two copies of each image, each a random picture of the family (6 % wid
 certified) under pixel noise of sigma = .2 (CIFAR-10: .12); cross-entropy, and five times how far
 the two answers are from their mean (``train.Consistency`` under ``train.OrbitNoise``). SGD with
 Nesterov momentum .9, weight decay 5e-4, batches of 128, a cosine from .05 to 0; images of CIFAR-10
-are mirrored and shifted. For certification the batch normalisations are folded into the
-convolutions before them.
+are mirrored and shifted. What is certified is the network as ``smooth.prepared`` makes it ready.
 
 Other than in TSS: the network and its training; balls that a cover chooses instead of slices of
 equal width; sequential tests, each with a share of alpha, where TSS stops at the first batch whose
@@ -33,7 +32,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.networks import resnet
 from benchmarks.papers import recipe
@@ -41,7 +39,13 @@ from rsfl import demo, runs
 from rsfl.noise import Gaussian
 from rsfl.orbit import Mesh, Orbit, Rotations, Scalings, eight_bit_allowance
 from rsfl.runs import OrbitRun
-from rsfl.smooth import DeformationSmoother, GaussianSmoother, OrbitCertificate, OrbitPlan
+from rsfl.smooth import (
+    DeformationSmoother,
+    GaussianSmoother,
+    OrbitCertificate,
+    OrbitPlan,
+    prepared,
+)
 from rsfl.train import Batches, Consistency, OrbitNoise, fit
 
 ALPHA = 0.001
@@ -151,22 +155,11 @@ def network() -> nn.Sequential:
     )
 
 
-def folded(model: nn.Sequential) -> nn.Sequential:
-    """The same function without batch normalisations: what is certified."""
-    layers: list[nn.Module] = []
-    for layer in model.eval():
-        if isinstance(layer, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)  # type: ignore[type-var]
-        else:
-            layers.append(layer)
-    # on a CPU twice as fast as the usual order
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def trained(
     case: Case, scale: Scale, x: Tensor, y: Tensor, out: Path, device: str = "cpu"
-) -> nn.Sequential:
-    """The network for a family of pictures, from its checkpoint if there is one."""
+) -> nn.Module:
+    """The network for a family of pictures, from its checkpoint if there is one; ready for many
+    forward calls."""
     torch.manual_seed(0)
     colour = case.data == "cifar10"
     model = (resnet(20) if colour else network()).to(device)
@@ -186,7 +179,7 @@ def trained(
         checkpoint=out / f"{'' if not colour else 'cifar10-'}{case.family}-{case.size:g}.ckpt",
         progress=True,
     )
-    return folded(model)
+    return prepared(model, x[:10].to(device))
 
 
 def geometry_seconds(case: Case, x: Tensor, n: int = 5) -> float:
