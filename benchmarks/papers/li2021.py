@@ -10,7 +10,8 @@ Training: two copies of each image, each a random picture of the family (6 % wid
 certified) under pixel noise of sigma = .2 (CIFAR-10: .12); cross-entropy, and five times how far
 the two answers are from their mean (``train.Consistency`` under ``train.OrbitNoise``). SGD with
 Nesterov momentum .9, weight decay 5e-4, batches of 128, a cosine from .05 to 0; images of CIFAR-10
-are mirrored and shifted. What is certified is the network as ``smooth.prepared`` makes it ready.
+are mirrored and shifted. Convolutions are computed in bfloat16, in training and in what is
+certified (``smooth.prepared``): on a CPU that knows it this is two to three times as fast.
 
 Other than in TSS: the network and its training; balls that a cover chooses instead of slices of
 equal width; sequential tests, each with a share of alpha, where TSS stops at the first batch whose
@@ -136,33 +137,45 @@ def data(scale: str, folder: Path, name: str = "mnist") -> tuple[Tensor, Tensor,
 
 
 def network() -> nn.Sequential:
-    """Four convolutions with batch normalisation for images of 28 x 28; 42,000 weights."""
+    """Four convolutions with batch normalisation for images of 28 x 28; 145,000 weights."""
 
     def stage(inputs: int, outputs: int, side: int) -> list[nn.Module]:
         convolution = nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=False)
         return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
     return nn.Sequential(
-        *stage(1, 16, 5),
-        nn.MaxPool2d(2),
-        *stage(16, 32, 3),
-        *stage(32, 32, 3),
+        *stage(1, 32, 5),
         nn.MaxPool2d(2),
         *stage(32, 64, 3),
+        *stage(64, 64, 3),
+        nn.MaxPool2d(2),
+        *stage(64, 128, 3),
         nn.AvgPool2d(2),
         nn.Flatten(),
-        nn.Linear(64 * 9, 10),
+        nn.Linear(128 * 9, 10),
     )
+
+
+class Half(nn.Module):
+    """A model whose convolutions are computed in bfloat16, its weights kept as they are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            out: Tensor = self.model(x)
+        return out.float()
 
 
 def trained(
     case: Case, scale: Scale, x: Tensor, y: Tensor, out: Path, device: str = "cpu"
 ) -> nn.Module:
-    """The network for a family of pictures, from its checkpoint if there is one; ready for many
-    forward calls."""
+    """The network for a family of pictures, from its checkpoint if there is one; in bfloat16."""
     torch.manual_seed(0)
     colour = case.data == "cifar10"
-    model = (resnet(20) if colour else network()).to(device)
+    model = (resnet(20) if colour else network()).to(device, memory_format=torch.channels_last)
     batches = Batches(x.to(device), y.to(device), size=128, seed=0)
     epochs = round(case.epochs * scale.training)
     optimizer = torch.optim.SGD(
@@ -170,7 +183,7 @@ def trained(
     )
     law = OrbitNoise(case.orbit(1.06), Gaussian(case.sigma))
     fit(
-        model,
+        Half(model),
         recipe.Moved(batches) if colour else batches,
         Consistency(law=law, weight=5.0, entropy=0.0),
         optimizer,
@@ -179,7 +192,7 @@ def trained(
         checkpoint=out / f"{'' if not colour else 'cifar10-'}{case.family}-{case.size:g}.ckpt",
         progress=True,
     )
-    return prepared(model, x[:10].to(device))
+    return prepared(model, x[:8].to(device), dtype=torch.bfloat16)
 
 
 def geometry_seconds(case: Case, x: Tensor, n: int = 5) -> float:
