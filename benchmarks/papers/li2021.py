@@ -10,8 +10,8 @@ Training: two copies of each image, each a random picture of the family (6 % wid
 certified) under pixel noise of sigma = .2 (CIFAR-10: .12); cross-entropy, and five times how far
 the two answers are from their mean (``train.Consistency`` under ``train.OrbitNoise``). SGD with
 Nesterov momentum .9, weight decay 5e-4, batches of 128, a cosine from .05 to 0; images of CIFAR-10
-are mirrored and shifted. For certification the batch normalisations are folded into the
-convolutions before them.
+are mirrored and shifted. Convolutions are computed in bfloat16, in training and in what is
+certified (``smooth.prepared``): on a CPU that knows it this is two to three times as fast.
 
 Other than in TSS: the network and its training; balls that a cover chooses instead of slices of
 equal width; sequential tests, each with a share of alpha, where TSS stops at the first batch whose
@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.networks import resnet
 from benchmarks.papers import recipe
@@ -41,7 +40,13 @@ from rsfl import demo, runs
 from rsfl.noise import Gaussian
 from rsfl.orbit import Mesh, Orbit, Rotations, Scalings, eight_bit_allowance
 from rsfl.runs import OrbitRun
-from rsfl.smooth import DeformationSmoother, GaussianSmoother, OrbitCertificate, OrbitPlan
+from rsfl.smooth import (
+    DeformationSmoother,
+    GaussianSmoother,
+    OrbitCertificate,
+    OrbitPlan,
+    prepared,
+)
 from rsfl.train import Batches, Consistency, OrbitNoise, fit
 
 ALPHA = 0.001
@@ -132,44 +137,45 @@ def data(scale: str, folder: Path, name: str = "mnist") -> tuple[Tensor, Tensor,
 
 
 def network() -> nn.Sequential:
-    """Four convolutions with batch normalisation for images of 28 x 28; 42,000 weights."""
+    """Four convolutions with batch normalisation for images of 28 x 28; 145,000 weights."""
 
     def stage(inputs: int, outputs: int, side: int) -> list[nn.Module]:
         convolution = nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=False)
         return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
     return nn.Sequential(
-        *stage(1, 16, 5),
-        nn.MaxPool2d(2),
-        *stage(16, 32, 3),
-        *stage(32, 32, 3),
+        *stage(1, 32, 5),
         nn.MaxPool2d(2),
         *stage(32, 64, 3),
+        *stage(64, 64, 3),
+        nn.MaxPool2d(2),
+        *stage(64, 128, 3),
         nn.AvgPool2d(2),
         nn.Flatten(),
-        nn.Linear(64 * 9, 10),
+        nn.Linear(128 * 9, 10),
     )
 
 
-def folded(model: nn.Sequential) -> nn.Sequential:
-    """The same function without batch normalisations: what is certified."""
-    layers: list[nn.Module] = []
-    for layer in model.eval():
-        if isinstance(layer, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)  # type: ignore[type-var]
-        else:
-            layers.append(layer)
-    # on a CPU twice as fast as the usual order
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+class Half(nn.Module):
+    """A model whose convolutions are computed in bfloat16, its weights kept as they are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            out: Tensor = self.model(x)
+        return out.float()
 
 
 def trained(
     case: Case, scale: Scale, x: Tensor, y: Tensor, out: Path, device: str = "cpu"
-) -> nn.Sequential:
-    """The network for a family of pictures, from its checkpoint if there is one."""
+) -> nn.Module:
+    """The network for a family of pictures, from its checkpoint if there is one; in bfloat16."""
     torch.manual_seed(0)
     colour = case.data == "cifar10"
-    model = (resnet(20) if colour else network()).to(device)
+    model = (resnet(20) if colour else network()).to(device, memory_format=torch.channels_last)
     batches = Batches(x.to(device), y.to(device), size=128, seed=0)
     epochs = round(case.epochs * scale.training)
     optimizer = torch.optim.SGD(
@@ -177,7 +183,7 @@ def trained(
     )
     law = OrbitNoise(case.orbit(1.06), Gaussian(case.sigma))
     fit(
-        model,
+        Half(model),
         recipe.Moved(batches) if colour else batches,
         Consistency(law=law, weight=5.0, entropy=0.0),
         optimizer,
@@ -186,7 +192,7 @@ def trained(
         checkpoint=out / f"{'' if not colour else 'cifar10-'}{case.family}-{case.size:g}.ckpt",
         progress=True,
     )
-    return folded(model)
+    return prepared(model, x[:8].to(device), dtype=torch.bfloat16)
 
 
 def geometry_seconds(case: Case, x: Tensor, n: int = 5) -> float:

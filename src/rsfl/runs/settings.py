@@ -20,7 +20,10 @@ from rsfl._laws import from_document, to_document
 from rsfl.noise import Law
 from rsfl.smooth import Sequential
 
-__all__ = ["FILE", "Settings", "autocast", "machine"]
+__all__ = ["FILE", "OLD_BLOCK", "Settings", "autocast", "machine"]
+
+OLD_BLOCK = 100
+"""How many samples one key drew, on every device, when runs did not say so."""
 
 FORMAT = 3
 FILE = "run.json"
@@ -57,6 +60,7 @@ class Settings:
         limit: How many are certified at most.
         inputs: How many that makes, None where the data have no length.
         touched: Which part of an input carries noise, "" where all of it does, or parameters.
+        block: How many samples of an input draw from one key.
     """
 
     law: Law
@@ -80,6 +84,7 @@ class Settings:
     limit: int | None
     inputs: int | None
     touched: str = ""
+    block: int = OLD_BLOCK
 
     def __post_init__(self) -> None:
         if self.radius is not None:
@@ -122,7 +127,7 @@ class Settings:
             found = json.loads(path.read_text())
             if found["format"] != FORMAT:
                 raise ValueError(f"format is {found['format']!r}, this version reads {FORMAT}")
-            found = {"touched": ""} | found
+            found = {"touched": "", "block": OLD_BLOCK} | found
             values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
             values |= {
                 "law": from_document(values["law"]),
@@ -168,6 +173,8 @@ class Settings:
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if not self.touched:  # nothing to say
             del told["touched"]
+        if self.block == OLD_BLOCK:
+            del told["block"]
         return told | {"law": to_document(self.law), "model": dataclasses.asdict(self.model)}
 
     def _document(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.spot import asked_twice, probed
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, count_votes
+from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, count_votes, per_key
 
 __all__ = ["Smoother"]
 
@@ -100,6 +100,10 @@ class Smoother(Voter):
     def touched(self) -> str:
         parts = structure(self.model)
         return "" if parts is None else parts.touched
+
+    @override
+    def block(self, x: Any) -> int:
+        return per_key(self.dim(x), x.device)
 
     @override
     def checked(self, x: Any) -> Any:

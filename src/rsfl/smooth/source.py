@@ -82,6 +82,11 @@ class Source(ABC):
         """The number of coordinates of the noise that one vote sees."""
         return math.prod(self.law.noise_shape(x.shape[1:]))
 
+    def block(self, x: Any) -> int:
+        """How many samples of an input draw from one key, where it is the input that carries
+        noise. Noise is a function of this, of the kind of device and of the key."""
+        return BLOCK
+
     def checked(self, x: Any) -> Any:
         """The inputs, if certificates for them would mean something.
 

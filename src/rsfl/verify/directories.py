@@ -59,8 +59,12 @@ def check_run(path: Path, witness: Witness | None) -> Iterator[Finding]:
         parameters = settings["parameters"]
         voter = witness.voter(content, parameters)
         x = witness.inputs(voter.model)(content["index"][0])
-        here = {"device": x.device.type, "machine": machine(x.device)}
-        same = all(settings.get(name) == value for name, value in here.items())
+        here = {
+            "device": x.device.type,
+            "machine": machine(x.device),
+            "block": voter.block(x[None]),
+        }
+        same = all({"block": 100, **settings}.get(name) == value for name, value in here.items())
         text = f"votes were cast on {settings.get('device')} {settings.get('machine')}"
         yield Finding(
             subject, "identity", True if same else None, text + ("" if same else f", {here}")
