@@ -113,12 +113,12 @@ def largest_difference(model: nn.Module, other: nn.Module, x: Tensor) -> float:
     return float((answers[0] - answers[1]).abs().amax())
 
 
-class _OwnWeights(TorchDispatchMode):
+class _OwnWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it lasts, computing with parameters or buffers that the new model does not hold is an
     error."""
 
     def __init__(self, model: nn.Module, fast: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.other = {id(one) for one in _weights(model)}
         self.own = {id(one) for one in _weights(fast)}
 

@@ -65,8 +65,8 @@ class Witness:
 
         @lru_cache(maxsize=64)
         def of(index: int) -> Tensor:
-            item = self.data[index]
-            return example(item, model)[0]
+            x: Tensor = example(self.data[index], model)[0]
+            return x
 
         return of
 
