@@ -123,8 +123,8 @@ class Certificate:
 
     @property
     def unit(self) -> str:
-        """The unit of the radius."""
-        return self.law.unit
+        """The unit of the radius; of a part of the input it names the part."""
+        return f"{self.law.unit} of {self.touched}" if self.touched else self.law.unit
 
     def __len__(self) -> int:
         return len(self.label)
@@ -319,8 +319,7 @@ class Certificate:
         Of a prediction there are none."""
         abstained, size = int(self.abstained.sum()), f"{len(self)} input{'s' * (len(self) != 1)}"
         plain = isinstance(self.reading, MostVoted)
-        place = f" of {self.touched}" if self.touched else ""
-        what = "" if plain else f"{self.norm} radius in {self.unit}{place} ({self.space} space), "
+        what = "" if plain else f"{self.norm} radius in {self.unit} ({self.space} space), "
         heading = (
             f"{'Prediction' if plain else 'Certificate'} of {size}, {abstained} abstained: {what}"
             f"{self.law}, alpha = {self.alpha:g} for each"

@@ -65,8 +65,8 @@ class Witness:
 
         @lru_cache(maxsize=64)
         def of(index: int) -> Tensor:
-            item = self.data[index]
-            return torch.as_tensor(item[0]) if model is None else example(item, model)[0]
+            x: Tensor = example(self.data[index], model)[0]
+            return x
 
         return of
 
