@@ -276,7 +276,8 @@ class Certificate:
         claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
         follow(numbers, claims, evidence["index"])
         said = (Assumption(**one) for one in found["assumptions"])
-        told = {name: evidence.get(name, "") for name in ("spot_checked", "touched")}
+        kinds = ("spot_checked", "touched", "condition")
+        told = {name: evidence.get(name, "") for name in kinds}
         implied = assumed(reading, law, **told)
         assumptions = tuple({one.id: one for one in (*said, *implied)}.values())
         return cls.read_from(
@@ -323,6 +324,7 @@ class Certificate:
         heading = (
             f"{'Prediction' if plain else 'Certificate'} of {size}, {abstained} abstained: {what}"
             f"{self.law}, alpha = {self.alpha:g} for each"
+            + (f", counting votes {self.condition}" if self.condition else "")
         )
         rows = [["index", "label", *([] if plain else ["radius", "p_lower", "p_upper"]), "n"]]
         for c in (self[i].cpu() for i in range(min(len(self), _SHOWN))):
