@@ -24,10 +24,10 @@ test-flower:
 	$(MAKE) VENV=.venv-flower .venv-flower/.has-test .venv-flower/.has-flower
 	.venv-flower/bin/python -m pytest -m "not slow" tests/flower
 
-# In an environment of its own, too. torchattacks asks for a torchvision that it does not need here.
+# In an environment of its own, too. torchattacks and adv-lib ask for a torchvision that they do not need here.
 test-plugins:
 	$(MAKE) VENV=.venv-plugins .venv-plugins/.has-test .venv-plugins/.has-plugins
-	.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
+	.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	.venv-plugins/bin/python -m pytest -m "not slow" tests/plugins
 
 check: $(VENV)/.has-lint $(VENV)/.has-test docs
