@@ -8,8 +8,10 @@ RUN := $(VENV)/bin/python
 demo: $(VENV)/.has-demo
 	$(RUN) -m rsfl.demo
 
+# A process for each core, with one thread: the networks are so small that threads would wait more
+# than work. A file stays with one process, and so do the models that it trains for its tests.
 test: $(VENV)/.has-test
-	$(RUN) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.has-test
 	$(RUN) -m pytest -m slow
