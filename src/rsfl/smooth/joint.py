@@ -12,7 +12,7 @@ from torch import Tensor
 from rsfl import _document
 from rsfl._checks import count, counts
 from rsfl._text import floored, lined, tabled
-from rsfl.assumptions import COUNTED_IF_WITHSTOOD, Assumption
+from rsfl.assumptions import Assumption
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.reading import ABSTAIN, Confidence
@@ -64,6 +64,7 @@ class JointBallot:
             selection=None if selection is None else self._reached(selection, rung),
             votes=self._reached(self.pairs.votes, rung),
             condition=withstanding(self.ladder[rung]),
+            judged=self.assumptions,
         )
 
     def _reached(self, votes: Votes, rung: int) -> Votes:
@@ -92,11 +93,7 @@ class JointBallot:
             tuple(range(len(self.ladder))) if rungs is None else _checked_rungs(rungs, self.ladder)
         )
         spent = alpha / len(chosen) if together else alpha
-        named = (COUNTED_IF_WITHSTOOD, *self.assumptions)
-        steps = []
-        for rung in chosen:
-            step = self.at(rung).certificate(spent, confidence=confidence)
-            steps.append(replace(step, assumptions=(*step.assumptions, *named)))
+        steps = (self.at(rung).certificate(spent, confidence=confidence) for rung in chosen)
         return JointCertificate(self, tuple(steps), chosen, alpha, together, confidence)
 
     @classmethod
@@ -191,10 +188,16 @@ class JointCertificate:
         return self.at(rung).radius
 
     def reach(self, radius: float = 0.0) -> Tensor:
-        """(B,) int64, the highest of the rungs that is certified at a radius; -1 where none is."""
+        """(B,) int64, the highest of the rungs up to which each is certified at a radius, with one
+        label; -1 where the first is not.
+
+        It holds with probability at least 1 - alpha, though every rung was read: they are tested in
+        their order, and the first that fails ends it.
+        """
         highest = torch.full((len(self),), -1, device=self.steps[0].label.device)
+        held = torch.ones_like(highest, dtype=torch.bool)
         for rung, step in zip(self.rungs, self.steps, strict=True):
-            held = ~step.abstained & (step.radius >= radius)
+            held &= (step.label == self.steps[0].label) & ~step.abstained & (step.radius >= radius)
             highest = torch.where(held, rung, highest)
         return highest
 
