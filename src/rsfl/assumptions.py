@@ -239,8 +239,9 @@ CLAIMED_CLIENTS = Assumption(
 COUNTED_IF_WITHSTOOD = Assumption(
     "counted-if-withstood",
     "A noisy copy counts for its label only where a certificate without chance says that no "
-    "admissible training attack changes that label there. What is certified, and has to be used, "
-    "is the vote of noisy copies of the model; alpha is for sampling alone.",
+    "admissible training attack changes that label there. What that certificate rests on, which "
+    "the judge names, is assumed too. What is certified, and has to be used, is the vote of noisy "
+    "copies of the model; alpha is for sampling alone.",
     "configured",
     "smooth.JointSmoother",
 )

@@ -220,7 +220,10 @@ def test_certificates_of_one_rung_name_what_the_judgement_rests_on(tmp_path):
         ids = [one.id for one in certificate.assumptions]
         assert {"counted-if-withstood", "given-groups", "registered-clients"} <= set(ids)
         assert len(set(ids)) == len(ids)
-        assert "for each, certified against any 1 client" in repr(certificate).splitlines()[0]
+        assert (
+            "for each, counting votes certified against any 1 client"
+            in repr(certificate).splitlines()[0]
+        )
 
 
 def test_a_run_of_one_rung_knows_its_condition(tmp_path):

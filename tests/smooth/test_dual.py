@@ -273,3 +273,23 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"alpha must be shared in halves, got 0.0005 and 0.1"):
         DualCertificate(certificate.selected, (half, certificate.levels[1]))
     assert isinstance(certificate.levels[0], Certificate)
+
+
+def test_the_votes_of_both_are_cast_again(tmp_path):
+    path, x = tmp_path / "dual.json", torch.tensor([[1.0], [-1.0], [0.0], [3.0]])
+    whole = dual()
+    whole.certify(x, n=500).save(path)
+    data = [(one, 0) for one in x]
+    report = verify.verify(path, witness=verify.Witness(whole, data))
+    assert report.status == 0, report
+    assert sum("voted again" in finding.text for finding in report.findings) == 3
+    other = DualSmoother(smoothed(above(0.2), 0.5), whole.levels)
+    assert verify.verify(path, witness=verify.Witness(other, data)).status == 1
+    swapped = DualSmoother(whole.selector, whole.levels[::-1])
+    assert verify.verify(path, witness=verify.Witness(swapped, data)).status == 1
+    alone = verify.verify(path, witness=verify.Witness(whole.selector, data))
+    assert "a smooth.DualSmoother of as many levels votes again" in str(alone)
+    selected = tmp_path / "selected.json"
+    whole.selector.certify(x, n=500).save(selected)
+    (wrong,) = verify.verify(selected, witness=verify.Witness(whole, data)).false
+    assert "model must be a module or a smoother for this, got DualSmoother" in wrong.text

@@ -248,6 +248,10 @@ def test_chance_is_refused():
         prepared(model, X)
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got 3"):
         prepared(3, X)
+    with pytest.raises(
+        TypeError, match="x must be a tensor, got dict: of a model of several inputs"
+    ):
+        prepared(model, {"pixels": X})
 
 
 def test_it_is_one_model_for_a_run_that_is_resumed():

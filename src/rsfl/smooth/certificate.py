@@ -325,7 +325,7 @@ class Certificate:
         heading = (
             f"{'Prediction' if plain else 'Certificate'} of {size}, {abstained} abstained: {what}"
             f"{self.law}, alpha = {self.alpha:g} for each"
-            f"{f', {self.condition}' if self.condition else ''}"
+            + (f", counting votes {self.condition}" if self.condition else "")
         )
         rows = [["index", "label", *([] if plain else ["radius", "p_lower", "p_upper"]), "n"]]
         for c in (self[i].cpu() for i in range(min(len(self), _SHOWN))):

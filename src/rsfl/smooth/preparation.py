@@ -80,6 +80,11 @@ def prepared(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"x must be a tensor, got {type(x).__name__}: of a model of several inputs prepare the "
+            f"modules inside"
+        )
     fast = _rewritten(copy.deepcopy(model).eval()).eval().requires_grad_(False)
     if channels_last:
         fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
