@@ -266,9 +266,9 @@ def assumed(
     """What a reading of votes under this law rests on, where it touched a part of the inputs, or
     where votes had to meet a condition."""
     function = _SPOTTED if spot_checked else ONE_FUNCTION
-    rest = (OTHER_PARTS,) if touched else ()
-    rest += (COUNTED_IF_WITHSTOOD, *judged) if condition else ()
-    return (*reading.statistics, PER_INPUT, function, *law.assumptions, *rest)
+    parts = (OTHER_PARTS,) if touched else ()
+    told = (COUNTED_IF_WITHSTOOD, *judged) if condition else ()
+    return (*reading.statistics, PER_INPUT, function, *law.assumptions, *parts, *told)
 
 
 def reading_to(reading: Reading) -> dict[str, Any]:
