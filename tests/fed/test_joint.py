@@ -245,6 +245,24 @@ def test_a_run_of_one_rung_knows_its_condition(tmp_path):
     assert "condition is ''" in str(verify(out).false)
 
 
+def test_ballots_of_two_judges_are_not_one(tmp_path):
+    def smoother(seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            models = tuple(nn.Linear(2, 2) for _ in range(3))
+        judge = fed.GroupJudge(fed.GroupVote(models, ((0,), (1,), (2,)), 2))
+        return JointSmoother(judge, LAW)
+
+    x = torch.randn(2, 2)
+    one, again = (smoother(0).ballot(x, n=100, index=[k, k + 1]) for k in (0, 2))
+    path = tmp_path / "joint.json"
+    JointBallot.cat([one, again]).certificate(0.01).save(path)
+    assert len(JointCertificate.load(path)) == 4
+    loaded = JointCertificate.load(path).ballot
+    with pytest.raises(ValueError, match="parts must agree in judge"):
+        JointBallot.cat([loaded, smoother(1).ballot(x, n=100, index=[4, 5])])
+
+
 def test_the_reach_ends_at_the_first_rung_that_fails():
     """Of several rungs that were read, the highest that holds has had several chances to: in their
     order each has its own."""

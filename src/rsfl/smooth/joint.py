@@ -37,11 +37,13 @@ class JointBallot:
         pairs: The votes, (B, K * rungs): column ``label * rungs + rung``.
         ladder: What each rung is, in words.
         assumptions: What the judgement of one noisy copy rests on.
+        judge: Hash of the numbers that the judge holds, "" where it is unknown.
     """
 
     pairs: Ballot
     ladder: tuple[str, ...]
     assumptions: tuple[Assumption, ...] = ()
+    judge: str = ""
 
     def __post_init__(self) -> None:
         columns = self.pairs.votes.counts.shape[1]
@@ -106,11 +108,12 @@ class JointBallot:
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         for part in parts[1:]:
-            if (part.ladder, part.assumptions) != (parts[0].ladder, parts[0].assumptions):
-                raise ValueError(
-                    f"parts must agree in ladder and assumptions, got {parts[0].ladder} and "
-                    f"{part.ladder}"
-                )
+            for name in ("ladder", "assumptions", "judge"):
+                if getattr(part, name) != getattr(parts[0], name):
+                    raise ValueError(
+                        f"parts must agree in {name}, got {getattr(parts[0], name)!r} and "
+                        f"{getattr(part, name)!r}"
+                    )
         return replace(parts[0], pairs=Ballot.cat([part.pairs for part in parts]))
 
     def document(self) -> dict[str, Any]:
@@ -119,13 +122,15 @@ class JointBallot:
             "pairs": self.pairs.document(),
             "ladder": list(self.ladder),
             "assumptions": [asdict(one) for one in self.assumptions],
+            **({"judge": self.judge} if self.judge else {}),
         }
 
     @classmethod
     def of_document(cls, content: dict[str, Any]) -> "JointBallot":
         """The ballot that :meth:`document` described."""
         named = tuple(Assumption(**one) for one in content["assumptions"])
-        return cls(Ballot.of_document(content["pairs"]), tuple(content["ladder"]), named)
+        pairs, ladder = Ballot.of_document(content["pairs"]), tuple(content["ladder"])
+        return cls(pairs, ladder, named, content.get("judge", ""))
 
 
 def checked_rung(rung: int, ladder: Sequence[str]) -> int:

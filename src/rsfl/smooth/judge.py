@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rsfl._checks import count
+from rsfl._fingerprint import weights_hash
 from rsfl.assumptions import Assumption
 from rsfl.noise import Law
 from rsfl.smooth.input import Smoother
@@ -103,7 +104,8 @@ class JointSmoother:
     def __init__(self, judge: Judge, law: Law, *, spot_check: bool = True) -> None:
         if not isinstance(judge, Judge):
             raise TypeError(
-                f"judge must be a smooth.Judge, such as fed.GroupJudge(vote), got {judge!r}"
+                f"judge must be a smooth.Judge, such as fed.GroupJudge(vote), got "
+                f"{type(judge).__name__}"
             )
         self.judge, self.law = judge, law
         width = judge.num_classes * len(judge.ladder)
@@ -119,7 +121,8 @@ class JointSmoother:
             x: Inputs (B, ...), finite.
             votes: ``n0``, ``n``, ``seed``, ``index``, ``batch_size``.
         """
-        return JointBallot(self.pairs.ballot(x, **votes), self.judge.ladder, self.judge.assumptions)
+        known, pairs = weights_hash(self.judge.state_dict()), self.pairs.ballot(x, **votes)
+        return JointBallot(pairs, self.judge.ladder, self.judge.assumptions, known)
 
     def certify(
         self,
