@@ -356,6 +356,10 @@ def test_a_node_that_claims_another_client_reaches_two_groups_and_the_certificat
     assert f"node {100 + other} says that it is client {other}, as node 105 did" in caplog.text
     assert "claimed-clients" in [one.id for one in vote.certify(X[:2]).assumptions]
     nodes = {one.id: 100 + one.id for one in MANY}
+    with pytest.raises(ValueError, match="nodes must be different, one for each client"):
+        flower.Groups(server(MANY), 4, 1, num_classes=3, nodes=nodes | {5: 107})
+    with pytest.raises(TypeError, match="nodes must be a whole number"):
+        flower.Groups(server(MANY), 4, 1, num_classes=3, nodes={"5": 105})
     named = flower.Groups(server(MANY), 4, 1, num_classes=3, roster=ROSTER, nodes=nodes)
     vote = named.run(lying())
     assert {at for at, same in enumerate(alike(clean, vote)) if not same} == {group[5]}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rsfl._checks import number
+from rsfl._checks import count, number
 from rsfl.fed import flower_messages as messages
 from rsfl.fed.client import Remote
 from rsfl.fed.ledger import Entry
@@ -45,6 +45,13 @@ class Seats:
     """
 
     def __init__(self, nodes: Mapping[int, int] | None, reply_timeout: float) -> None:
+        if nodes is not None:
+            nodes = {count("nodes", id_): node for id_, node in nodes.items()}
+            if len(set(nodes.values())) < len(nodes):
+                raise ValueError(
+                    f"nodes must be different, one for each client, got {nodes!r}: a node of two "
+                    f"clients is one that counts as two"
+                )
         self.nodes = nodes
         self.reply_timeout = number("reply_timeout", reply_timeout, 0.0, open_low=True)
         self.claims: dict[int, Remote | None] = {}
