@@ -121,7 +121,8 @@ class JointSmoother:
             x: Inputs (B, ...), finite.
             votes: ``n0``, ``n``, ``seed``, ``index``, ``batch_size``.
         """
-        known, pairs = weights_hash(self.judge.state_dict()), self.pairs.ballot(x, **votes)
+        held = {n: t for n, t in self.judge.state_dict().items() if isinstance(t, Tensor)}
+        pairs, known = self.pairs.ballot(x, **votes), weights_hash(held)
         return JointBallot(pairs, self.judge.ladder, self.judge.assumptions, known)
 
     def certify(
