@@ -76,11 +76,10 @@ class Case:
     sigma: float = 0.2
     epochs: int = 24
 
-    @property
-    def plan(self) -> OrbitPlan:
+    def plan(self, n_max: int) -> OrbitPlan:
         """Pilots and votes, more of them for an orbit that is longer."""
         longer = math.ceil(self.size / 50)
-        return OrbitPlan(pilots=32 * longer, n_max=50_000 * longer, batch_size=100)
+        return OrbitPlan(pilots=32 * longer, n_max=n_max * longer, batch_size=100)
 
     def orbit(self, factor: float = 1.0) -> Orbit:
         """The family of pictures, as wide as certified or by a factor wider."""
@@ -110,6 +109,7 @@ class Scale:
         limit: And at most this many.
         attacked: Certified images that are attacked.
         curve: Images that are also certified on shorter parts of the box.
+        n_max: Votes that an image may take, for rotations by up to 50 degrees.
     """
 
     training: float = 1.0
@@ -117,10 +117,11 @@ class Scale:
     limit: int = 500
     attacked: int = 200
     curve: int = 100
+    n_max: int = 50_000
 
 
 SCALES: Mapping[str, Scale] = {
-    "smoke": Scale(training=0.125, skip=1, limit=2, attacked=2, curve=1),
+    "smoke": Scale(training=0.25, skip=1, limit=2, attacked=2, curve=1, n_max=8_000),
     "small": Scale(skip=100, limit=100, attacked=20, curve=20),
     "paper": Scale(),
 }
@@ -296,7 +297,7 @@ def measured(
             case.orbit(part),
             allowance=eight_bit_allowance(x.shape[1:]) if case.saved else 0.0,
             alpha=ALPHA,
-            plan=case.plan,
+            plan=case.plan(scale.n_max),
             skip=scale.skip,
         )
         folder = out / (name if part == 1 else f"{name}-{part:g}")
