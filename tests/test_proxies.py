@@ -135,12 +135,12 @@ def test_no_draw_is_made_twice_when_batches_cut_blocks():
 @pytest.mark.fast("added")
 def test_a_device_is_told_to_draw_a_million_numbers_at_a_time(monkeypatch):
     elsewhere = torch.device("cuda")
-    assert votes._per_key(784, elsewhere) == 1300
-    assert votes._per_key(3 * 32 * 32, elsewhere) == 300
-    assert votes._per_key(3 * 224 * 224, elsewhere) == votes.BLOCK
-    assert votes._per_key(1, elsewhere) == 100 * votes.BLOCK  # the angle of a rotation
+    assert votes.per_key(784, elsewhere) == 1300
+    assert votes.per_key(3 * 32 * 32, elsewhere) == 300
+    assert votes.per_key(3 * 224 * 224, elsewhere) == votes.BLOCK
+    assert votes.per_key(1, elsewhere) == 100 * votes.BLOCK  # the angle of a rotation
     of_a_cpu = counted(2600, 1000)[1].operations
-    monkeypatch.setattr(votes, "_per_key", lambda numel, device: 1300)
+    monkeypatch.setattr(votes, "per_key", lambda numel, device: 1300)
     saved = 5 * (2 * 26 - 2 * 2)  # two of 26 blocks are cut by the ends of batches, at most
     assert counted(2600, 1000)[1].operations <= of_a_cpu - saved + 2 * 6
 

@@ -3,6 +3,7 @@ words for each."""
 
 import json
 import math
+from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -316,6 +317,53 @@ def test_nobody_answers_for_another_node():
     honest = flower.Strategy(server(), 2).run(Grid(CLIENTS))
     hashes = [[one.model_hash for one in result.ledger.rounds] for result in (plain, honest)]
     assert hashes[0] != hashes[1]  # its own answer is its own to choose
+
+
+def test_nobody_says_that_another_node_failed():
+    """Node 103 answers for others that they failed, and they are late."""
+
+    class Slandered(Grid):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            honest = super().send_and_receive(messages, timeout=timeout)
+            if all(one.metadata.message_type != "train" for one in messages):
+                return honest
+            forged = [Message(Error(code=0, reason="slander"), reply_to=one) for one in messages]
+            for answer in forged:
+                answer.metadata.__dict__["_src_node_id"] = 103
+            return forged + [one for one in honest if one.metadata.src_node_id != 107]
+
+    vote = carried_groups(Slandered(MANY), rounds=1)
+    at = next(at for at, members in enumerate(vote.groups) if 7 in members)
+    assert vote.ledgers[at].fates(1)[7] == "absent: was late"
+
+
+def test_a_node_that_claims_another_client_reaches_two_groups_and_the_certificate_says_so(caplog):
+    """So a count of clients rests on their word, or on the numbers of their nodes."""
+    group = {id_: at for at, members in enumerate(groups_here().groups) for id_ in members}
+    other = next(id_ for id_ in range(6, 12) if group[id_] != group[5])
+
+    def lying():
+        grid = Grid(MANY)
+        liar = replace(MANY[5], id=other, y=(MANY[5].y + 1) % 3)
+        grid.apps[105] = flower.client_app(lambda _: (architecture(), liar))
+        return grid
+
+    clean, vote = carried_groups(Grid(MANY), rounds=1), carried_groups(lying(), rounds=1)
+    reached = {at for at, same in enumerate(alike(clean, vote)) if not same}
+    assert reached == {group[5], group[other]}
+    assert vote.ledgers[group[5]].fates(1)[5] == "absent: was not connected"
+    assert f"node {100 + other} says that it is client {other}, as node 105 did" in caplog.text
+    assert "claimed-clients" in [one.id for one in vote.certify(X[:2]).assumptions]
+    nodes = {one.id: 100 + one.id for one in MANY}
+    with pytest.raises(ValueError, match="nodes must be different, one for each client"):
+        flower.Groups(server(MANY), 4, 1, num_classes=3, nodes=nodes | {5: 107})
+    with pytest.raises(TypeError, match="nodes must be a whole number"):
+        flower.Groups(server(MANY), 4, 1, num_classes=3, nodes={"5": 105})
+    named = flower.Groups(server(MANY), 4, 1, num_classes=3, roster=ROSTER, nodes=nodes)
+    vote = named.run(lying())
+    assert {at for at, same in enumerate(alike(clean, vote)) if not same} == {group[5]}
+    assert "claimed-clients" not in [one.id for one in vote.certify(X[:2]).assumptions]
 
 
 def test_a_group_that_cannot_go_on_ends_by_itself():

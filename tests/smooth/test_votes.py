@@ -40,7 +40,7 @@ def recorded(law, x, index, batch_size, n=250, n0=30):
 @pytest.mark.parametrize("size", [votes.BLOCK, 700])
 @pytest.mark.parametrize("name", LAWS)
 def test_noise_does_not_depend_on_the_batch_nor_on_the_neighbours(name, size, monkeypatch):
-    monkeypatch.setattr(votes, "_per_key", lambda numel, device: size)
+    monkeypatch.setattr(votes, "per_key", lambda numel, device: size)
     law = LAWS[name]
     selection, estimation, whole = recorded(law, INPUTS, [7, 8, 9], None)
     for batch_size in (1, 7, 64, 100, 10_000):

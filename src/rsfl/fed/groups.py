@@ -46,7 +46,8 @@ def group_clients(
 
     So one client more or less, or under another id, moves nobody else. Groups are as equal as
     chance makes them, and one may be empty. Where there are as many groups as clients, each client
-    is alone.
+    is alone: then say ``groups=len(clients)``, so that one client more is one group more; beside a
+    number that is not one's own, it would put all clients in groups by their hashes.
 
     With a ``roster`` clients are dealt out like cards instead, one fact after the other: of those
     with the same fact each group has as many as any other, up to one, and so of all. One entry
@@ -83,7 +84,8 @@ def group_clients(
     else:
         if set(roster) != set(ordered):
             raise ValueError(
-                f"roster must name the clients {_few(ordered)}, got {_few(sorted(roster))}"
+                f"roster must name the clients {_few(ordered)}, got "
+                f"{_few(sorted(roster, key=repr))}"
             )
         facts = {id_: count("roster", fact) for id_, fact in roster.items()}
         drawn = {id_: _draws.subseed(seed, "dealt", id_) for id_ in ordered}
@@ -92,9 +94,9 @@ def group_clients(
     return tuple(tuple(sorted(members)) for members in found)
 
 
-def _few(ids: Sequence[int]) -> str:
+def _few(ids: Sequence[Any]) -> str:
     """The first ids of many, in words."""
-    shown = ", ".join(map(str, ids[:10]))
+    shown = ", ".join(map(repr, ids[:10]))
     return f"{shown}, ... ({len(ids)})" if len(ids) > 10 else shown
 
 

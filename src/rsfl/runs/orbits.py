@@ -23,7 +23,7 @@ from rsfl._progress import progress as shown_progress
 from rsfl._text import floored
 from rsfl.orbit import Orbit
 from rsfl.runs.inputs import example, labelled, peeked
-from rsfl.runs.settings import autocast, machine
+from rsfl.runs.settings import OLD_BLOCK, autocast, machine
 from rsfl.smooth import OrbitBallot, OrbitCertificate, OrbitPlan, Smoother
 
 __all__ = ["OrbitRun", "certify_orbits", "load_orbits"]
@@ -193,6 +193,7 @@ def _settings(smoother: Smoother, first: tuple[torch.Tensor, int], run: OrbitRun
     x, y = first
     plan = asdict(run.plan)
     del plan["batch_size"]  # of which no vote is a function
+    block = smoother.block(x[None])
     return {
         "format": _FORMAT,
         "data": f"{input_hash(x):016x} {y}",
@@ -208,6 +209,7 @@ def _settings(smoother: Smoother, first: tuple[torch.Tensor, int], run: OrbitRun
         "model": smoother.fingerprint(smoother.checked(x[None])).whole,
         "machine": machine(x.device),
         "autocast": autocast(x.device),
+        **({} if block == OLD_BLOCK else {"block": block}),
     }
 
 
@@ -217,10 +219,11 @@ def _agree(path: Path, settings: Mapping[str, Any]) -> None:
         return
     there = json.loads((path / _SETTINGS).read_text())
     ours = json.loads(json.dumps(settings))  # tuples become lists, as they did there
-    for name, value in ours.items():
-        if there.get(name) != value:
+    for name in ours | there:
+        if there.get(name) != ours.get(name):
             raise ValueError(
-                f"{path} holds another run: {name} is {there.get(name)!r} there, got {value!r}"
+                f"{path} holds another run: {name} is {there.get(name)!r} there, got "
+                f"{ours.get(name)!r}"
             )
 
 

@@ -76,6 +76,7 @@ class Certificate:
         spot_checked: Whether the model was asked twice, alone and in a batch.
         condition: What a vote had to meet beside its label, "" where nothing.
         touched: Which part of an input the radius is about, "" where it is all of it.
+        judged: What the judgement rests on that says whether a vote met the condition.
     """
 
     label: Tensor
@@ -101,6 +102,7 @@ class Certificate:
     spot_checked: bool = field(default=False, kw_only=True)
     condition: str = field(default="", kw_only=True)
     touched: str = field(default="", kw_only=True)
+    judged: tuple[Assumption, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if self.inputs is None:
@@ -123,8 +125,8 @@ class Certificate:
 
     @property
     def unit(self) -> str:
-        """The unit of the radius."""
-        return self.law.unit
+        """The unit of the radius; of a part of the input it names the part."""
+        return f"{self.law.unit} of {self.touched}" if self.touched else self.law.unit
 
     def __len__(self) -> int:
         return len(self.label)
@@ -276,8 +278,8 @@ class Certificate:
         claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
         follow(numbers, claims, evidence["index"])
         said = (Assumption(**one) for one in found["assumptions"])
-        told = {name: evidence.get(name, "") for name in ("spot_checked", "touched")}
-        implied = assumed(reading, law, **told)
+        told = ("spot_checked", "touched", "condition", "judged")
+        implied = assumed(reading, law, **{name: evidence[name] for name in told})
         assumptions = tuple({one.id: one for one in (*said, *implied)}.values())
         return cls.read_from(
             numbers,
@@ -319,11 +321,11 @@ class Certificate:
         Of a prediction there are none."""
         abstained, size = int(self.abstained.sum()), f"{len(self)} input{'s' * (len(self) != 1)}"
         plain = isinstance(self.reading, MostVoted)
-        place = f" of {self.touched}" if self.touched else ""
-        what = "" if plain else f"{self.norm} radius in {self.unit}{place} ({self.space} space), "
+        what = "" if plain else f"{self.norm} radius in {self.unit} ({self.space} space), "
         heading = (
             f"{'Prediction' if plain else 'Certificate'} of {size}, {abstained} abstained: {what}"
             f"{self.law}, alpha = {self.alpha:g} for each"
+            + (f", counting votes {self.condition}" if self.condition else "")
         )
         rows = [["index", "label", *([] if plain else ["radius", "p_lower", "p_upper"]), "n"]]
         for c in (self[i].cpu() for i in range(min(len(self), _SHOWN))):

@@ -24,7 +24,7 @@ from rsfl.smooth.orbit_votes import OrbitPlan, orbit_ballot
 from rsfl.smooth.orbits import OrbitBallot, OrbitCertificate
 from rsfl.smooth.spot import asked_twice, probed
 from rsfl.smooth.voter import Voter
-from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, count_votes
+from rsfl.smooth.votes import ESTIMATION, Votes, checked_logits, count_votes, per_key
 
 __all__ = ["Smoother"]
 
@@ -81,7 +81,7 @@ class Smoother(Voter):
         spot_check: bool = True,
     ) -> None:
         model = as_model(model)
-        model, law = normalised(model, preprocessing), bounded(law, bounds)
+        model, law = normalised(model, preprocessing), bounded(model, law, bounds)
         super().__init__(law, num_classes, model=model, spot_check=spot_check)
         if law.space == "parameters":
             raise ValueError(
@@ -91,13 +91,19 @@ class Smoother(Voter):
     def given(self, x: Batch) -> Any:
         """The inputs as the law sees them: of a structured model, its parts told apart."""
         parts = structure(self.model)
-        return x if parts is None or isinstance(x, Inputs) else parts.split(x)
+        if parts is None:
+            return x
+        return parts.own(x) if isinstance(x, Inputs) else parts.split(x)
 
     @property
     @override
     def touched(self) -> str:
         parts = structure(self.model)
         return "" if parts is None else parts.touched
+
+    @override
+    def block(self, x: Any) -> int:
+        return per_key(self.dim(x), x.device)
 
     @override
     def checked(self, x: Any) -> Any:

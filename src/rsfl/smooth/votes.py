@@ -22,6 +22,7 @@ __all__ = [
     "checked_logits",
     "count_votes",
     "draw_noise",
+    "per_key",
     "tally",
 ]
 
@@ -64,7 +65,7 @@ class _Blocks:
 
     def __init__(self, law: Law, shape: torch.Size, device: torch.device) -> None:
         one = law.noise_shape(shape)
-        self.law, self.size = law, _per_key(one.numel(), device)
+        self.law, self.device, self.size = law, device, per_key(one.numel(), device)
         self.shape = self.size, *one
         self.generator = torch.Generator(device)
         self.key: tuple[int, ...] = ()
@@ -74,17 +75,15 @@ class _Blocks:
         key = (seed, index, stage, block)
         if key != self.key:
             rekey(self.generator, *key)
-            self.noise = self.law.sample(
-                self.shape, generator=self.generator, device=self.generator.device
-            )
+            self.noise = self.law.sample(self.shape, generator=self.generator, device=self.device)
             self.key = key
         return self.noise
 
 
-def _per_key(numel: int, device: torch.device) -> int:
-    """How many perturbations of ``numel`` numbers one generator draws. A device that is told what
-    to do by a CPU waits for it where networks are small: there it draws a million numbers at a
-    time, which takes no longer than being told."""
+def per_key(numel: int, device: torch.device) -> int:
+    """How many perturbations of ``numel`` numbers one generator draws: the noise of a sample is a
+    function of this, too, so a run records it. A device that is told what to do by a CPU waits for
+    it where networks are small: there one key is for up to a million numbers."""
     if device.type == "cpu":
         return BLOCK
     return BLOCK * min(100, max(1, 2**20 // (BLOCK * numel)))

@@ -59,8 +59,12 @@ def check_run(path: Path, witness: Witness | None) -> Iterator[Finding]:
         parameters = settings["parameters"]
         voter = witness.voter(content, parameters)
         x = witness.inputs(voter.model)(content["index"][0])
-        here = {"device": x.device.type, "machine": machine(x.device)}
-        same = all(settings.get(name) == value for name, value in here.items())
+        here = {
+            "device": x.device.type,
+            "machine": machine(x.device),
+            "block": voter.block(x[None]),
+        }
+        same = all({"block": 100, **settings}.get(name) == value for name, value in here.items())
         text = f"votes were cast on {settings.get('device')} {settings.get('machine')}"
         yield Finding(
             subject, "identity", True if same else None, text + ("" if same else f", {here}")
@@ -122,7 +126,10 @@ def _merged(  # noqa: C901  # one line's checks
             merged |= {name: content[name] for name in _HEADER}
             if content.get("touched", "") != settings.get("touched", ""):
                 wrong.append(f"{line.subject}: noise on {content.get('touched')!r}")
-            merged |= {name: content[name] for name in ("touched",) if name in content}
+            for name, none in (("condition", ""), ("judged", [])):
+                if content.get(name, none) != settings.get(name, none):
+                    wrong.append(f"{line.subject}: {name} is {content.get(name)!r}")
+            merged |= {name: content[name] for name in ("touched", "judged") if name in content}
             row = {name: content[name] for name in _COLUMNS}
             if any(len(column) != 1 for column in row.values()):
                 wrong.append(f"{line.subject}: not the votes on one input")
