@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import multiprocessing
 
 from benchmarks.row import Spent
 
-__all__ = ["PEERS", "apart", "elsewhere"]
+__all__ = ["PEERS", "alone", "apart", "elsewhere"]
+
+Told = TypeVar("Told")
 
 PEERS = Path(".venv-peers/bin/python")
 """The environment that ``make bench`` makes for packages which rsfl is compared with."""
@@ -50,6 +53,14 @@ def apart(call: Callable[[], object]) -> Iterator[Callable[[], Spent]]:
     finally:
         ours.send(False)
         process.join()
+
+
+def alone(call: Callable[[], Told]) -> Told:
+    """What a call returns in a process of its own, which does nothing else."""
+    with multiprocessing.get_context("spawn").Pool(
+        1, torch.set_num_threads, (torch.get_num_threads(),)
+    ) as pool:
+        return pool.apply(call)
 
 
 @contextmanager
