@@ -9,7 +9,7 @@ from scipy import stats
 
 from rsfl import assumptions, conformal
 from rsfl.conformal import calibrate, level, noisy
-from rsfl.noise import Gaussian, Laplace, RoundedGaussian, Uniform
+from rsfl.noise import Gaussian, Laplace, ParameterGaussian, RoundedGaussian, Uniform
 
 LAWS = [Gaussian(0.5), Uniform(1.0), Laplace(0.4)]
 
@@ -70,10 +70,10 @@ def simulated(law, radius, *, trials=25, n=400, uses=400, coverage=0.9, attacked
     for trial in range(trials):
         x = torch.randn(n + uses, 1, generator=seeded(trial), dtype=torch.float64)
         y = x[:, 0]
-        seen = noisy(x[:n], law, purpose="calibration", seed=trial)[:, 0]
+        seen = noisy(x[:n], law, purpose="calibration", seed=trial, start=0)[:, 0]
         threshold = calibrate(y[:n] - seen, law, coverage=coverage, radius=radius)
         moved = x[n:] - (radius if attacked else 0.0)
-        used = noisy(moved, law, purpose="use", seed=trial)[:, 0]
+        used = noisy(moved, law, purpose="use", seed=trial, start=0)[:, 0]
         covered += int(((y[n:] - used) <= threshold.value).sum())
         calls += uses
     return covered / calls, trials
@@ -100,9 +100,9 @@ def test_without_the_correction_the_attack_breaks_the_coverage():
     broken = 0.0
     for trial in range(20):
         x = torch.randn(800, 1, generator=seeded(trial), dtype=torch.float64)
-        seen = noisy(x[:400], law, purpose="calibration", seed=trial)[:, 0]
+        seen = noisy(x[:400], law, purpose="calibration", seed=trial, start=0)[:, 0]
         threshold = calibrate(x[:400, 0] - seen, law, coverage=0.9)
-        used = noisy(x[400:] - radius, law, purpose="use", seed=trial)[:, 0]
+        used = noisy(x[400:] - radius, law, purpose="use", seed=trial, start=0)[:, 0]
         broken += float((x[400:, 0] - used <= threshold.value).double().mean()) / 20
     assert broken < 0.8
     assert broken == pytest.approx(threshold.coverage_at(radius), abs=0.03)
@@ -129,12 +129,12 @@ def test_classes_keep_their_coverage_under_a_gradient_attack():
         draws = seeded(100 + trial)
         y = torch.randint(4, (800,), generator=draws)
         x = corners[y] + 0.25 * torch.randn(800, 2, generator=draws, dtype=torch.float64)
-        own = scores(noisy(x[:400], law, purpose="calibration", seed=trial))
+        own = scores(noisy(x[:400], law, purpose="calibration", seed=trial, start=0))
         threshold = calibrate(
             own[torch.arange(400), y[:400]], law, coverage=coverage, radius=radius
         )
         for points, kept in ((worst(x[400:], y[400:]), covered), (x[400:], plain)):
-            sets = threshold.labels(scores(noisy(points, law, purpose="use", seed=trial)))
+            sets = threshold.labels(scores(noisy(points, law, purpose="use", seed=trial, start=0)))
             kept.append(sets[torch.arange(400), y[400:]].double().mean().item())
         size.append(sets.double().sum(1).mean().item())
     error = math.sqrt(coverage * (1 - coverage) / 400 * 2 / 30)
@@ -160,15 +160,15 @@ def test_marginal_means_marginal():
 
 def test_draws_are_keyed_by_input_and_purpose():
     x = torch.rand(6, 3)
-    whole = noisy(x, LAWS[0], purpose="use", seed=4)
-    parts = [noisy(x[:2], LAWS[0], purpose="use", seed=4)]
+    whole = noisy(x, LAWS[0], purpose="use", seed=4, start=0)
+    parts = [noisy(x[:2], LAWS[0], purpose="use", seed=4, start=0)]
     parts.append(noisy(x[2:], LAWS[0], purpose="use", seed=4, start=2))
     assert torch.equal(whole, torch.cat(parts))
-    assert not torch.equal(whole, noisy(x, LAWS[0], purpose="calibration", seed=4))
-    assert not torch.equal(whole, noisy(x, LAWS[0], purpose="use", seed=5))
+    assert not torch.equal(whole, noisy(x, LAWS[0], purpose="calibration", seed=4, start=0))
+    assert not torch.equal(whole, noisy(x, LAWS[0], purpose="use", seed=5, start=0))
     grid = RoundedGaussian(0.25)
     with pytest.raises(ValueError, match="x must lie on the grid"):
-        noisy(x, grid, purpose="use")
+        noisy(x, grid, purpose="use", seed=0, start=0)
 
 
 def test_what_is_promised_is_said():
@@ -207,6 +207,37 @@ def test_narrow_predictions_round_no_label_out(dtype):
             found.intervals(torch.tensor([1.0]), spread)
 
 
+def test_a_label_whose_score_was_rounded_down_is_in():
+    """One label, one prediction, one spread: every float32 score is the threshold, and a third of
+    them were rounded down to it. All labels were out of their own intervals."""
+    for spread in range(2, 100):
+        scores = (torch.ones(100) / spread).float()
+        found = calibrate(scores, LAWS[0], coverage=0.9)
+        ((low, high),) = found.intervals(torch.zeros(1), torch.tensor([float(spread)])).tolist()
+        assert low <= -1
+        assert 1 <= high <= 1 + 1e-6
+
+
+def test_noise_has_to_be_numbered():
+    """In a loop over batches that all begin at 0 the noise of calibration was one draw, and sets
+    that were to hold .9 of the labels held .46."""
+    law, kept = Gaussian(1.0), []
+    for trial in range(40):
+        x = torch.zeros(100, 1)
+        seen = [
+            noisy(one[None], law, purpose="calibration", seed=trial, start=i)
+            for i, one in enumerate(x)
+        ]
+        threshold = calibrate(torch.cat(seen)[:, 0], law, coverage=0.9)
+        used = noisy(x, law, purpose="use", seed=trial, start=0)[:, 0]
+        kept.append(float((used <= threshold.value).double().mean()))
+    assert sum(kept) / 40 == pytest.approx(0.9, abs=0.02)
+    with pytest.raises(TypeError, match="'start'"):
+        noisy(x, law, purpose="use", seed=0)
+    with pytest.raises(TypeError, match="'seed'"):  # what everybody knows is no secret
+        noisy(x, law, purpose="use", start=0)
+
+
 def test_scores_are_compared_with_the_threshold_itself():
     """In bfloat16 a threshold of 1.001 would be 1, and a score of 1.0 above one of 0.999."""
     found = conformal.Threshold(1 - 2.0**-12, 0.9, 0.9, 0.0, 10, LAWS[0])
@@ -227,7 +258,17 @@ def test_scores_are_compared_with_the_threshold_itself():
             ValueError,
             "scores must be numbers, got nan at index 1",
         ),
-        (lambda: calibrate(torch.rand(3), 0.5), TypeError, "law must be a noise.Law, got 0.5"),
+        (lambda: calibrate(torch.rand(3), 0.5), TypeError, "law must be a noise.Law, such"),
+        (
+            lambda: calibrate(torch.rand(3), ParameterGaussian(0.5)),
+            ValueError,
+            "law must perturb inputs, got ParameterGaussian",
+        ),
+        (
+            lambda: noisy(torch.rand(2, 3), ParameterGaussian(0.5), purpose="use", seed=0, start=0),
+            ValueError,
+            "law must perturb inputs, got ParameterGaussian",
+        ),
         (
             lambda: calibrate(torch.rand(3), LAWS[0], coverage=1.0),
             ValueError,
@@ -239,7 +280,7 @@ def test_scores_are_compared_with_the_threshold_itself():
             r"radius must lie in \[0, inf\)",
         ),
         (
-            lambda: noisy(torch.rand(2, 3), LAWS[0], purpose="attack"),
+            lambda: noisy(torch.rand(2, 3), LAWS[0], purpose="attack", seed=0, start=0),
             ValueError,
             "purpose must be one of 'calibration', 'use'",
         ),

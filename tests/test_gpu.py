@@ -288,7 +288,7 @@ def test_smoothed_module_and_conformal_sets(model, data) -> None:
     smoother.module(samples=8)(x).sum().backward()
     assert x.grad is not None
     law = noise.Gaussian(0.5)
-    noisy = conformal.noisy(data[0], law, purpose="calibration")
+    noisy = conformal.noisy(data[0], law, purpose="calibration", seed=0, start=0)
     with torch.no_grad():
         scores = 1 - model(noisy).softmax(dim=1)[torch.arange(len(noisy)), data[1]]
     assert conformal.calibrate(scores, law, coverage=0.8, radius=0.1).n == len(scores)

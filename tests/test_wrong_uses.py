@@ -189,7 +189,7 @@ WRONG = {
         r"got \(6, 3\): of each calibration input the score of its own label alone",
     ),
     "a sigma for a law of sets": (
-        lambda out: conformal.noisy(X, 0.25, purpose="use"),
+        lambda out: conformal.noisy(X, 0.25, purpose="use", seed=0, start=0),
         r"law must be a noise.Law, such as noise.Gaussian\(0.25\), got 0.25",
     ),
 }

@@ -7,7 +7,7 @@ votes about the training images (:func:`rsfl.smooth.best_levels`). Beside certif
 the single sigmas and of the dual classifier stands that of the best level of each image, chosen by
 looking at its label: no selector can do better.
 
-``--scale paper`` does it on MNIST (``--data``). What has been computed is in ``--out`` and is not
+``--scale mnist`` does it on MNIST (``--data``). What has been computed is in ``--out`` and is not
 computed again.
 """
 
@@ -44,26 +44,29 @@ class Scale:
     votes: int
     sigmas: tuple[float, ...]
     pairs: tuple[tuple[float, float], ...]
+    learned: int = 1500
     selector: float = 0.5
 
 
 SCALES = {
     "smoke": Scale(40, None, 3, 100, 200, (0.25, 0.5), ((0.25, 0.5),)),
     "small": Scale(200, None, 20, 100, 3000, (0.12, 0.25, 0.5), ((0.12, 0.25), (0.25, 0.5))),
-    "paper": Scale(100, 10_000, 2, 50, 6000, (0.25, 0.5), ((0.25, 0.5),)),
+    "mnist": Scale(
+        400, 20_000, 4, 100, 2000, (0.25, 0.5, 1.0), ((0.25, 0.5), (0.5, 1.0)), learned=2000
+    ),
 }
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def images(scale: Scale, name: str, data: Path) -> Data:
     """Training and test images, float32, and their labels."""
-    x, y, x_test, y_test = mnist(data) if name == "paper" else demo.digits()
+    x, y, x_test, y_test = mnist(data) if name == "mnist" else demo.digits()
     some, tested = slice(scale.trained), slice(scale.images)
     return x[some].float(), y[some], x_test[tested].float(), y_test[tested]
 
 
 def fitted(x: Tensor, y: Tensor, sigma: float, classes: int, epochs: int) -> nn.Module:
-    """A network that learned labels, or levels, under noise."""
+    """A network that learned labels, or levels, under noise, ready for many votes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = network(28) if x.shape[-1] == 28 else demo.network()
@@ -74,7 +77,7 @@ def fitted(x: Tensor, y: Tensor, sigma: float, classes: int, epochs: int) -> nn.
         torch.optim.Adam(model.parameters(), lr=2e-3),
     )
     train.fit(model, train.Batches(x, y, 100), loss, optimizer, epochs=epochs)
-    return model
+    return smooth.prepared(model, x[:4])
 
 
 class Levels:
@@ -82,8 +85,7 @@ class Levels:
 
     def __init__(self, scale: Scale, data: Data) -> None:
         self.scale, (self.x, self.y, self.x_test, self.y_test) = scale, data
-        # Pilot votes on 1500 images at most: a selector has few answers to learn.
-        self.few = slice(1500)
+        self.few = slice(scale.learned)  # whose pilot votes are what a selector learns
         self.ballots, self.pilots = {}, {}
         for sigma in scale.sigmas:
             model = fitted(self.x, self.y, sigma, 10, scale.epochs)
@@ -143,7 +145,7 @@ def compared(scale: Scale, name: str, data: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> dict[str, str]:
     """Compute what is missing, print the table, and say what agrees."""
-    chosen = options(__doc__, "dual").parse_args(arguments)
+    chosen = options(__doc__, "dual", SCALES).parse_args(arguments)
     scale, began = SCALES[chosen.scale], time.perf_counter()
     out = chosen.out / chosen.scale
     found = once(out / "cases", asdict(scale), partial(compared, scale, chosen.scale, chosen.data))

@@ -16,6 +16,9 @@ Two ways to train the groups' models:
 Further cases: clients that hold few classes each, in groups by a hash of their ids or dealt out by
 a roster of the class that each holds most of; and CIFAR-10.
 
+A run that was stopped goes on where it was: each round of the groups and each ten pictures' votes
+are kept in ``--out``.
+
 FLCert (Cao et al. 2022) certifies .88 of the test pictures against 20 malicious clients of 1000,
 on pictures as they are (radius 0).
 """
@@ -35,10 +38,12 @@ from benchmarks.papers import recipe
 from benchmarks.papers.recipe import chosen, once, options, report, word
 from rsfl import attacks, demo, fed, runs, train
 from rsfl._draws import generator
+from rsfl._fingerprint import weights_hash
 from rsfl.noise import Gaussian
-from rsfl.smooth import JointBallot, JointSmoother
+from rsfl.smooth import JointBallot, JointCertificate, JointSmoother
 
 SEED, ALPHA, CLASSES, COPIES, FEATURES, BATCH = 0, 0.001, 10, 4, 128, 200
+PART = 10  # pictures whose votes are kept in one file
 EPSILON = 0.25  # budget of the attack in training, in l2
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
 RUNGS = (0, 1, 2, 5, 10, 20, 30, 40, 50)
@@ -277,7 +282,9 @@ def divided(case: Case, clients: int, y: Tensor) -> tuple[list[np.ndarray], dict
     return parts, most if case.roster else None
 
 
-def groups_of_heads(case: Case, scale: Scale, x: Tensor, y: Tensor, seen: Seen) -> fed.GroupVote:
+def groups_of_heads(
+    case: Case, scale: Scale, x: Tensor, y: Tensor, seen: Seen, kept: Path
+) -> fed.GroupVote:
     """Heads that the groups train on features of noisy copies of their own pictures."""
     own, labels = x[scale.public :], y[scale.public :]
     with torch.no_grad():
@@ -299,10 +306,10 @@ def groups_of_heads(case: Case, scale: Scale, x: Tensor, y: Tensor, seen: Seen) 
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
     server = fed.Server(head, members, seed=SEED)
-    return fed.train_groups(server, case.groups, scale.rounds, num_classes=CLASSES, roster=roster)
+    return _trained(server, case, scale.rounds, roster, kept)
 
 
-def groups_of_networks(case: Case, scale: Scale, x: Tensor, y: Tensor) -> fed.GroupVote:
+def groups_of_networks(case: Case, scale: Scale, x: Tensor, y: Tensor, kept: Path) -> fed.GroupVote:
     """Networks that the groups train on noisy pictures."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -316,19 +323,50 @@ def groups_of_networks(case: Case, scale: Scale, x: Tensor, y: Tensor) -> fed.Gr
     parts, roster = divided(case, scale.clients, y)
     server = fed.Server(network, fed.clients(x, y, parts, trainer), seed=SEED)
     rounds = scale.adversarial_rounds if adversarial else scale.pixel_rounds
-    return fed.train_groups(server, case.groups, rounds, num_classes=CLASSES, roster=roster)
+    return _trained(server, case, rounds, roster, kept)
+
+
+def _trained(
+    server: fed.Server, case: Case, rounds: int, roster: dict[int, int] | None, kept: Path
+) -> fed.GroupVote:
+    """The groups of a case; a training that was stopped goes on."""
+    return fed.train_groups(
+        server,
+        case.groups,
+        rounds,
+        num_classes=CLASSES,
+        roster=roster,
+        checkpoint=kept,
+        progress=True,
+    )
+
+
+def cast(
+    smoother: JointSmoother, x: Tensor, n: int, batch_size: int | None, kept: Path
+) -> Iterator[JointBallot]:
+    """The votes on some pictures at a time. Those that are in a file are not cast again, if these
+    models cast them."""
+    models = weights_hash(smoother.judge)[:12]
+    kept.mkdir(parents=True, exist_ok=True)
+    for chunk in torch.arange(len(x)).split(PART):
+        path = kept / f"{models}-{n}-{int(chunk[0]):05d}.json"
+        if not path.exists():
+            some = smoother.ballot(x[chunk], n=n, index=chunk, seed=SEED + 1, batch_size=batch_size)
+            some.certificate(ALPHA, rungs=[0]).save(path)
+        yield JointCertificate.load(path).ballot
 
 
 def measured(case: Case, scale: Scale, pictures: tuple[Tensor, ...], out: Path) -> dict[str, Any]:
     """Certified accuracy over clients and radius, together and each alone."""
     x, y, test, labels = pictures
-    began = time.perf_counter()
+    began, groups = time.perf_counter(), out / "groups" / case.name
+    whole = not groups.exists() and not (out / "votes" / case.name).exists()
     seen = None
     if case.models == "features":
         seen = trained_features(case, scale, x, y, out / "training")
-        vote = groups_of_heads(case, scale, x, y, seen)
+        vote = groups_of_heads(case, scale, x, y, seen, groups)
     else:
-        vote = groups_of_networks(case, scale, x, y)
+        vote = groups_of_networks(case, scale, x, y, groups)
     training = time.perf_counter() - began
 
     judge = fed.GroupJudge(vote, features=seen)
@@ -342,11 +380,9 @@ def measured(case: Case, scale: Scale, pictures: tuple[Tensor, ...], out: Path) 
     n = scale.n if case.models == "features" else scale.pixel_n
     began, parts = time.perf_counter(), []
     batch = BATCH if x.device.type == "cpu" else None
-    for chunk in torch.arange(len(asked)).split(20):
-        cast = smoother.ballot(asked[chunk], n=n, index=chunk, seed=SEED + 1, batch_size=batch)
-        parts.append(cast)
-        done = sum(map(len, parts))
-        took = time.perf_counter() - began
+    for some in cast(smoother, asked, n, batch, out / "votes" / case.name):
+        parts.append(some)
+        done, took = sum(map(len, parts)), time.perf_counter() - began
         print(f"{case.name}: {done} of {len(asked)}, {took:.0f} s", flush=True)
     ballot = JointBallot.cat(parts)
     (out / "certificates").mkdir(parents=True, exist_ok=True)
@@ -364,8 +400,9 @@ def measured(case: Case, scale: Scale, pictures: tuple[Tensor, ...], out: Path) 
         "groups without a model": len(vote.failed),
         "votes": n,
         "images": len(asked),
-        "seconds of training": training,
-        "seconds of votes": time.perf_counter() - began,
+        # Of a case that was stopped and went on, nobody has measured how long it took.
+        "seconds of training": training if whole else None,
+        "seconds of votes": time.perf_counter() - began if whole else None,
     }
 
 
@@ -403,7 +440,6 @@ def drawn(found: Mapping[Case, Mapping[str, Any]], out: Path, truths: Mapping[st
     import matplotlib
 
     matplotlib.use("Agg")
-    from rsfl.smooth import JointCertificate
 
     for case in found:
         certificate = JointCertificate.load(out / "certificates" / f"{case.name}.json")

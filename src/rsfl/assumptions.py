@@ -85,9 +85,12 @@ RAW_INPUT = Assumption(
 OTHER_PARTS = Assumption(
     "other-parts",
     "Only the part of the input that the certificate names is moved. What goes along with it is "
-    "the same, and so is what a touched output was made from.",
+    "the same, and so is what a touched output was made from. A part that others make of the moved "
+    "one, such as a thumbnail of the picture, does not stay the same: it is to be made inside the "
+    "model, or named too.",
     "trusted",
-    "the caller; smooth.Parts and smooth.At name the part",
+    "the caller; smooth.Parts and smooth.At name the part, and a part that is the memory of a "
+    "touched one is refused",
 )
 IDEAL_NOISE = Assumption(
     "ideal-noise",
@@ -229,8 +232,9 @@ APART_NODES = Assumption(
 COUNTED_IF_WITHSTOOD = Assumption(
     "counted-if-withstood",
     "A noisy copy counts for its label only where a certificate without chance says that no "
-    "admissible training attack changes that label there. What is certified, and has to be used, "
-    "is the vote of noisy copies of the model; alpha is for sampling alone.",
+    "admissible training attack changes that label there. What that certificate rests on, which "
+    "the judge names, is assumed too. What is certified, and has to be used, is the vote of noisy "
+    "copies of the model; alpha is for sampling alone.",
     "configured",
     "smooth.JointSmoother",
 )

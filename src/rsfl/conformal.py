@@ -48,6 +48,7 @@ class Threshold:
         n: Calibration inputs.
         law: The noise of calibration, which must be that of use.
         dim: Number of coordinates of one input's noise, where it was given.
+        rounding: What share of a score one operation of its dtype may have cost.
     """
 
     value: float
@@ -57,6 +58,7 @@ class Threshold:
     n: int
     law: Law
     dim: int | None = None
+    rounding: float = 2.0**-52
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
@@ -73,7 +75,8 @@ class Threshold:
 
     def intervals(self, centre: Tensor, spread: Tensor | float = 1.0) -> Tensor:
         """The intervals (B, 2) of labels whose score :math:`|y - c| / s` is at most the threshold,
-        in float64 and rounded outward: a narrow dtype would round labels out of them.
+        in float64 and rounded outward, by what the scores may have been rounded too: a label whose
+        own score was rounded down to the threshold is in.
 
         Args:
             centre: (B,) predictions c for noisy inputs. Where they are NaN, all labels are in.
@@ -87,7 +90,7 @@ class Threshold:
         if bool((size <= 0).any()):
             raise ValueError(f"spread must be positive, got {float(size.min())!r}")
         half = size * self.value
-        half = half + (half.abs() + middle.abs()) * 2.0**-50
+        half = half + (half.abs() + middle.abs()) * (4 * self.rounding)
         ends = torch.stack([middle - half, middle + half], dim=1)
         return torch.where(ends.isnan(), ends.new_tensor([-math.inf, math.inf]), ends)
 
@@ -119,6 +122,7 @@ def level(law: Law, coverage: float, radius: float, *, dim: int | None = None) -
     Raises:
         ValueError: No level below 1 gives that.
     """
+    _of_inputs(law)
     coverage = number("coverage", coverage, 0, 1, open_high=True)
     radius = number("radius", radius, 0, np.inf, open_high=True)
     low, high = coverage, 1 - 2.0**-53
@@ -173,15 +177,14 @@ def calibrate(
     if bool(scores.isnan().any()):
         where = scores.isnan().nonzero()[0].item()
         raise ValueError(f"scores must be numbers, got nan at index {where}")
-    if not isinstance(law, Law):
-        raise TypeError(f"law must be a noise.Law, got {law!r}")
     coverage = number("coverage", coverage, 0, 1, open_low=True, open_high=True)
     radius = number("radius", radius, 0, np.inf, open_high=True)
     dim = None if dim is None else count("dim", dim, 1)
     at, n = level(law, coverage, radius, dim=dim), len(scores)
     rank = math.ceil((n + 1) * Fraction(at))  # a product of floats might be rounded down
     value = math.inf if rank > n else float(scores.double().sort().values[rank - 1])
-    return Threshold(value, at, coverage, radius, n, law, dim)
+    rounding = float(torch.finfo(scores.dtype).eps)
+    return Threshold(value, at, coverage, radius, n, law, dim, rounding)
 
 
 def noisy(
@@ -189,28 +192,29 @@ def noisy(
     law: Law,
     *,
     purpose: Literal["calibration", "use"],
-    seed: int = 0,
-    start: int = 0,
+    seed: int,
+    start: int,
 ) -> Tensor:
     """The inputs under one draw of noise each.
 
     Draws are keyed by seed, purpose and the number of the input: those of calibration and of use
-    share nothing. Whoever moves inputs must not know the draws of their use: keep that seed.
+    share nothing. Neither seed nor start has a default: what everybody knows is no secret, and
+    batches that all begin at 0 share their noise, which no coverage survives.
 
     Args:
         x: Inputs (B, ...).
         law: The noise.
         purpose: What for.
-        seed: Seed of the draws.
-        start: Number of the first input; inputs of one purpose must not share a number.
+        seed: Seed of the draws. That of use is a secret from whoever moves inputs.
+        start: Number of the first input: 0 for the first batch, and for the next one how many there
+            were. No two inputs of one purpose have the same.
 
     Raises:
         ValueError: The law does not apply to x, or an argument is out of its range.
         TypeError: x is no tensor of floating point numbers.
     """
     choice("purpose", purpose, ("calibration", "use"))
-    if not isinstance(law, Law):
-        raise TypeError(f"law must be a noise.Law, such as noise.Gaussian(0.25), got {law!r}")
+    _of_inputs(law)
     x, seed, start = law.checked(x), count("seed", seed), count("start", start)
     shape = (1, *law.noise_shape(x.shape[1:]))
     draws = [
@@ -222,3 +226,11 @@ def noisy(
         for i in range(len(x))
     ]
     return law.perturb(widened(x), torch.cat(draws))
+
+
+def _of_inputs(law: Law) -> None:
+    """Raise where something is no law of noise on inputs."""
+    if not isinstance(law, Law):
+        raise TypeError(f"law must be a noise.Law, such as noise.Gaussian(0.25), got {law!r}")
+    if law.space == "parameters":
+        raise ValueError(f"law must perturb inputs, got {law}, which is of a model's parameters")

@@ -78,6 +78,18 @@ def test_clopper_pearson_up_to_a_billion_trials(n):
             assert_tight_upper(i, n, alpha, hi)
 
 
+@pytest.mark.parametrize("n", [10**6, 10**9])
+def test_close_to_one_as_many_digits_are_right_of_what_is_left(n):
+    failures = np.array([1, 3, 4, 17, 25, 43, 48, 122, 923, 1894])
+    for alpha in (5e-11, 1.6e-6, 0.0025, 0.1):
+        left = bounds.clopper_pearson_upper(failures, n, alpha)
+        lower = bounds.clopper_pearson_lower(n - failures, n, alpha)
+        np.testing.assert_allclose(1 - lower, left, rtol=2e-9, atol=2.3e-16)
+        left = bounds.clopper_pearson_lower(failures, n, alpha)
+        upper = bounds.clopper_pearson_upper(n - failures, n, alpha)
+        np.testing.assert_allclose(1 - upper, left, rtol=2e-9, atol=2.3e-16)
+
+
 @pytest.mark.parametrize("n", [10**4, 10**7, 10**9])
 def test_levels_above_one_half_are_kept_by_few_successes_and_by_few_failures(n):
     few = np.array([1, 2, 5, 13, 30, 50, 51, 80])[:, None]
@@ -281,6 +293,7 @@ def test_least_trials_are_least(alpha, p0):
             r"alpha must lie in \[1e-200, 1\), got nan",
         ),
         (bounds.clopper_pearson_upper, (np.nan, 10, 0.1), "successes must be whole, got nan"),
+        (bounds.hoeffding_lower, (0.5, 0, 0.1), "trials must be a count of at least 1.*got 0"),
         (bounds.hoeffding_lower, (1.1, 10, 0.1), r"mean must lie in \[0, 1\], got 1.1"),
         (bounds.hoeffding_lower, (0.5, 10, 1.0), r"alpha must lie in \(0, 1\), got 1.0"),
         (bounds.hoeffding_lower, (0.5, 10, 0.0), r"alpha must lie in \(0, 1\), got 0.0"),

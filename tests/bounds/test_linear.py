@@ -107,6 +107,7 @@ def test_votes_are_probabilities_in_the_order_of_the_logits(logits, norm, sigma)
     order = np.argsort(logits)
     assert (np.diff(votes[order]) >= -1e-14).all()
     assert (lower <= upper).all()
+    assert (upper <= 1).all()
     assert (lower < 1).all()
     assert (upper > 0).all()
     again = linear_votes([np.array(logits) * 2 + 1], [norm * 2], sigma=sigma)[0]

@@ -32,6 +32,7 @@ def test_a_round_survives_json():
         (participant, {"decay": (0.2, 0.1)}, "decay must be the smallest and the largest"),
         (participant, {"decay": 0.1}, "decay must be the smallest and the largest"),
         (participant, {"input_norm": float("nan")}, "input_norm must lie in"),
+        (participant, {"input_norm": 0.0}, "input_norm must lie in"),
         (participant, {"batch_sizes": []}, "batch_sizes"),
         (participant, {"batch_sizes": [0]}, "batch_sizes must be a count of at least 1"),
         (participant, {"samples": [1, 2]}, "samples must list 9 indices"),

@@ -39,6 +39,7 @@ from rsfl.bounds import ClientThreat, FeatureThreat, RemovalThreat, SampleThreat
             {"clients": [1], "at_most": 1, "input_norm": 1.0, "samples": {1: [2]}},
             "nobody can be unknown",
         ),
+        ("sample", {"clients": [0], "input_norm": float("inf")}, "input_norm must lie in"),
         ("feature", {"at_most": 1, "norm": 0.1, "comparator": "scaled"}, "clients must be named"),
         ("feature", {"clients": [0], "norm": 0.1, "comparator": "x"}, "comparator must be one of"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsfl import fed
+from rsfl import _fingerprint, fed
 from rsfl.fed import checkpoint
 from rsfl.train import CheckpointError
 
@@ -231,3 +231,37 @@ def test_a_run_is_the_same_in_whatever_order_its_sets_are_given(tmp_path):
     assert weights(attacked((2, 1), ["updates", "samples"])) == weights(first)
     with pytest.raises(CheckpointError, match="belongs to another run"):
         attacked([1], ["samples", "updates"])
+
+
+def test_each_reads_its_own_samples_of_a_shared_data_set_once(tmp_path, monkeypatch):
+    read = []
+    described = _fingerprint._tensor
+    monkeypatch.setattr(
+        _fingerprint, "_tensor", lambda one: read.append(one.numel()) or described(one)
+    )
+    x, y = torch.rand(400, 100), torch.randint(3, (400,))
+    members = fed.clients(x, y, fed.partition.equal(400, 40, seed=0))
+    run = fed.Server(nn.Linear(100, 3), members)
+    fed.train_groups(run, 8, 1, num_classes=3, checkpoint=tmp_path)
+    models = 8 * 20 * (303 + 2)  # a few hashes of weights a group and round
+    assert sum(read) < x.numel() + 2 * y.numel() + models
+
+
+def test_another_ones_samples_are_no_part_of_a_group(tmp_path):
+    x, y = torch.rand(40, 4), torch.randint(3, (40,))
+
+    def trained():
+        members = fed.clients(x, y, [range(10 * k, 10 * k + 10) for k in range(4)])
+        run = fed.Server(nn.Linear(4, 3), members[:2])
+        return run.run(1, checkpoint=tmp_path, progress=False)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trained()
+        x[25] += 1  # of the third, who does not take part
+        torch.manual_seed(0)
+        trained()
+        x[15] += 1
+        torch.manual_seed(0)
+        with pytest.raises(CheckpointError, match=r"belongs to another run: samples differs$"):
+            trained()

@@ -326,7 +326,7 @@ def test_groups_are_the_same_together_and_in_processes():
 
 def test_each_group_trains_in_a_stack_of_its_own(monkeypatch):
     run, x = server(clients=40)
-    monkeypatch.setattr(fed.abreast.Abreast, "_joins", lambda *_: False)
+    monkeypatch.setattr(fed.abreast.Abreast, "_key", lambda *_: None)
     stacks = []
     fit = fed.training.fit_stacked
     monkeypatch.setattr(
@@ -428,6 +428,12 @@ def other(client, change):
         y = (y + 1) % 3
     elif change == "no label":
         y[:] = 9
+    elif change == "two labels a sample":
+        y = y[:, None].repeat(1, 2)
+    elif change == "no plain numbers":
+        x = x.to_sparse()
+    elif change == "no numbers at all":
+        x, y = x.to("meta"), y.to("meta")
     elif change == "fewer samples":
         return replace(client, indices=client.where[:2])
     elif change == "more samples":
@@ -444,6 +450,7 @@ def other(client, change):
 CHANGES = (
     *("huge", "denormal", "not a number", "labels", "no label", "fewer samples", "more samples"),
     *("another trainer", "another shape", "diverges"),
+    *("two labels a sample", "no plain numbers", "no numbers at all"),
 )
 
 
@@ -469,6 +476,26 @@ def test_whatever_one_client_is_changes_no_other_group_by_a_bit(monkeypatch, tra
         replace(run, clients=everybody), 5, 2, num_classes=3, attacks=attacks
     )
     assert same(clean, spoiled) == [at != 2 for at in range(5)]
+
+
+def test_a_stack_that_fails_costs_nobody_else_a_bit(monkeypatch):
+    """What no look at a client's samples has foreseen: its stack raises."""
+    run, _ = server(NETWORKS["network"](), TRAINERS["batches"], clients=37)
+    clean, fit = fed.train_groups(run, 5, 2, num_classes=3), fed.abreast.fit_stacked
+    victim, alone = max(clean.groups[2]), []
+
+    def failing(model, layout, clients, *rest):
+        if victim in [one.id for one in clients]:
+            alone.append({one.id for one in clients})
+            raise MemoryError
+        return fit(model, layout, clients, *rest)
+
+    monkeypatch.setattr(fed.abreast, "fit_stacked", failing)
+    spoiled = fed.train_groups(run, 5, 2, num_classes=3)
+    others = [at for at in range(5) if at != 2]
+    assert [same(clean, spoiled)[at] for at in others] == [True] * 4
+    assert {victim} in alone
+    assert not spoiled.failed
 
 
 def test_garbage_in_one_place_of_a_stack_reaches_no_other():
@@ -691,6 +718,25 @@ def test_votes_of_one_wide_layer_are_those_one_by_one(bias, monkeypatch):
     assert not torch.equal(vote.votes(x), wide)
 
 
+def test_a_wide_layer_knows_what_cancels(monkeypatch):
+    """Weights that are large and cancel: outputs are rounded by more than they are apart."""
+    generator, models = torch.Generator().manual_seed(1), []
+    x = torch.randn(64, 128, generator=generator)
+    x[:, 1] = x[:, 0] + 1e-6 * torch.randn(64, generator=generator)
+    for power in (0, 3, 4, 5, 6):
+        model = nn.Linear(128, 10)
+        with torch.no_grad():
+            model.weight.normal_(std=0.1, generator=generator)
+            model.bias.normal_(std=0.1, generator=generator)
+            model.weight[:, 0] += 10**power
+            model.weight[:, 1] -= 10**power
+        models.append(model)
+    vote = fed.GroupVote(tuple(models), tuple((i,) for i in range(5)), 10)
+    wide = vote.votes(x)
+    monkeypatch.setattr(fed.ensemble, "_layers", lambda models: False)
+    assert torch.equal(wide, vote.votes(x))
+
+
 def _encoder(heads, first):
     layer = nn.TransformerEncoderLayer(8, heads, 8, norm_first=first, batch_first=True)
     return nn.Sequential(nn.Unflatten(1, (2, 8)), layer, nn.Flatten(), nn.Linear(16, 3))
@@ -731,6 +777,23 @@ def test_what_would_make_groups_dependent_is_refused():
         fed.GroupVote(vote.models, ((0,), (0, 1)), 3)
     with pytest.raises(ValueError, match="models must be one a group, got 1 for 2 groups"):
         replace(vote, models=vote.models[:1])
+    for groups in (((1,), ("1",)), (("1",), ("2",)), ((1,), (True,)), ((0.5,), (1,))):
+        with pytest.raises((TypeError, ValueError), match="groups must be"):
+            fed.GroupVote(vote.models, groups, 3)
+    with pytest.raises(ValueError, match=r"groups must be disjoint, got \(\(1,\), \(1,\)\)"):
+        fed.GroupVote(vote.models, ((1,), (1.0,)), 3)
+    with pytest.raises(ValueError, match="models must be different objects, got one in several"):
+        fed.GroupVote((vote.models[0],) * 2, ((0,), (1,)), 3)
+    with pytest.raises(TypeError, match=r"models must be torch\.nn\.Module or None, got str"):
+        fed.GroupVote(("a model", vote.models[0]), ((0,), (1,)), 3)
+    with pytest.raises(ValueError, match="num_classes must be a count of at least 2"):
+        replace(vote, num_classes=1)
+    with pytest.raises(ValueError, match=r"failed must name groups without a model, got \[0, 7\]"):
+        replace(vote, failed={0: "was late", 7: "was late"})
+    with pytest.raises(ValueError, match=r"roster must name the clients 1, 2, got '1', '2'"):
+        group_clients([1, 2], 1, roster={"1": 0, "2": 0})
+    with pytest.raises(ValueError, match=r"roster must name the clients 1, 2, got '2', 1"):
+        group_clients([1, 2], 1, roster={1: 0, "2": 0})
     with pytest.raises(ValueError, match=r"server must have no timeout, .* got 0\.5"):
         fed.train_groups(replace(run, timeout=0.5), 2, 1, num_classes=3, progress=False)
     with pytest.raises(ValueError, match=r"timeout needs processes of at least 1, got timeout=2"):

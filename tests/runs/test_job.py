@@ -434,6 +434,30 @@ def test_data_sets_of_all_kinds_give_the_same_votes(tmp_path):
     assert [ballot["index"] for _, _, ballot in votes(tmp_path / "0")] == [[0], [2], [4], [6]]
 
 
+def test_a_data_set_may_write_every_input_into_the_same_memory(tmp_path):
+    """Votes of a group were those of its last input, under all of its numbers."""
+
+    class Reused:
+        def __init__(self, kind):
+            self.buffer, self.kind = torch.zeros(X.shape[1:]), kind
+
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, index):
+            if index >= len(self):
+                raise IndexError(index)
+            self.buffer.copy_(X[index])
+            return self.kind(self.buffer), LABELS[index]
+
+    certified(tmp_path / "own", limit=6)
+    for i, kind in enumerate((lambda x: x, torch.Tensor.numpy)):
+        certified(tmp_path / f"{i}", Reused(kind), limit=6)
+        certified(tmp_path / f"{i} in turn", iter(Reused(kind)), limit=6)
+        for end in ("", " in turn"):
+            assert votes(tmp_path / f"{i}{end}") == votes(tmp_path / "own")
+
+
 @pytest.mark.parametrize(
     ("dataset", "error", "words"),
     [

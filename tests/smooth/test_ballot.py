@@ -20,6 +20,7 @@ from rsfl.smooth import (
     Voter,
     Votes,
 )
+from rsfl.verify import verify
 
 MODEL = MODELS["staircase"]
 X = torch.tensor([0.2, 0.4, 0.6, 1.0]).mul(255).round().div(255)[:, None]
@@ -114,6 +115,21 @@ def test_votes_that_had_to_meet_a_condition_bound_no_rival():
         ballot.certificate(runner_up="bounded")
     with pytest.raises(ValueError, match="a prediction must be of all votes"):
         ballot.prediction()
+
+
+def test_a_condition_of_votes_is_said_and_assumed(tmp_path):
+    votes = Votes(torch.tensor([[100, 0]]))
+    ballot = Ballot(noise.Gaussian(0.5), votes, votes, condition="held by 3 groups")
+    certificate = ballot.certificate()
+    assert "counting votes held by 3 groups" in repr(certificate)
+    assert "counted-if-withstood" in {one.id for one in certificate.assumptions}
+    certificate.save(tmp_path / "certificate.json")
+    assert verify(tmp_path / "certificate.json").status == 0
+    assert Certificate.load(tmp_path / "certificate.json").assumptions == certificate.assumptions
+    bare = _document.read(tmp_path / "certificate.json", "certificate", 2)
+    bare["assumptions"] = [a for a in bare["assumptions"] if a["id"] != "counted-if-withstood"]
+    _document.write(tmp_path / "bare.json", "certificate", 2, bare)
+    assert verify(tmp_path / "bare.json").status == 1
 
 
 def ballots():

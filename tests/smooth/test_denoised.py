@@ -75,5 +75,8 @@ def test_two_modules_are_one_model():
 def test_what_does_not_fit_is_named(arguments, error, words):
     with pytest.raises(error, match=words):
         DiffusionDenoiser(*arguments)
+    narrow = DiffusionDenoiser(Oracle(X, "epsilon", channels=1), ALPHAS, 0.25)
+    with pytest.raises(ValueError, match=r"network must return \(6, 3, 4, 4\), or .* got \(6, 1,"):
+        narrow(X)  # one channel would be that of all three
     with pytest.raises(ValueError, match="predicts must be one of 'epsilon'"):
         DiffusionDenoiser(nn.Identity(), ALPHAS, 0.25, predicts="noise")

@@ -11,11 +11,13 @@ from torch import nn
 
 from rsfl import runs, verify
 from rsfl._document import write
+from rsfl.deform import DCT, PixelFlow, Rotation, Translation
 from rsfl.noise import Gaussian, Laplace
 from rsfl.smooth import (
     ABSTAIN,
     At,
     Certificate,
+    DeformationSmoother,
     DualCertificate,
     DualSmoother,
     GaussianSmoother,
@@ -171,11 +173,68 @@ def test_a_file_keeps_both_and_is_verified(tmp_path):
     def larger(other):  # the radius of the level alone
         other["radius"][1] = other["selected"]["radius"][1]
 
+    def of_others(other):
+        other["levels"][1]["input"][0] = "0" * 15 + "7"
+
     forged(larger)
+    forged(of_others)
     forged(lambda other: other["label"].__setitem__(2, 1))
     forged(lambda other: other["levels"].reverse())
     forged(lambda other: other["selected"]["radius"].__setitem__(1, "9.0"))
     forged(lambda other: other["levels"][0].__setitem__("alpha", 0.4))
+
+
+def test_the_level_is_of_the_selectors_own_input():
+    selected, other = (smoothed(above(0.0), 0.5).certify(x, n=500) for x in NEAR_AND_FAR)
+    label = int(selected.label)
+    levels = [None, None]
+    levels[label] = other
+    with pytest.raises(ValueError, match="must be of the selector's inputs, got others under"):
+        DualCertificate(selected, tuple(levels))
+    with pytest.raises(ValueError, match="must be of the same inputs in one order, got others in"):
+        best_levels([selected, other], torch.tensor([1]))
+
+
+NEAR_AND_FAR = torch.tensor([[1.0]]), torch.tensor([[9.0]])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Translation(0.1), PixelFlow(0.1)),
+        (DCT(0.1, 2), DCT(0.1, 4)),
+        (Rotation(0.3), Rotation(0.3, padding="border")),
+    ],
+)
+def test_parameters_of_two_warps_are_not_one_distance(one, other):
+    """Both are l2 in half images, say; the smaller radius would be a distance of neither."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    selector, level = (DeformationSmoother(model, law, 2) for law in (one, other))
+    with pytest.raises(ValueError, match="levels must measure distances as the selector's"):
+        DualSmoother(selector, [selector, level])
+    wider = replace(one, **{next(iter(vars(one.base))): 0.2})
+    DualSmoother(selector, [selector, DeformationSmoother(model, wider, 2)])
+
+
+def test_distances_at_two_places_are_not_one():
+    model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 2)).eval()
+    x = torch.tensor([[9.0]])
+    smoothers = [Smoother(At(model, place), Gaussian(0.1), 2) for place in "01"]
+    selected, other = (one.certify(x, n=500) for one in smoothers)
+    levels = [None, None]
+    levels[int(selected.label)] = other
+    with pytest.raises(ValueError, match=r"levels must measure as the selector does, in .*of 0"):
+        DualCertificate(selected, tuple(levels))
+
+
+def test_statements_about_all_inputs_know_its_alpha():
+    certificate = dual().certify(torch.linspace(-2, 2, 40)[:, None], n=200, alpha=0.1)
+    labels = [0] * 40
+    assert runs.high_probability_accuracy(certificate, labels, 0.1) < runs.certified_accuracy(
+        certificate, labels, 0.1
+    )
+    with pytest.raises(ValueError, match=r"alpha must be at least 0\.1, with which the cert"):
+        runs.high_probability_accuracy(certificate, labels, 0.1, alpha=1e-6)
 
 
 def test_best_levels_are_those_of_the_largest_radius_for_the_true_label():
@@ -214,3 +273,23 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"alpha must be shared in halves, got 0.0005 and 0.1"):
         DualCertificate(certificate.selected, (half, certificate.levels[1]))
     assert isinstance(certificate.levels[0], Certificate)
+
+
+def test_the_votes_of_both_are_cast_again(tmp_path):
+    path, x = tmp_path / "dual.json", torch.tensor([[1.0], [-1.0], [0.0], [3.0]])
+    whole = dual()
+    whole.certify(x, n=500).save(path)
+    data = [(one, 0) for one in x]
+    report = verify.verify(path, witness=verify.Witness(whole, data))
+    assert report.status == 0, report
+    assert sum("voted again" in finding.text for finding in report.findings) == 3
+    other = DualSmoother(smoothed(above(0.2), 0.5), whole.levels)
+    assert verify.verify(path, witness=verify.Witness(other, data)).status == 1
+    swapped = DualSmoother(whole.selector, whole.levels[::-1])
+    assert verify.verify(path, witness=verify.Witness(swapped, data)).status == 1
+    alone = verify.verify(path, witness=verify.Witness(whole.selector, data))
+    assert "a smooth.DualSmoother of as many levels votes again" in str(alone)
+    selected = tmp_path / "selected.json"
+    whole.selector.certify(x, n=500).save(selected)
+    (wrong,) = verify.verify(selected, witness=verify.Witness(whole, data)).false
+    assert "model must be a module or a smoother for this, got DualSmoother" in wrong.text

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from rsfl import _fingerprint
-from rsfl.smooth import GaussianSmoother, largest_difference, prepared
+from rsfl.smooth import At, GaussianSmoother, largest_difference, prepared
 from rsfl.smooth.preparation import _by_onednn, _OneCall
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -197,6 +197,47 @@ def test_hooks_are_heard():
     assert largest_difference(model, fast, X) < 1e-5
 
 
+def test_what_is_computed_with_weights_that_are_held_elsewhere_is_refused():
+    """A copy of the model would go on with the weights of the first one: trained, they change what
+    was certified."""
+    net = network("plain")
+
+    class Calling(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function, self.head = function, nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.head(self.function(x))
+
+    by_function, weight = GaussianSmoother(lambda x: net(x), 0.5, 5).model, net[-1].weight
+    product = Calling(lambda x: functional.linear(x[:, 0, 0, :4], weight))
+    for model in (Calling(lambda x: net(x)), Calling(net.forward), by_function, product):
+        with pytest.raises(ValueError, match=r"model must hold all that it computes with"):
+            prepared(model, X[:2])
+    view = Calling(lambda x: x[:, 0, 0, :4] @ weight.T)  # which a trace keeps as a constant
+    held = [prepared(one, X[:2]) for one in (Calling(net), view)]
+    before = [one(X[:2]) for one in held]
+    with torch.no_grad():
+        weight.add_(1.0)
+    assert all(torch.equal(one(X[:2]), was) for one, was in zip(held, before, strict=True))
+
+
+def test_a_layer_that_was_joined_has_another_name():
+    """Noise at the convolution is not noise behind its normalisation and ReLU."""
+    model = network("residual")
+    fast = prepared(model, X[:2])
+    names = {name for name, _ in fast.named_modules()}
+    joined = {name for name, one in fast.named_modules() if isinstance(one, _OneCall)}
+    assert joined
+    assert not joined & {name for name, _ in model.named_modules()}
+    kept = {name for name, one in model.named_modules() if not list(one.children())} & names
+    assert all(type(fast.get_submodule(one)) is type(model.get_submodule(one)) for one in kept)
+    (first, *_) = (name for name, one in model.named_modules() if isinstance(one, nn.Conv2d))
+    with pytest.raises(ValueError, match="place must be the name of one of the model's modules"):
+        At(fast, first)
+
+
 def test_chance_is_refused():
     class Chance(nn.Module):
         def forward(self, x):
@@ -207,6 +248,10 @@ def test_chance_is_refused():
         prepared(model, X)
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got 3"):
         prepared(3, X)
+    with pytest.raises(
+        TypeError, match="x must be a tensor, got dict: of a model of several inputs"
+    ):
+        prepared(model, {"pixels": X})
 
 
 def test_it_is_one_model_for_a_run_that_is_resumed():

@@ -124,6 +124,7 @@ def test_a_certificate_says_what_is_touched_and_what_is_not():
     certificate = Smoother(At(Text(), "embeddings"), Gaussian(0.4), K).certify(TEXT, n=1000)
     assert certificate.touched == "the output of embeddings"
     assert "other-parts" in {one.id for one in certificate.assumptions}
+    assert certificate.unit == "input units of the output of embeddings"
     assert "l2 radius in input units of the output of embeddings" in repr(certificate)
     assert certificate[2].touched == certificate.touched
     plain = Smoother(nn.Linear(3, 2), Gaussian(0.4), 2).certify(torch.rand(1, 3), n=1000)
@@ -231,6 +232,68 @@ def test_modes_and_callers_tensors_are_left_alone():
     assert not text.model.embeddings._forward_hooks
 
 
+def test_the_centre_is_the_output_whatever_comes_after_it():
+    """The next module may write into the tensor that the place gave."""
+    torch.manual_seed(0)
+    layers = nn.Linear(3, 4), nn.Linear(4, K)
+    writing, plain = (
+        nn.Sequential(layers[0], nn.ReLU(inplace=inplace), layers[1]) for inplace in (True, False)
+    )
+    x = torch.rand(6, 3) - 0.5
+    assert torch.equal(At(writing, "0").checked(x).touched, layers[0](x))
+    same(*(Smoother(At(one, "0"), Gaussian(0.4), K).certify(x, n=500) for one in (writing, plain)))
+
+
+def test_the_model_may_write_into_what_a_touched_output_is_made_of():
+    class Turning(Text):
+        def forward(self, input_ids, attention_mask):
+            kept = 1 - attention_mask
+            attention_mask.copy_(kept)
+            return super().forward(input_ids, 1 - attention_mask)
+
+    batch = {"input_ids": IDS.clone(), "attention_mask": MASK.clone()}
+    found = Smoother(At(Turning(), "embeddings"), Gaussian(0.4), K).certify(batch, n=500)
+    assert torch.equal(batch["attention_mask"], MASK)
+    same(found, Smoother(At(Text(), "embeddings"), Gaussian(0.4), K).certify(TEXT, n=500))
+
+
+def test_what_is_touched_for_one_model_is_not_for_another():
+    batch = {"pixels": PIXELS, "side": MASK.float()}
+    told = Parts(IMAGE, "pixels").checked(batch)
+    other = Smoother(Parts(IMAGE, "side"), Gaussian(0.4), K)
+    for ask in (other.certify, lambda inputs: other.probabilities(inputs, 3)):
+        with pytest.raises(ValueError, match="this model, which touches side, got inputs of pix"):
+            ask(told)
+
+
+def test_a_part_that_is_the_memory_of_a_touched_one_is_refused():
+    class Leaky(nn.Module):  # reads from the thumbnail what the noise hides
+        def forward(self, pixels, thumbnail):
+            return torch.stack([thumbnail.flatten(1).sum(1), 0 * pixels.flatten(1).sum(1)], 1)
+
+    smoother = Smoother(Parts(Leaky(), "pixels"), Gaussian(0.4), 2)
+    for thumbnail in (PIXELS, PIXELS.flatten(1), PIXELS[:, :1]):
+        with pytest.raises(ValueError, match=r"batch\['thumbnail'\] must not be the same tensor"):
+            smoother.certify({"pixels": PIXELS, "thumbnail": thumbnail}, n=500)
+    smoother.certify({"pixels": PIXELS, "thumbnail": PIXELS[:, 1:]}, n=500)
+
+
+def test_whoever_reads_a_run_is_told_the_part(tmp_path):
+    smoother = Smoother(At(Text(), "embeddings"), Gaussian(0.4), K)
+    found, labels = runs.certify(smoother, items(), out=tmp_path / "run", n=500)
+    part = "input units of the output of embeddings"
+    assert part in runs.as_text(runs.read_runs([tmp_path / "run"]), ["0", "0.1"])
+    runs.evidence(tmp_path / "run", tmp_path / "page.md")
+    assert part in (tmp_path / "page.md").read_text()
+    with pytest.raises(ValueError, match=f"unit must be '{part}', that of the certificate"):
+        runs.write_tsv(tmp_path / "run.tsv", found, labels, torch.ones(B).numpy())
+    elsewhere, _ = runs.certify(
+        Smoother(At(Text(), "mix"), Gaussian(0.4), K), items(), out=tmp_path / "mix", n=500
+    )
+    with pytest.raises(ValueError, match="curves must share one norm and unit"):
+        runs.envelope({"a": (found, labels), "b": (elsewhere, labels)}, 0.1)
+
+
 def test_probabilities_reach_what_is_before_the_place():
     model = Text().eval()
     smoother = Smoother(At(model, "embeddings"), Gaussian(0.4), K)
@@ -252,7 +315,7 @@ def test_preprocessing_scales_the_touched_part_alone():
         Parts(IMAGE, "pixels"), Gaussian(0.4), K, preprocessing=(0.5, 0.25), bounds=(0, 1)
     )
     certificate = scaled.certify(batch, n=1000)
-    assert certificate.unit == "pixels"
+    assert certificate.unit == "pixels of pixels"
     assert certificate.touched == "pixels"
 
     class Inside(Image):

@@ -176,6 +176,49 @@ def test_sums_over_many_clients_are_paid_to_the_last_digit(asked, limit):
     agree(rounds, asked, closeness=1e-11)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("steps", [1, 300])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        threat("feature", clients=[0], norm=0.1, samples=1),
+        threat("feature", at_most=1, norm=0.1, flips=False),
+        threat("sample", clients=[0], input_norm=2.0, per_batch=1),
+        threat("sample", clients=[0], input_norm=2.0, samples=3),
+        threat("feature", clients=[0], norm=1e-6, flips=False, scale=2.0),
+        threat("client", clients=[0]),
+    ],
+    ids=str,
+)
+def test_sums_over_many_steps_and_samples_are_paid_to_the_last_digit(asked, steps, decay):
+    """Six thousand samples, in one batch or in three hundred."""
+    rng = random.Random(6)
+    limit = 60.0 if asked.level == "client" else math.inf
+    everyone = [
+        participant(
+            client=i,
+            weight=0.5,
+            lr=rng.uniform(0.05, 0.3),
+            decay=(decay, decay),
+            batch_sizes=[6000 // steps] * steps,
+            samples=[rng.randrange(20) for _ in range(6000)],
+        )
+        for i in range(2)
+    ]
+    agree([record(participants=everyone, update_clip=limit)], asked, closeness=1e-11)
+
+
+def test_who_may_be_cut_short_is_told_if_it_is_one_of_several():
+    calm = participant(client=0, weight=0.5, lr=0.01)
+    wild = participant(client=1, weight=0.5, lr=0.9)
+    rounds = [record(participants=[calm, wild], update_clip=0.5)]
+    for clients in ([0, 1], [1]):
+        asked = threat("feature", clients=clients, norm=0.1)
+        assert bounds.deviation(rounds, asked).comparison == "honest and clipped"
+    asked = threat("feature", clients=[0], norm=0.1)
+    assert bounds.deviation(rounds, asked).comparison == "honest"
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

@@ -1,7 +1,8 @@
 """What every deformation is: a law over the parameters of a warp, applied by one interpolation."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -44,6 +45,16 @@ class Deformation(Law):
     def norm(self) -> str:  # type: ignore[override]  # that of the base
         """The norm of the radius."""
         return self.base.norm
+
+    @property
+    def warp(self) -> str:
+        """What the parameters are those of: the deformation without its noise. A distance under one
+        warp is none under another, though both be called half images."""
+        own: tuple[Field[Any], ...] = fields(self)  # type: ignore[arg-type]  # all are dataclasses
+        settings = [f"{one.name}={getattr(self, one.name)!r}" for one in own]
+        scale = set(vars(self.base))
+        kept = [text for one, text in zip(own, settings, strict=True) if one.name not in scale]
+        return f"{type(self).__name__}({', '.join(kept)})"
 
     @abstractmethod
     def dim(self, height: int, width: int) -> int:

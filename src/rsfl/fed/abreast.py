@@ -2,9 +2,9 @@
 anybody else's, not to the last bit."""
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +78,22 @@ class Abreast:
         found: dict[int, dict[int, Any]] = {at: {} for at in asked}
         for (_, width), columns in self._kinds(asked).items():
             for seats in columns:
-                rows = self._stack(seats, width)
-                for seat in seats:
-                    found[seat.group][seat.position] = self.layout.split(rows[seat.group])
+                for seat, row in self._rows(seats, width):
+                    found[seat.group][seat.position] = self.layout.split(row)
         return found
+
+    def _rows(self, seats: Sequence[_Seat], width: int) -> Iterator[tuple[_Seat, Tensor]]:
+        """What comes of each seat. A stack that fails is taken up again with one client at a time,
+        whose numbers are the same with nobody beside it: so the others have theirs, to the last
+        bit, and who made it fail trains in its own group."""
+        try:
+            rows = self._stack(seats, width)
+        except Exception:
+            for seat in seats if len(seats) > 1 else ():
+                yield from self._rows([seat], width)
+        else:
+            for seat in seats:
+                yield seat, rows[seat.group]
 
     def _kinds(self, asked: Mapping[int, Asked]) -> dict[tuple[Hashable, int], list[list[_Seat]]]:
         """The stacks of each kind of client: the k-th of every group is in the k-th."""
@@ -89,12 +101,12 @@ class Abreast:
         for at, one in asked.items():
             taken: dict[tuple[Hashable, int], int] = defaultdict(int)
             for position, member in enumerate(one.participants):
-                task = one.tasks[position]
-                if not self._joins(member, task, one.apart):
+                task, client = one.tasks[position], cast("Client", member)
+                try:
+                    key = self._key(client, task, one.apart)
+                except Exception:  # samples that cannot even be looked at: its own group will tell
                     continue
-                client: Any = member
-                key = kind(client, task), _width(client)
-                if not (self._apart(client, task, key) and self._labelled(client)):
+                if key is None:
                     continue
                 if taken[key] == len(kinds[key]):
                     kinds[key].append([])
@@ -103,20 +115,28 @@ class Abreast:
                 taken[key] += 1
         return kinds
 
-    def _joins(self, member: Member, task: Task, apart: Collection[int]) -> bool:
-        return (
+    def _key(
+        self, client: Client, task: Task, apart: Collection[int]
+    ) -> tuple[Hashable, int] | None:
+        """The kind of a client, and the width of its batches; None if it trains in its own
+        group."""
+        joins = (
             self.known
-            and stackable(member)
+            and stackable(client)
             and task.poison is None
             and not task.center
-            and member.id not in apart
+            and client.id not in apart
         )
+        if not joins:
+            return None
+        key = kind(client, task), _width(client)
+        return key if self._apart(client, task, key) and self._labelled(client) else None
 
     def _labelled(self, client: Client) -> bool:
-        """Whether a client's labels are classes of the model: the one thing about its samples that
+        """Whether a client's labels are classes of the model, one a sample: what else they are
         could raise, and then for all who are in the stack."""
         labels = client.y[torch.from_numpy(client.where)]
-        return bool((labels >= 0).all() and (labels < self.classes).all())
+        return labels.ndim == 1 and bool((labels >= 0).all() and (labels < self.classes).all())
 
     def _stack(self, seats: Sequence[_Seat], width: int) -> Tensor:
         """The vectors of a stack, a row a group."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rsfl._checks import count, stored
 from rsfl._models import evaluating
 from rsfl.assumptions import (
     GIVEN_GROUPS,
@@ -21,8 +22,7 @@ from rsfl.smooth import ABSTAIN
 
 __all__ = ["GroupVote"]
 
-_NEAR = 1e-4  # outputs closer than this part of the largest are looked at one by one
-_ROUNDED = (torch.float32, torch.float64)  # what rounds less than that
+_ROUNDED = (torch.float32, torch.float64)  # sums of these are no coarser than their own digits
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class GroupVote:
 
     Args:
         models: One model a group; None for a group whose training failed, which does not vote.
-        groups: The clients of each group.
-        num_classes: Number of labels.
+        groups: The clients of each group, by their ids: whole numbers.
+        num_classes: Number of labels, at least 2.
         failed: Why groups have no model, by their numbers.
         apart: What keeps groups apart: whoever trained them says it. Models that come from
             elsewhere are taken on trust.
@@ -48,14 +48,29 @@ class GroupVote:
     ledgers: Mapping[int, Ledger] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.models) != len(self.groups):
+        groups = tuple(tuple(count("groups", one) for one in group) for group in self.groups)
+        models, labels = tuple(self.models), count("num_classes", self.num_classes, 2)
+        stored(self, models=models, groups=groups, num_classes=labels)
+        if len(models) != len(groups):
             raise ValueError(
-                f"models must be one a group, got {len(self.models)} for {len(self.groups)} groups"
+                f"models must be one a group, got {len(models)} for {len(groups)} groups"
             )
-        members = sorted(client for group in self.groups for client in group)
+        members = [client for group in groups for client in group]
         if len(set(members)) < len(members):
-            raise ValueError(f"groups must be disjoint, got {self.groups!r}")
-        there = sum(model is not None for model in self.models)
+            raise ValueError(f"groups must be disjoint, got {groups!r}")
+        named = [model for model in models if model is not None]
+        if wrong := [type(one).__name__ for one in named if not isinstance(one, nn.Module)]:
+            raise TypeError(f"models must be torch.nn.Module or None, got {wrong[0]}")
+        if len(set(map(id, named))) < len(named):
+            raise ValueError(
+                "models must be different objects, got one in several groups: its clients would "
+                "have several votes; copy.deepcopy makes another of it"
+            )
+        if strange := {at for at in self.failed if at not in range(len(models)) or models[at]}:
+            raise ValueError(
+                f"failed must name groups without a model, got {sorted(strange, key=repr)!r}"
+            )
+        there = len(named)
         if 2 * there <= len(self.models):
             raise ValueError(
                 f"models must be there for more than half of the groups, got {there} of "
@@ -71,15 +86,15 @@ class GroupVote:
         """Votes (B, K), int64: one a group and input; none where outputs are not finite.
 
         Linear models that are alike are asked as one wide layer. The votes are those of one model
-        after another: where two outputs are as close as rounding, the model is asked alone. For
-        other networks one after another is the fastest way on a CPU.
+        after another: where two outputs are no farther apart than rounding can move them, the model
+        is asked alone. For other networks one after another is the fastest way on a CPU.
         """
         asked = [model for model in self.models if model is not None]
         votes = torch.zeros((len(x), self.num_classes), dtype=torch.int64, device=x.device)
         if x.device.type == "cpu" and x.ndim == 2 and _layers(asked):
-            outputs = _wide(asked, x)
+            outputs, error = _wide(asked, x)
             self._check(outputs[:, :, 0], x)
-            ahead, sure = _clear(outputs)
+            ahead, sure = _clear(outputs, error)
             votes += ahead[:, :, sure].sum(dim=2)
             asked = [model for model, known in zip(asked, sure.tolist(), strict=True) if not known]
         for model in asked:
@@ -133,20 +148,25 @@ def _voted(outputs: Tensor) -> Tensor:
     return torch.where(torch.isfinite(outputs).all(dim=1), outputs.argmax(dim=1), ABSTAIN)
 
 
-def _clear(outputs: Tensor) -> tuple[Tensor, Tensor]:
+def _clear(outputs: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     """Which label is ahead (B, K, G), and whether a model's are so by more than rounding, and
-    finite, at all inputs (G,)."""
+    finite, at all inputs (G,).
+
+    Args:
+        outputs: (B, K, G).
+        error: (B, G), how far each can be from the exact one, however it is computed.
+    """
     top = outputs.amax(dim=1, keepdim=True)
-    near = _NEAR * torch.maximum(top, -outputs.amin(dim=1, keepdim=True))
-    ahead = outputs >= top - near
+    # Here and there, of the first and of the second; and the sums of this line are rounded, too.
+    ahead = outputs >= top - 4.01 * error[:, None]
     alone = ahead.sum(dim=1, dtype=torch.int32) == 1
     # A number that is not finite makes the sum so.
     return ahead, (alone & torch.isfinite(outputs.sum(dim=1))).all(dim=0)
 
 
 def _layers(models: Sequence[nn.Module]) -> bool:
-    """Whether models are linear layers that differ in their weights alone, and round so little that
-    `_NEAR` covers it."""
+    """Whether models are linear layers that differ in their weights alone, and round as `_wide`
+    counts on."""
     if not all(type(model) is nn.Linear for model in models) or not of_torch_alone(*models):
         return False
     kinds = {
@@ -154,14 +174,28 @@ def _layers(models: Sequence[nn.Module]) -> bool:
         for layer in models
     }
     narrow = any(layer.weight.dtype not in _ROUNDED for layer in models)
-    return len(models) > 1 and len(kinds) == 1 and not narrow
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return len(models) > 1 and len(kinds) == 1 and not narrow and exact
 
 
-def _wide(models: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """The outputs (B, K, G) of linear layers that are alike, by one product."""
+def _wide(models: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The outputs (B, K, G) of linear layers that are alike, by one product, and by how much each
+    may be rounded (B, G).
+
+    In whatever order d + 1 products are summed, the error is at most
+    :math:`\gamma_{d+1} (|w| \cdot |x| + |b|) \le \gamma_{d+1} (\|w\| \|x\| + |b|)`.
+    """
     layers: Any = models
     with torch.no_grad():
-        weight = torch.stack([layer.weight for layer in layers], dim=1).flatten(0, 1)
+        weight = torch.stack([layer.weight for layer in layers], dim=1)
         plain = layers[0].bias is None
-        bias = None if plain else torch.stack([layer.bias for layer in layers], dim=1).flatten()
-        return nn.functional.linear(x, weight, bias).view(len(x), -1, len(layers))
+        bias = None if plain else torch.stack([layer.bias for layer in layers], dim=1)
+        outputs = nn.functional.linear(
+            x, weight.flatten(0, 1), None if bias is None else bias.flatten()
+        )
+        sizes = x.norm(dim=1)[:, None] * weight.norm(dim=2).amax(dim=0)
+        if bias is not None:
+            sizes += bias.abs().amax(dim=0)
+        digits = torch.finfo(x.dtype)
+        gamma = 1.01 * (x.shape[1] + 1) * digits.eps / 2  # and what the norms are rounded by
+        return outputs.view(len(x), -1, len(layers)), gamma * sizes + digits.tiny

@@ -83,7 +83,8 @@ def group_clients(
     else:
         if set(roster) != set(ordered):
             raise ValueError(
-                f"roster must name the clients {_few(ordered)}, got {_few(sorted(roster))}"
+                f"roster must name the clients {_few(ordered)}, got "
+                f"{_few(sorted(roster, key=repr))}"
             )
         facts = {id_: count("roster", fact) for id_, fact in roster.items()}
         drawn = {id_: _draws.subseed(seed, "dealt", id_) for id_ in ordered}
@@ -92,9 +93,9 @@ def group_clients(
     return tuple(tuple(sorted(members)) for members in found)
 
 
-def _few(ids: Sequence[int]) -> str:
+def _few(ids: Sequence[Any]) -> str:
     """The first ids of many, in words."""
-    shown = ", ".join(map(str, ids[:10]))
+    shown = ", ".join(map(repr, ids[:10]))
     return f"{shown}, ... ({len(ids)})" if len(ids) > 10 else shown
 
 

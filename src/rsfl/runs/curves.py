@@ -238,7 +238,7 @@ def high_probability_accuracy(
         where .001 was asked).
     """
     independent(certificate)
-    own = certificate.alpha if isinstance(certificate, Certificate) else None
+    own: float | None = getattr(certificate, "alpha", None)
     if alpha is None and own is None:
         raise ValueError("alpha must be given for a published test set, which does not say it")
     alpha = level("alpha", own if alpha is None else alpha)
@@ -287,19 +287,19 @@ def comparable(curves: Mapping[str, tuple[Certified, ArrayLike]]) -> tuple[str, 
     measures = {(certificate.norm, certificate.unit) for certificate, _ in curves.values()}
     if len(measures) > 1:
         raise ValueError(f"curves must share one norm and unit, got {sorted(measures)}")
-    spaces = {
-        _space(certificate.law)
-        for certificate, _ in curves.values()
-        if isinstance(certificate, Certificate)
-    }
+    told = (_space(certificate) for certificate, _ in curves.values())
+    spaces = {space for space in told if space}
     if len(spaces) > 1:
         raise ValueError(f"curves must share one space, got {sorted(spaces)}")
     return measures.pop()
 
 
-def _space(law: Measure) -> str:
-    """What the radii under a law are distances of; the parameters of each deformation are a space
-    of their own."""
+def _space(certificate: Certified) -> str:
+    """What the radii of a certificate are distances of, "" where it does not say it. The parameters
+    of each deformation are a space of their own."""
+    law: Measure | None = getattr(certificate, "law", None)
+    if law is None:
+        return ""
     return type(law).__name__ if law.space == "parametric" else law.space
 
 
@@ -322,7 +322,8 @@ def one_test_set(tests: Iterable[tuple[Certified, ArrayLike]]) -> None:
 
 def _hashes(certificate: Certified) -> Int64 | None:
     """Hashes of the inputs, None where some are unknown."""
-    hashes = certificate.inputs.cpu().numpy() if isinstance(certificate, Certificate) else None
+    found: Tensor | None = getattr(certificate, "inputs", None)
+    hashes = None if found is None else found.cpu().numpy()
     return hashes if hashes is not None and bool((hashes != 0).all()) else None
 
 

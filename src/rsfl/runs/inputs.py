@@ -13,7 +13,7 @@ from rsfl._batches import indexable
 from rsfl._checks import count
 from rsfl.smooth import Inputs, structure
 
-__all__ = ["Mapped", "example", "labelled", "peeked"]
+__all__ = ["Mapped", "example", "labelled", "owned", "peeked"]
 
 
 class Mapped:
@@ -81,7 +81,8 @@ def peeked(dataset: Any) -> tuple[Any, Any]:
 
 def example(item: Any, model: nn.Module | None) -> tuple[Any, int]:
     """One input, as it is in the data set but on the model's device, and its label: a tensor, or
-    of a structured model :class:`rsfl.smooth.Inputs`."""
+    of a structured model :class:`rsfl.smooth.Inputs`. It is a copy: a data set may write the next
+    one into the same memory."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise TypeError(f"dataset must yield pairs (x, y), got {_kind(item)}")
     x, y = item
@@ -91,13 +92,24 @@ def example(item: Any, model: nn.Module | None) -> tuple[Any, int]:
             f"of a DataLoader, give its dataset"
         )
     if (parts := structure(model)) is not None:
-        return x if isinstance(x, Inputs) else parts.single(x), count("y", y)
+        return x.clone() if isinstance(x, Inputs) else parts.single(x), count("y", y)
     if isinstance(x, Mapping) or type(x).__module__.partition(".")[0] == "PIL":
         raise TypeError(f"x must be a tensor, got {_input(x)}")
     x = torch.as_tensor(x)
     own = () if model is None else model.parameters()
     device = next((p.device for p in own), x.device)
-    return x.to(device), count("y", y)
+    return x.to(device, copy=True), count("y", y)
+
+
+def owned(item: Any) -> Any:
+    """An item with tensors and arrays of its own."""
+    if isinstance(item, Tensor):
+        return item.clone()
+    if isinstance(item, np.ndarray):
+        return item.copy()
+    if isinstance(item, Mapping):
+        return {name: owned(part) for name, part in item.items()}
+    return type(item)(map(owned, item)) if type(item) in (tuple, list) else item
 
 
 def labelled(y: int, num_classes: int) -> None:

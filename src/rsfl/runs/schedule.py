@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from rsfl._batches import indexable
+from rsfl.runs.inputs import owned
 from rsfl.runs.settings import Settings
 
 __all__ = ["groups", "owner", "remaining"]
@@ -40,7 +41,7 @@ def groups(dataset: Any, settings: Settings) -> Iterator[list[tuple[int, Callabl
     else:
         stop = None if settings.limit is None else (settings.limit - 1) * settings.skip + 1
         walk = itertools.islice(enumerate(dataset), 0, stop, settings.skip)
-        items = ((index, partial(lambda item: item, item)) for index, item in walk)
+        items = ((index, partial(lambda item: item, owned(item))) for index, item in walk)
     while group := list(itertools.islice(items, _group_size(settings))):
         yield group
 

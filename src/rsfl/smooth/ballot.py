@@ -203,7 +203,11 @@ class Ballot:
             alpha=alpha,
             reading=reading,
             assumptions=assumed(
-                reading, self.law, spot_checked=self.spot_checked, touched=self.touched
+                reading,
+                self.law,
+                spot_checked=self.spot_checked,
+                touched=self.touched,
+                condition=self.condition,
             ),
             **self._conditions(),
         )

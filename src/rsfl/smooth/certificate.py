@@ -123,8 +123,8 @@ class Certificate:
 
     @property
     def unit(self) -> str:
-        """The unit of the radius."""
-        return self.law.unit
+        """The unit of the radius; of a part of the input it names the part."""
+        return f"{self.law.unit} of {self.touched}" if self.touched else self.law.unit
 
     def __len__(self) -> int:
         return len(self.label)
@@ -276,7 +276,8 @@ class Certificate:
         claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
         follow(numbers, claims, evidence["index"])
         said = (Assumption(**one) for one in found["assumptions"])
-        told = {name: evidence.get(name, "") for name in ("spot_checked", "touched")}
+        kinds = ("spot_checked", "touched", "condition")
+        told = {name: evidence.get(name, "") for name in kinds}
         implied = assumed(reading, law, **told)
         assumptions = tuple({one.id: one for one in (*said, *implied)}.values())
         return cls.read_from(
@@ -319,11 +320,11 @@ class Certificate:
         Of a prediction there are none."""
         abstained, size = int(self.abstained.sum()), f"{len(self)} input{'s' * (len(self) != 1)}"
         plain = isinstance(self.reading, MostVoted)
-        place = f" of {self.touched}" if self.touched else ""
-        what = "" if plain else f"{self.norm} radius in {self.unit}{place} ({self.space} space), "
+        what = "" if plain else f"{self.norm} radius in {self.unit} ({self.space} space), "
         heading = (
             f"{'Prediction' if plain else 'Certificate'} of {size}, {abstained} abstained: {what}"
             f"{self.law}, alpha = {self.alpha:g} for each"
+            + (f", counting votes {self.condition}" if self.condition else "")
         )
         rows = [["index", "label", *([] if plain else ["radius", "p_lower", "p_upper"]), "n"]]
         for c in (self[i].cpu() for i in range(min(len(self), _SHOWN))):

@@ -76,6 +76,12 @@ class DiffusionDenoiser(nn.Module):
         steps = torch.full((len(x),), self.step, dtype=torch.int64, device=x.device)
         answer: Any = self.network(z, steps)
         found = answer if isinstance(answer, Tensor) else answer.sample
+        wide = (x.shape[0], 2 * x.shape[1], *x.shape[2:])
+        if found.shape not in (x.shape, wide):
+            raise ValueError(
+                f"network must return {tuple(x.shape)}, or {wide} with variances, got "
+                f"{tuple(found.shape)}"
+            )
         found = found[:, : x.shape[1]]
         if self.predicts == "epsilon":
             clean = (z - (1 - alpha).sqrt() * found) / alpha.sqrt()

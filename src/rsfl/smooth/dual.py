@@ -165,6 +165,13 @@ def best_levels(certificates: Sequence[Certificate], y: Tensor) -> Tensor:
             f"certificates must be of the {len(y)} inputs of y, got "
             f"{[len(one) for one in certificates]}"
         )
+    first = certificates[0]
+    for place, other in enumerate(certificates[1:], start=1):
+        if not (other.index.equal(first.index) and other.inputs.equal(first.inputs)):
+            raise ValueError(
+                f"certificates must be of the same inputs in one order, got others in number "
+                f"{place}"
+            )
     radii = torch.stack([one.radius.where(one.label == y, 0.0) for one in certificates])
     best = radii.argmax(dim=0)
     return best.where(radii.amax(dim=0) > 0, len(certificates) - 1)

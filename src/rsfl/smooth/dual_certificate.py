@@ -12,6 +12,7 @@ from rsfl import _document
 from rsfl._batches import rows_of
 from rsfl._text import floored, lined, tabled
 from rsfl.assumptions import NAMED_LEVEL, Assumption
+from rsfl.deform import Deformation
 from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.measure import Measure
 from rsfl.smooth.reading import ABSTAIN
@@ -55,8 +56,18 @@ class DualCertificate:
                     f"alpha must be shared in halves, got {self.selected.alpha!r} and "
                     f"{found.alpha!r}"
                 )
-            if found is not None and measured(found.law) != measured(self.selected.law):
-                raise ValueError(f"law must measure as the selector's, got {found.law}")
+            if found is None:
+                continue
+            if _measured(found) != _measured(self.selected):
+                raise ValueError(
+                    f"levels must measure as the selector does, in {_measured(self.selected)}, got "
+                    f"{_measured(found)}"
+                )
+            theirs, ours = found.inputs.cpu(), self.selected.inputs[told == level].cpu()
+            if bool(((theirs != ours) & (theirs != 0) & (ours != 0)).any()):
+                raise ValueError(
+                    f"level {level} must be of the selector's inputs, got others under their index"
+                )
         if bool((told >= len(self.levels)).any()):
             raise ValueError(f"levels must be all that are named, got {len(self.levels)}")
 
@@ -99,6 +110,11 @@ class DualCertificate:
     def index(self) -> Tensor:
         """(B,) int64, which inputs these are."""
         return self.selected.index
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B,) int64, hashes of the inputs; 0 where they are unknown."""
+        return self.selected.inputs
 
     @property
     def alpha(self) -> float:
@@ -212,6 +228,13 @@ class DualCertificate:
         return tabled(*self._table())
 
 
-def measured(law: Measure) -> tuple[str, str, str]:
-    """What a law's distances are: norm, space and unit."""
-    return law.norm, law.space, law.unit
+def measured(law: Measure) -> tuple[str, ...]:
+    """What a law's distances are: norm, space and unit, and of parameters what they deform. Only
+    where they agree may the smaller of two radii be taken."""
+    plain = law.norm, law.space, law.unit
+    return (*plain, law.warp) if isinstance(law, Deformation) else plain
+
+
+def _measured(certificate: Certificate) -> tuple[str, ...]:
+    """The same, the unit with the part of the input that is moved."""
+    return (*measured(certificate.law), certificate.unit)

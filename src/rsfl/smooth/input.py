@@ -91,7 +91,9 @@ class Smoother(Voter):
     def given(self, x: Batch) -> Any:
         """The inputs as the law sees them: of a structured model, its parts told apart."""
         parts = structure(self.model)
-        return x if parts is None or isinstance(x, Inputs) else parts.split(x)
+        if parts is None:
+            return x
+        return parts.own(x) if isinstance(x, Inputs) else parts.split(x)
 
     @property
     @override

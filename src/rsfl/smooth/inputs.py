@@ -1,7 +1,7 @@
 """Batches of several tensors: what the law touches, and what goes along with it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -32,11 +32,14 @@ class Inputs:
         along: What the model gets beside it.
         derived: Whether ``touched`` is what the model makes of ``along``, and so tells nothing
             more.
+        of: The structured model that told the parts apart; what is touched for one is not what is
+            touched for another.
     """
 
     touched: Tensor
     along: Along
     derived: bool = False
+    of: Any = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.touched)
@@ -59,7 +62,7 @@ class Inputs:
     def __getitem__(self, rows: int | slice | Tensor | None) -> "Inputs":
         """Some of the inputs, in copies of their own where ``rows`` is a tensor; one where it is a
         number; of one input, a batch where it is None."""
-        return Inputs(self.touched[rows], self._along(lambda part: part[rows]), self.derived)
+        return replace(self, touched=self.touched[rows], along=self._along(lambda p: p[rows]))
 
     def __iter__(self) -> Iterator["Inputs"]:
         """One input after the other."""
@@ -67,12 +70,12 @@ class Inputs:
 
     def clone(self) -> "Inputs":
         """A copy with tensors of its own."""
-        return Inputs(self.touched.clone(), self._along(torch.clone), self.derived)
+        return replace(self, touched=self.touched.clone(), along=self._along(torch.clone))
 
     def to(self, dtype: torch.dtype, *, copy: bool = False) -> "Inputs":
         """With what is touched in another dtype."""
         along = self._along(torch.clone) if copy else self.along
-        return Inputs(self.touched.to(dtype, copy=copy), along, self.derived)
+        return replace(self, touched=self.touched.to(dtype, copy=copy), along=along)
 
     def holding(self, touched: Tensor) -> "Inputs":
         """These inputs with something else in place of what is touched."""
@@ -81,7 +84,7 @@ class Inputs:
     def under(self, touched: Tensor, rows: Tensor) -> "Inputs":
         """Noisy copies (R, ...) of the inputs ``rows`` (R,): each with what goes along with its
         own."""
-        return Inputs(touched, self._along(lambda part: part[rows]), self.derived)
+        return replace(self, touched=touched, along=self._along(lambda part: part[rows]))
 
     def filled(self) -> Along:
         """The batch as a model takes it, with what is touched in its places."""
@@ -128,7 +131,7 @@ def joined(parts: Sequence[Inputs]) -> Inputs:
     columns = zip(*(_parts(one.along) for one in parts), strict=True)
     along = iter([c[0] if isinstance(c[0], torch.Size) else torch.cat(c) for c in columns])
     touched = torch.cat([one.touched for one in parts])
-    return Inputs(touched, _mapped(parts[0].along, lambda _: next(along)), parts[0].derived)
+    return replace(parts[0], touched=touched, along=_mapped(parts[0].along, lambda _: next(along)))
 
 
 def stacked(parts: Sequence[Any]) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rsfl import _document
 from rsfl._checks import count, counts
 from rsfl._text import floored, lined, tabled
-from rsfl.assumptions import COUNTED_IF_WITHSTOOD, Assumption
+from rsfl.assumptions import Assumption
 from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.reading import ABSTAIN, Confidence
@@ -92,11 +92,10 @@ class JointBallot:
             tuple(range(len(self.ladder))) if rungs is None else _checked_rungs(rungs, self.ladder)
         )
         spent = alpha / len(chosen) if together else alpha
-        named = (COUNTED_IF_WITHSTOOD, *self.assumptions)
         steps = []
         for rung in chosen:
             step = self.at(rung).certificate(spent, confidence=confidence)
-            steps.append(replace(step, assumptions=(*step.assumptions, *named)))
+            steps.append(replace(step, assumptions=(*step.assumptions, *self.assumptions)))
         return JointCertificate(self, tuple(steps), chosen, alpha, together, confidence)
 
     @classmethod

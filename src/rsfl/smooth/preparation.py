@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rsfl._models import answered, as_given, evaluating
 from rsfl.smooth.spot import disagreement
@@ -45,9 +47,12 @@ def prepared(
     channels last. Parts whose ``forward`` cannot be traced stay as they are, as do layers with
     hooks, with parametrizations or of a class of somebody's own.
 
-    The model itself is not touched, and shares nothing with the new one. It is the new one that is
+    The model itself is not touched, and shares no parameter or buffer with the new one: training
+    either leaves the other as it is. A model that computes with parameters which it does not hold,
+    through a function or a list, cannot be copied and is refused. It is the new one that is
     certified where it is given to a smoother: not because it is equivalent, but because its votes
-    are counted.
+    are counted. Layers that were joined have names of their own, so that none stands for another
+    output than it did.
 
     Args:
         model: Maps a batch of inputs to logits.
@@ -61,7 +66,8 @@ def prepared(
         The new model, in evaluation mode, without gradients for its parameters.
 
     Raises:
-        ValueError: The logits for ``x`` differ by more than rounding explains.
+        ValueError: The logits for ``x`` differ by more than rounding explains, or the new model
+            would compute with weights of this one.
         TypeError: model is no ``nn.Module``.
 
     Example:
@@ -74,12 +80,19 @@ def prepared(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"x must be a tensor, got {type(x).__name__}: of a model of several inputs prepare the "
+            f"modules inside"
+        )
     fast = _rewritten(copy.deepcopy(model).eval()).eval().requires_grad_(False)
     if channels_last:
         fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with evaluating(model), torch.random.fork_rng([x.device] if x.is_cuda else []):
         rows = as_given(model, x)
-        before, after = answered(model(rows.clone())), answered(fast(rows.clone()))
+        before = answered(model(rows.clone()))
+        with _OwnWeights(model, fast):
+            after = answered(fast(rows.clone()))
     if (apart := disagreement(before, after)) is not None:
         raise ValueError(
             f"model must be one that can be prepared: for x its logits and those of the new model "
@@ -103,6 +116,34 @@ def largest_difference(model: nn.Module, other: nn.Module, x: Tensor) -> float:
         with evaluating(one), torch.random.fork_rng([x.device] if x.is_cuda else []):
             answers.append(answered(one(as_given(one, x).clone())).double())
     return float((answers[0] - answers[1]).abs().amax())
+
+
+class _OwnWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it lasts, computing with parameters or buffers that the new model does not hold is an
+    error."""
+
+    def __init__(self, model: nn.Module, fast: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.other = {id(one) for one in _weights(model)}
+        self.own = {id(one) for one in _weights(fast)}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        for one in tree_leaves((args, kwargs)):
+            known = isinstance(one, nn.Parameter) or id(one) in self.other
+            if known and id(one) not in self.own:
+                raise ValueError(
+                    f"model must hold all that it computes with, to be copied, got one that also "
+                    f"computes with weights of shape {tuple(one.shape)} through a function, a list "
+                    f"or a name: make what holds them a module of the model's"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def _weights(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 class _OneCall(nn.Module):
@@ -221,6 +262,8 @@ def _joined(module: nn.Module, opaque: set[nn.Module]) -> nn.Module:
     graph = _traced(module, opaque)
     assert graph is not None
     joined = fx.GraphModule(module, graph, type(module).__name__)
+    for name, constant in list(joined.named_buffers(recurse=False)):
+        joined.register_buffer(name, constant.detach().clone())  # a trace holds tensors as they are
     _clear(joined)
     _fold(joined)
     _one_by_one(joined)
@@ -279,7 +322,7 @@ def _fold(joined: fx.GraphModule) -> None:
         if layer is None or _FOLDED[type(layer)] is not type(norm) or len(before.users) > 1:
             continue
         fold = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        joined.add_submodule(str(before.target), fold(layer, norm))
+        _renamed(joined, before, "normalised", fold(layer, norm))
         node.replace_all_uses_with(before)
         joined.graph.erase_node(node)
 
@@ -302,12 +345,19 @@ def _one_by_one(joined: fx.GraphModule) -> None:
         zeros = layer is not None and layer.padding_mode == "zeros"
         if not zeros or isinstance(layer.padding, str) or len(first.users) > 1:
             continue
-        joined.add_submodule(str(first.target), _OneCall(layer))
+        _renamed(joined, first, "relu", _OneCall(layer))
         first.args = (*first.args, *parts[1:])
         node.replace_all_uses_with(first)
         joined.graph.erase_node(node)
         if len(parts) > 1:
             joined.graph.erase_node(into)
+
+
+def _renamed(joined: fx.GraphModule, node: fx.Node, what: str, layer: nn.Module) -> None:
+    """Let a node call another layer, under a name that tells what it does besides: whoever asks for
+    the output of the one by its name must not get that of the other."""
+    node.target = f"{node.target}_{what}"
+    joined.add_submodule(node.target, layer)
 
 
 def _function(node: Any, functions: tuple[Any, ...]) -> bool:

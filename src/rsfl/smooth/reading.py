@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rsfl import bounds
 from rsfl._checks import Float64, Int64, choice, count, level, number, stored
 from rsfl.assumptions import (
+    COUNTED_IF_WITHSTOOD,
     FIXED_NUMBER,
     FRESH_VOTES,
     ONE_FUNCTION,
@@ -254,11 +255,12 @@ def allowed(reading: Reading, rule: Sequential | None, condition: str) -> None:
 
 
 def assumed(
-    reading: Reading, law: Law, *, spot_checked: bool, touched: str = ""
+    reading: Reading, law: Law, *, spot_checked: bool, touched: str = "", condition: str = ""
 ) -> tuple[Assumption, ...]:
-    """What a reading of votes under this law rests on, where it touched a part of the inputs."""
+    """What a reading of votes under this law rests on, where it touched a part of the inputs, or
+    votes had to meet a condition."""
     function = _SPOTTED if spot_checked else ONE_FUNCTION
-    rest = (OTHER_PARTS,) if touched else ()
+    rest = (OTHER_PARTS,) * bool(touched) + (COUNTED_IF_WITHSTOOD,) * bool(condition)
     return (*reading.statistics, PER_INPUT, function, *law.assumptions, *rest)
 
 

@@ -1,7 +1,7 @@
 """Models whose inputs are more than one tensor: which part the law touches, or at which place."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
 from typing import Any
 
@@ -54,11 +54,24 @@ class Structured(nn.Module):
         """The batch as certificates are about it: a function of each input by itself, whatever
         stands beside it."""
         if isinstance(batch, Inputs):
-            return batch
+            return self.own(batch)
         along = self._batch(batch)
         rows = len(next(iter(_tensors(along).values())))
         with evaluating(self.model):
             return joined([self.split(_row(along, i)) for i in range(rows)])
+
+    def own(self, inputs: Inputs) -> Inputs:
+        """Inputs whose parts were told apart before, if that was for this model.
+
+        Raises:
+            ValueError: It was for another one, of which something else is touched.
+        """
+        if inputs.of is not self:
+            raise ValueError(
+                f"batch must be told apart by this model, which touches {self.touched}, got inputs "
+                f"of {'another' if inputs.of is None else inputs.of.touched}: give the batch itself"
+            )
+        return inputs
 
     def single(self, parts: Any) -> Inputs:
         """One input of a data set, whose parts have no dimension for a batch."""
@@ -100,6 +113,20 @@ def _mapped(batch: Any, function: Callable[[Any], Any]) -> Along:
 def _tensors(along: Along) -> dict[str | int, Any]:
     """The parts by name or place."""
     return dict(along.items() if isinstance(along, Mapping) else enumerate(along))
+
+
+def _apart(parts: Mapping[str | int, Tensor], chosen: Sequence[str | int]) -> None:
+    """Raise ValueError where a part that goes along is the memory of one that is touched: who moves
+    one moves both, and the model could read from it what noise should hide."""
+    starts = {(parts[name].data_ptr(), parts[name].device): name for name in chosen}
+    for name, part in parts.items():
+        other = starts.get((part.data_ptr(), part.device))
+        if name not in chosen and other is not None and part.numel():
+            raise ValueError(
+                f"batch[{name!r}] must not be the same tensor as batch[{other!r}], which carries "
+                f"noise: what goes along stays as it is. Make it of the noisy part inside the "
+                f"model, or name both"
+            )
 
 
 def _row(along: Along, i: int) -> Along:
@@ -155,7 +182,8 @@ class Parts(Structured):
         names = map(str, parts)
         rest = dict(zip(names, filled, strict=True)) if isinstance(along, Mapping) else filled
         touched = torch.cat(pieces, dim=1) if several else pieces[0]
-        return Inputs(touched, rest if isinstance(rest, dict) else tuple(rest))
+        _apart(parts, list(chosen))
+        return Inputs(touched, rest if isinstance(rest, dict) else tuple(rest), of=self)
 
     @override
     def forward(self, inputs: Inputs) -> Any:
@@ -200,14 +228,18 @@ class At(Structured):
     def split(self, batch: Any) -> Inputs:
         along = self._batch(batch)
         found: list[Tensor] = []
-        self._through(along, found.append)
+
+        def seen(out: Tensor) -> None:
+            found.append(out.clone())  # the next module may write into it
+
+        self._through(_mapped(along, torch.clone), seen)  # and the model into its inputs
         rows = len(next(iter(_tensors(along).values())))
         if len(found[0]) != rows:
             raise ValueError(
                 f"place must be a module with a row for each of {rows} inputs, got "
                 f"{tuple(found[0].shape)} from {self.place!r}"
             )
-        return Inputs(found[0], along, derived=True)
+        return Inputs(found[0], along, derived=True, of=self)
 
     @override
     def forward(self, inputs: Inputs) -> Any:

@@ -192,6 +192,7 @@ def _needed(content: Mapping[str, Any]) -> tuple[str, ...]:
     law, reading = content["law"], content["reading"]["name"]
     rest = ("same-rest",) if law.get("partial") else ()
     rest = (*rest, "other-parts") if content.get("touched") else rest
+    rest = (*rest, "counted-if-withstood") if content.get("condition") else rest
     return (*_STATISTICS[reading], "per-input", "one-function", *LAWS[law["name"]][2], *rest)
 
 

@@ -99,7 +99,7 @@ def _identical(
     witness: Witness,
 ) -> Iterator[Finding]:
     """Whether inputs, model and device are those that a run names."""
-    given = witness.model
+    given = witness.given
     inputs = witness.inputs(given.model if isinstance(given, Voter) else given)
     law = OrbitBallot.of_document(lines[0]["ballot"]).law
     voter = given if isinstance(given, Voter) else Smoother(given, law, settings["num_classes"])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from rsfl._laws import from_document, to_document
 from rsfl._models import affine_layer, as_given, evaluating
 from rsfl.noise import ParameterGaussian
 from rsfl.runs import example
-from rsfl.smooth import OrbitBallot, ParameterSmoother, Smoother, Voter
+from rsfl.smooth import DualSmoother, OrbitBallot, ParameterSmoother, Smoother, Voter
 from rsfl.verify.arithmetic import affine, length
 from rsfl.verify.composed import check_margins
 from rsfl.verify.evidence import Inputs, check_identity, check_orbit_votes, check_votes
@@ -31,14 +31,15 @@ class Witness:
 
     Args:
         model: The model, under the law that the record names; or a smoother around it, as it has to
-            be where some of the parameters carry noise and the record does not say which.
+            be where some of the parameters carry noise and the record does not say which. Of a dual
+            certificate the dual smoother.
         data: Pairs (x, y) by index, as they were certified.
         forged: Share of forged inputs that is to be found.
         missed: Probability with which it may be missed.
         batch_size: Noisy inputs per forward call, as when the votes were cast.
     """
 
-    model: nn.Module | Voter
+    model: nn.Module | Voter | DualSmoother
     data: Any
     forged: float = 0.05
     missed: float = 0.01
@@ -49,24 +50,35 @@ class Witness:
             value = number(name, getattr(self, name), 0, 1, open_low=True)
             stored(self, **{name: value})
 
+    @property
+    def given(self) -> nn.Module | Voter:
+        """The model or the smoother.
+
+        Raises:
+            TypeError: It is a dual smoother, whose selector and levels have votes of their own.
+        """
+        if isinstance(self.model, DualSmoother):
+            raise TypeError(f"model must be a module or a smoother for this, got {self.model}")
+        return self.model
+
     def voter(self, content: Mapping[str, Any], parameters: Sequence[str] | None) -> Voter:
         """What casts the votes of a record again."""
-        if isinstance(self.model, Voter):
-            return self.model
+        if isinstance(self.given, Voter):
+            return self.given
         law = from_document(content["law"])
         if isinstance(law, ParameterGaussian):
             return ParameterSmoother(
-                self.model, law.sigma, content["classes"], parameters=parameters
+                self.given, law.sigma, content["classes"], parameters=parameters
             )
-        return Smoother(self.model, law, content["classes"])
+        return Smoother(self.given, law, content["classes"])
 
     def inputs(self, model: nn.Module | None) -> Inputs:
         """The input of an index, where the model computes."""
 
         @lru_cache(maxsize=64)
         def of(index: int) -> Tensor:
-            item = self.data[index]
-            return torch.as_tensor(item[0]) if model is None else example(item, model)[0]
+            x: Tensor = example(self.data[index], model)[0]
+            return x
 
         return of
 
@@ -80,6 +92,8 @@ def again(
         content = content["certificate"]
     if kind == "orbit certificate":
         yield from _orbits(subject, content, witness)
+    elif kind == "dual certificate":
+        yield from _dual(subject, content, witness)
     elif kind == "exact certificate":
         yield from _margins(subject, content, witness)
     elif kind == "group certificate":
@@ -93,19 +107,19 @@ def _orbits(subject: str, content: Mapping[str, Any], witness: Witness) -> Itera
     """Whether no picture of an orbit is farther from its centre than a record says, and whether
     the votes at the centres are as it says."""
     ballot = OrbitBallot.of_document(content["ballot"])
-    model = witness.model.model if isinstance(witness.model, Voter) else witness.model
+    model = witness.given.model if isinstance(witness.given, Voter) else witness.given
     inputs = witness.inputs(model)
     images = torch.stack([inputs(index) for index in ballot.index.tolist()])
     far = ballot.index[~ballot.confirmed(images)].tolist()
     text = f"pictures of the inputs {far[:5]} lie farther from their centres than is said"
     good = f"{len(images)} images: no picture lies farther from its centre than is said"
     yield Finding(subject, "evidence", not far, text if far else good)
-    if isinstance(witness.model, Voter):
-        voter = witness.model
+    if isinstance(witness.given, Voter):
+        voter = witness.given
     else:
-        with evaluating(witness.model):
-            logits = witness.model(as_given(witness.model, images[:1]).clone())
-        voter = Smoother(witness.model, ballot.law, logits.shape[1])
+        with evaluating(witness.given):
+            logits = witness.given(as_given(witness.given, images[:1]).clone())
+        voter = Smoother(witness.given, ballot.law, logits.shape[1])
     yield from check_orbit_votes(
         subject,
         ballot,
@@ -117,9 +131,22 @@ def _orbits(subject: str, content: Mapping[str, Any], witness: Witness) -> Itera
     )
 
 
+def _dual(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
+    """The votes of a selector and of the levels that it named, each cast again by its own."""
+    dual = witness.model
+    if not isinstance(dual, DualSmoother) or len(dual.levels) != len(content["levels"]):
+        text = "a smooth.DualSmoother of as many levels votes again, and no model alone"
+        yield Finding(subject, "evidence", None, text)
+        return
+    parts = [content["selected"], *content["levels"]]
+    for part, voter in zip(parts, (dual.selector, *dual.levels), strict=True):
+        if part is not None:
+            yield from voted_again(subject, part, replace(witness, model=voter))
+
+
 def _margins(subject: str, content: Mapping[str, Any], witness: Witness) -> Iterator[Finding]:
     """Whether the radii of a linear model are within its margins, from its weights."""
-    model = witness.model.model if isinstance(witness.model, Voter) else witness.model
+    model = witness.given.model if isinstance(witness.given, Voter) else witness.given
     layer = None if model is None else affine_layer(model)
     if model is None or layer is None:
         yield Finding(subject, "evidence", None, "margins are told by linear models alone")
@@ -165,7 +192,7 @@ def voted_again(
         yield Finding(subject, "identity", False, f"nothing can vote again: {error}")
         return
     elsewhere = content["law"].get("partial") and not law.get("partial")
-    if elsewhere and not isinstance(witness.model, Voter):
+    if elsewhere and not isinstance(witness.given, Voter):
         text = "noise on some of the parameters: give a smoother that says on which"
         yield Finding(subject, "identity", None, text)
         return
