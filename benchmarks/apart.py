@@ -68,7 +68,7 @@ def elsewhere(module: str, *arguments: object) -> Iterator[Callable[[], Spent]]:
     """Likewise, a module that runs in the environment of the peers and answers line by line."""
     command = [str(PEERS), "-m", module, *map(str, arguments)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -30,6 +30,10 @@ BLOCK = 100
 """Samples per key on a CPU: one generator draws this many perturbations of one input, whatever the
 batch looks like."""
 
+_TALLIED = 10_000
+"""Logits that are tallied at once: after a forward pass little else is in a processor's caches, and
+each small operation of a tally takes several times as long as by itself."""
+
 SELECTION, ESTIMATION = 0, 1
 """What votes are for. The two never share a draw."""
 
@@ -212,7 +216,12 @@ def count_votes(  # noqa: PLR0913  # the hot loop
     dtype, x = input_dtype(model, x), widened(x)
     blocks = _Blocks(law, x.shape[1:], x.device)
     keys, adds = index.tolist(), _adds(law, x.shape[1:])
-    noisy = torch.empty(0)
+
+    def owners(first: int, last: int) -> Tensor:
+        """The inputs that these rows are copies of."""
+        return torch.arange(first, last, device=x.device) // per_input
+
+    noisy, waiting = torch.empty(0), torch.empty(0, num_classes, device=x.device)
     done = 0
     with voting(model), _heap.kept():
         while done < rows:
@@ -230,17 +239,22 @@ def count_votes(  # noqa: PLR0913  # the hot loop
                     else:
                         room.copy_(law.perturb(x[i : i + 1], noise))
                     filled += last - first
-                bins = torch.arange(done, done + size, device=x.device) // per_input
-                asked = noisy[:size] if whole is None else whole.under(noisy[:size], bins)
+                asked = noisy[:size]
+                if whole is not None:
+                    asked = whole.under(asked, owners(done, done + size))
                 logits = checked_logits(model(asked), size, num_classes)
-                tally(logits, bins, counts)
+                # A copy: the model may hand out the same tensor again.
+                logits = torch.cat([waiting, logits])
+                if logits.numel() >= _TALLIED or done + size == rows:
+                    tally(logits, owners(done + size - len(logits), done + size), counts)
+                    logits = logits[:0]
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
                     explain(error, x, size)
                     raise
                 batch, noisy = max(1, size // 2), torch.empty(0)  # what was counted stays counted
                 continue
-            done += size
+            waiting, done = logits, done + size
     return Votes(counts[:, :num_classes], counts[:, num_classes])
 
 
