@@ -152,21 +152,26 @@ def test_a_model_may_hand_out_the_same_tensor_again(batch_size):
     assert found[0].sum(dim=1).tolist() == [350] * 3
 
 
+class Whole(nn.Module):
+    """Logits that differ as whole numbers, and not in float32."""
+
+    def __init__(self, *dtypes):
+        super().__init__()
+        self.dtypes, self.calls = dtypes, 0
+
+    def forward(self, x):
+        self.calls += 1
+        logits = torch.tensor([2**24, 2**24 + 1, 0]).expand(len(x), -1)
+        return logits.to(self.dtypes[self.calls % len(self.dtypes)])
+
+
 def test_logits_that_wait_keep_their_digits():
-    """As whole numbers these differ, in float32 they do not."""
-
-    class Whole(nn.Module):
-        def __init__(self, *dtypes):
-            super().__init__()
-            self.dtypes, self.calls = dtypes, 0
-
-        def forward(self, x):
-            self.calls += 1
-            logits = torch.tensor([2**24, 2**24 + 1, 0]).expand(len(x), -1)
-            return logits.to(self.dtypes[self.calls % len(self.dtypes)])
-
     smoother = GaussianSmoother(Whole(torch.int64), 0.5, 3, spot_check=False)
     assert smoother.votes(INPUTS, 350, batch_size=100)[:, 1].tolist() == [350] * 3
+
+
+@pytest.mark.fast("together")
+def test_logits_of_two_dtypes_do_not_wait_together():
     mixed = GaussianSmoother(Whole(torch.int64, torch.float32), 0.5, 3, spot_check=False)
     with pytest.raises(ValueError, match=r"of one dtype, got torch\.float32 and torch\.int64"):
         mixed.votes(INPUTS, 350, batch_size=100)
