@@ -8,8 +8,10 @@ RUN := $(VENV)/bin/python
 demo: $(VENV)/.has-demo
 	$(RUN) -m rsfl.demo
 
+# A process for each core, with one thread: the networks are so small that threads would wait more
+# than work. A file stays with one process, and so do the models that it trains for its tests.
 test: $(VENV)/.has-test
-	$(RUN) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.has-test
 	$(RUN) -m pytest -m slow
@@ -24,10 +26,10 @@ test-flower:
 	$(MAKE) VENV=.venv-flower .venv-flower/.has-test .venv-flower/.has-flower
 	.venv-flower/bin/python -m pytest -m "not slow" tests/flower
 
-# In an environment of its own, too. torchattacks asks for a torchvision that it does not need here.
+# In an environment of its own, too. torchattacks and adv-lib ask for a torchvision that they do not need here.
 test-plugins:
 	$(MAKE) VENV=.venv-plugins .venv-plugins/.has-test .venv-plugins/.has-plugins
-	.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
+	.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	.venv-plugins/bin/python -m pytest -m "not slow" tests/plugins
 
 check: $(VENV)/.has-lint $(VENV)/.has-test docs

@@ -1,10 +1,14 @@
 """Sphinx configuration: warnings are errors, tutorials are executed, every public name is
 documented."""
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+# The networks of the pages are so small that threads would wait more than work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rsfl import __version__
 
@@ -22,6 +26,7 @@ extensions = [
     "papers",
     "public_names",
     "rooms",
+    "sources",
     "typed",
     "widths",
 ]
@@ -47,6 +52,7 @@ default_role = "py:obj"
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"rsfl {__version__}"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["rsfl.css"]
 html_theme_options = {  # colours of the drawings, from the palette of the plots

@@ -3,12 +3,15 @@
 pytest -p verified tests/smooth tests/runs
 
 Honest certificates raise no alarm. It is run by hand: it takes the tests about twice their time.
+With ``-n`` each process checks its own, and the numbers are added up.
 """
 
 import functools
 import tempfile
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from rsfl import fed, smooth
 from rsfl.fed import certificate as poisoning
@@ -70,6 +73,18 @@ def check(certificate, ledger):
 def pytest_runtest_setup(item):
     global now
     now = item.nodeid
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["verified"] = dict(checked), alarms
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    number, found = getattr(node, "workeroutput", {}).get("verified", ({}, []))
+    checked.update(number)
+    alarms.extend(found)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -229,6 +229,13 @@ APART_NODES = Assumption(
     "trusted",
     "who runs the nodes: fed.flower.Groups(..., nodes=...), with Flower's node authentication",
 )
+CLAIMED_CLIENTS = Assumption(
+    "claimed-clients",
+    "Each node said truly which client it is. One that claims another client's id takes its seat "
+    "in that client's group and leaves its own empty: it is one node, and reaches two groups.",
+    "trusted",
+    "who runs the nodes; fed.flower.Groups(..., nodes=...) asks nobody",
+)
 COUNTED_IF_WITHSTOOD = Assumption(
     "counted-if-withstood",
     "A noisy copy counts for its label only where a certificate without chance says that no "

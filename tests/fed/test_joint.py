@@ -9,11 +9,23 @@ import pytest
 import torch
 from scipy import special
 from torch import nn
+from torch.utils.data import TensorDataset
 
-from rsfl import bounds, fed, noise, runs
+from rsfl import _document, bounds, fed, noise, runs
 from rsfl.fed.ensemble import elected
 from rsfl.fed.poison import LabelFlip, Noise, Scale, SignFlip
-from rsfl.smooth import ABSTAIN, JointCertificate, JointSmoother, Judge, Smoother
+from rsfl.smooth import (
+    ABSTAIN,
+    Ballot,
+    Certificate,
+    JointBallot,
+    JointCertificate,
+    JointSmoother,
+    Judge,
+    Smoother,
+    Votes,
+)
+from rsfl.verify import verify
 
 SIGMA = 0.5
 LAW = noise.Gaussian(SIGMA)
@@ -191,6 +203,78 @@ def test_only_the_complement_bounds_the_rest():
         at.certify(X, n=1000, runner_up="bounded")
     with pytest.raises(ValueError, match="prediction"):
         at.predict(X)
+
+
+def test_certificates_of_one_rung_name_what_the_judgement_rests_on(tmp_path):
+    models = tuple(nn.Linear(2, 2) for _ in range(5))
+    vote = fed.GroupVote(models, tuple((k,) for k in range(5)), 2)
+    smoother, x = JointSmoother(fed.GroupJudge(vote), LAW), torch.randn(3, 2)
+    at, data = smoother.at(1), TensorDataset(x, torch.zeros(3).long())
+    joint = smoother.certify(x, n=200).at(1)
+    found = [joint, at.certify(x, n=200), at.certify_at(x, 0.01, n_max=500)]
+    found.append(runs.certify(at, data, out=tmp_path / "run", n=200)[0])
+    found.append(runs.load(tmp_path / "run")[0])
+    at.certify(x, n=200).save(tmp_path / "c.json")
+    found.append(Certificate.load(tmp_path / "c.json"))
+    for certificate in found:
+        ids = [one.id for one in certificate.assumptions]
+        assert {"counted-if-withstood", "given-groups", "registered-clients"} <= set(ids)
+        assert len(set(ids)) == len(ids)
+        assert (
+            "for each, counting votes certified against any 1 client"
+            in repr(certificate).splitlines()[0]
+        )
+
+
+def test_a_run_of_one_rung_knows_its_condition(tmp_path):
+    """Inputs that cannot be certified are recorded beside the others; a line without its condition
+    is none of the run."""
+    at = SMOOTHER.at(1)
+    x = torch.cat([X, torch.full((1, 1), torch.nan)])
+    data = TensorDataset(x, torch.ones(5).long())
+    out = tmp_path / "run"
+    certificate, _ = runs.certify(at, data, out=out, n=200, on_bad="record")
+    assert certificate.n.tolist() == [200] * 4 + [0]
+    assert verify(out).false == ()
+    (log,) = out.glob("votes-*.jsonl")
+    lines = log.read_bytes().splitlines()
+    content = json.loads(lines[0])["content"] | {"condition": ""}
+    log.write_bytes(_document.line("ballot", 1, content) + b"\n".join(lines[1:]) + b"\n")
+    with pytest.raises(ValueError, match="votes of condition '' in a run of 'certified ag"):
+        runs.load(out)
+    assert "condition is ''" in str(verify(out).false)
+
+
+def test_ballots_of_two_judges_are_not_one(tmp_path):
+    def smoother(seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            models = tuple(nn.Linear(2, 2) for _ in range(3))
+        judge = fed.GroupJudge(fed.GroupVote(models, ((0,), (1,), (2,)), 2))
+        return JointSmoother(judge, LAW)
+
+    x = torch.randn(2, 2)
+    one, again = (smoother(0).ballot(x, n=100, index=[k, k + 1]) for k in (0, 2))
+    path = tmp_path / "joint.json"
+    JointBallot.cat([one, again]).certificate(0.01).save(path)
+    assert len(JointCertificate.load(path)) == 4
+    loaded = JointCertificate.load(path).ballot
+    with pytest.raises(ValueError, match="parts must agree in judge"):
+        JointBallot.cat([loaded, smoother(1).ballot(x, n=100, index=[4, 5])])
+
+
+def test_the_reach_ends_at_the_first_rung_that_fails():
+    """Of several rungs that were read, the highest that holds has had several chances to: in their
+    order each has its own."""
+    chosen, cast = [[0, 0, 0, 40, 60, 0]], [[0, 0, 0, 0, 1000, 0]]  # two labels, three rungs
+    pairs = Ballot(LAW, Votes(torch.tensor(chosen)), Votes(torch.tensor(cast)))
+    rungs = JointBallot(pairs, LADDER).certificate(0.001)
+    assert rungs.reach().tolist() == [1]
+    odd = Ballot(LAW, Votes(torch.tensor([[40, 0, 0, 0, 30, 0]])), Votes(torch.tensor(cast)))
+    certificate = JointBallot(odd, LADDER).certificate(0.001)
+    assert certificate.at(0).abstained.tolist() == [True]
+    assert certificate.at(1).abstained.tolist() == [False]
+    assert certificate.reach().tolist() == [-1]
 
 
 def test_one_radius_at_one_rung_takes_few_votes():

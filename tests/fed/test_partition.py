@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from rsfl import fed
 from rsfl.fed import partition
 
 
@@ -147,3 +149,13 @@ def test_hashed_shards_are_even_and_names_of_different_kinds_differ():
 def test_bad_arguments_are_named(call, named):
     with pytest.raises(ValueError, match=named):
         call()
+
+
+def test_a_client_without_samples_is_left_out_by_hand():
+    x, y, parts = torch.rand(3, 2), torch.tensor([0, 1, 1]), [[0], [], [1, 2]]
+    with pytest.raises(
+        ValueError, match=r"got none for client 8: leave it out .* \[fed\.Client\(7 \+"
+    ):
+        fed.clients(x, y, parts, first=7)
+    kept = [fed.Client(7 + k, x, y, indices=part) for k, part in enumerate(parts) if len(part)]
+    assert [one.id for one in kept] == [7, 9]

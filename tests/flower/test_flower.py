@@ -3,6 +3,7 @@ words for each."""
 
 import json
 import math
+from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -318,6 +319,53 @@ def test_nobody_answers_for_another_node():
     assert hashes[0] != hashes[1]  # its own answer is its own to choose
 
 
+def test_nobody_says_that_another_node_failed():
+    """Node 103 answers for others that they failed, and they are late."""
+
+    class Slandered(Grid):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            honest = super().send_and_receive(messages, timeout=timeout)
+            if all(one.metadata.message_type != "train" for one in messages):
+                return honest
+            forged = [Message(Error(code=0, reason="slander"), reply_to=one) for one in messages]
+            for answer in forged:
+                answer.metadata.__dict__["_src_node_id"] = 103
+            return forged + [one for one in honest if one.metadata.src_node_id != 107]
+
+    vote = carried_groups(Slandered(MANY), rounds=1)
+    at = next(at for at, members in enumerate(vote.groups) if 7 in members)
+    assert vote.ledgers[at].fates(1)[7] == "absent: was late"
+
+
+def test_a_node_that_claims_another_client_reaches_two_groups_and_the_certificate_says_so(caplog):
+    """So a count of clients rests on their word, or on the numbers of their nodes."""
+    group = {id_: at for at, members in enumerate(groups_here().groups) for id_ in members}
+    other = next(id_ for id_ in range(6, 12) if group[id_] != group[5])
+
+    def lying():
+        grid = Grid(MANY)
+        liar = replace(MANY[5], id=other, y=(MANY[5].y + 1) % 3)
+        grid.apps[105] = flower.client_app(lambda _: (architecture(), liar))
+        return grid
+
+    clean, vote = carried_groups(Grid(MANY), rounds=1), carried_groups(lying(), rounds=1)
+    reached = {at for at, same in enumerate(alike(clean, vote)) if not same}
+    assert reached == {group[5], group[other]}
+    assert vote.ledgers[group[5]].fates(1)[5] == "absent: was not connected"
+    assert f"node {100 + other} says that it is client {other}, as node 105 did" in caplog.text
+    assert "claimed-clients" in [one.id for one in vote.certify(X[:2]).assumptions]
+    nodes = {one.id: 100 + one.id for one in MANY}
+    with pytest.raises(ValueError, match="nodes must be different, one for each client"):
+        flower.Groups(server(MANY), 4, 1, num_classes=3, nodes=nodes | {5: 107})
+    with pytest.raises(TypeError, match="nodes must be a whole number"):
+        flower.Groups(server(MANY), 4, 1, num_classes=3, nodes={"5": 105})
+    named = flower.Groups(server(MANY), 4, 1, num_classes=3, roster=ROSTER, nodes=nodes)
+    vote = named.run(lying())
+    assert {at for at, same in enumerate(alike(clean, vote)) if not same} == {group[5]}
+    assert "claimed-clients" not in [one.id for one in vote.certify(X[:2]).assumptions]
+
+
 def test_a_group_that_cannot_go_on_ends_by_itself():
     clean = carried_groups(Grid(MANY))
     lost = clean.groups[1]
@@ -386,7 +434,7 @@ def test_a_client_app_of_somebody_elses_takes_part_unchanged():
     grid = Grid([])
     grid.apps = {100 + client: app for client in range(4)}
     clients = [fed.Remote(client, 10, fed.SGD(lr=0.2, batch_size=10)) for client in range(4)]
-    nodes = dict(enumerate(grid.get_node_ids()))
+    nodes = dict(enumerate(flower.connected(grid, 4)))
     result = flower.Strategy(server(clients), 3, nodes=nodes).run(grid)
 
     model = architecture()
@@ -435,6 +483,18 @@ def test_a_registration_that_makes_no_sense_is_left_out(said):
     assert [(one.id, one.size) for one in flower.register(grid, 3)] == [(0, 10), (1, 10), (3, 10)]
     with pytest.raises(TimeoutError, match="only 3 of 4 clients registered within 0 s"):
         flower.register(grid, 4, timeout=0)
+
+
+def test_nodes_are_waited_for(monkeypatch):
+    grid, waited = Grid(CLIENTS), []
+    grid.gone = {100, 102, 103}
+    monkeypatch.setattr(flower.time, "sleep", lambda s: (waited.append(s), grid.gone.pop()))
+    assert flower.connected(grid, 4) == [100, 101, 102, 103]
+    assert waited == [1.0, 1.0, 1.0]
+    grid.gone = {101}
+    assert flower.connected(grid, 3) == [100, 102, 103]
+    with pytest.raises(TimeoutError, match="only 3 of 4 nodes connected within 0 s"):
+        flower.connected(grid, 4, timeout=0)
 
 
 def test_a_node_that_leaves_is_absent_until_it_comes_back_under_another_number():
@@ -521,5 +581,7 @@ def test_bad_settings_are_named():
         flower.client_app(lambda _: None, threads=0)
     with pytest.raises(ValueError, match="clients"):
         flower.register(Grid([]), 0)
+    with pytest.raises(ValueError, match="nodes"):
+        flower.connected(Grid([]), 0)
     with pytest.raises(ValueError, match="size"):
         fed.Remote(0, 0)

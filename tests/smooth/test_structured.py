@@ -325,6 +325,10 @@ def test_preprocessing_scales_the_touched_part_alone():
     same(certificate, Smoother(Parts(Inside(), "pixels"), Gaussian(0.4), K).certify(batch, n=1000))
     with pytest.raises(TypeError, match="noise is at the output of embeddings: put it inside"):
         Smoother(At(Text(), "embeddings"), Gaussian(0.4), K, preprocessing=(0.5, 0.25))
+    with pytest.raises(
+        TypeError, match="bounds are of pixels, and noise is at the output of embed"
+    ):
+        Smoother(At(Text(), "embeddings"), Gaussian(0.4), K, bounds=(0, 1))
 
 
 def test_threads_that_share_a_model_do_not_answer_for_each_other():

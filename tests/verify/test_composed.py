@@ -209,6 +209,53 @@ JOINT = {
 }
 
 
+@pytest.fixture(scope="module")
+def of_groups():
+    models = []
+    for at in range(5):
+        models.append(nn.Linear(2, 2, bias=False))
+        models[-1].weight.data = torch.eye(2).roll(at // 4, dims=0)
+    judge = fed.GroupJudge(fed.GroupVote(tuple(models), tuple((k,) for k in range(5)), 2))
+    return JointSmoother(judge, noise.Gaussian(0.5)), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+
+
+OF_GROUPS = {
+    "a rung's name": lambda c: c["ballot"]["ladder"].__setitem__(1, "any 2 clients"),
+    "a higher rung": lambda c: c["ballot"].__setitem__(
+        "ladder", ["nobody", "any 10 clients", "any 20 clients"]
+    ),
+    "who clients are": lambda c: c["ballot"]["assumptions"].pop(),
+    "what keeps groups apart": lambda c: c["ballot"]["assumptions"].pop(0),
+    "all assumptions": lambda c: c["ballot"].__setitem__("assumptions", []),
+    "other words": lambda c: c["ballot"]["assumptions"][0].__setitem__("statement", "Nothing."),
+}
+
+
+@pytest.mark.parametrize("change", OF_GROUPS)
+def test_joint_certificates_of_groups_say_what_they_rest_on(of_groups, tmp_path, change):
+    smoother, x = of_groups
+    smoother.certify(x, n=500).save(tmp_path / "j.json")
+    assert false(verify(tmp_path / "j.json")) == []
+    assert false(verify(edited(tmp_path / "j.json", OF_GROUPS[change])))
+
+
+def test_certificates_of_one_rung_say_what_it_rests_on(of_groups, tmp_path):
+    smoother, x = of_groups
+    smoother.at(1).certify(x, n=500).save(tmp_path / "c.json")
+    assert false(verify(tmp_path / "c.json")) == []
+
+    def unsaid(*names):
+        def change(content):
+            kept = [one for one in content["assumptions"] if one["id"] not in names]
+            content["assumptions"] = kept
+
+        return edited(tmp_path / "c.json", change)
+
+    for name in ("counted-if-withstood", "given-groups", "registered-clients"):
+        smoother.at(1).certify(x, n=500).save(tmp_path / "c.json")
+        assert name in str(false(verify(unsaid(name))))
+
+
 @pytest.mark.parametrize("change", JOINT)
 def test_joint_certificates_that_claim_more(joint, tmp_path, change):
     joint[0].save(tmp_path / "j.json")

@@ -167,4 +167,11 @@ def clients(
         first: Id of the first client.
     """
     trainer = SGD() if trainer is None else trainer
+    for k, part in enumerate(parts):
+        if not len(part):
+            raise ValueError(
+                f"parts must hold at least one sample each, got none for client {first + k}: leave "
+                f"it out and let the others keep their ids, [fed.Client({first} + k, x, y, "
+                f"trainer, part) for k, part in enumerate(parts) if len(part)]"
+            )
     return [Client(first + k, x, y, trainer, part) for k, part in enumerate(parts)]

@@ -66,7 +66,8 @@ class GroupVote:
                 "models must be different objects, got one in several groups: its clients would "
                 "have several votes; copy.deepcopy makes another of it"
             )
-        if strange := {at for at in self.failed if at not in range(len(models)) or models[at]}:
+        empty = [at for at, model in enumerate(models) if model is None]
+        if strange := set(self.failed) - set(empty):
             raise ValueError(
                 f"failed must name groups without a model, got {sorted(strange, key=repr)!r}"
             )

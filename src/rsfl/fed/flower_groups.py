@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 
 from rsfl._checks import count
-from rsfl.assumptions import APART_NODES
+from rsfl.assumptions import APART_NODES, CLAIMED_CLIENTS
 from rsfl.fed.ensemble import GroupVote
 from rsfl.fed.faults import told
 from rsfl.fed.flower_rounds import Carried, Seats
@@ -53,8 +53,9 @@ class Groups:
             `rsfl.fed.train_groups`.
         checkpoint: Directory in which each group's rounds are saved, and from which an interrupted
             training goes on.
-        nodes: Number of the Flower node of each client, by client id; else nodes are asked, and
-            trusted, as by `Strategy`.
+        nodes: Number of the Flower node of each client, by client id. Else nodes are asked, and
+            trusted (`claimed-clients`): one that lies reaches the group of the client that it says
+            it is, and its own by its absence.
         reply_timeout: Seconds to wait for a node to say who it is.
 
     Raises:
@@ -85,7 +86,8 @@ class Groups:
         settings = decided(server, rounds)
         self._parts = grouped(settings, self._divided, {}, checkpoint)
         self._runs = {one.number: Carried(one.rounds(rounds)) for one in self._parts}
-        self._apart = (*kept_apart(server, groups, roster), APART_NODES)
+        said = (CLAIMED_CLIENTS,) if nodes is None else ()
+        self._apart = (*kept_apart(server, groups, roster), APART_NODES, *said)
         self._seats = Seats(nodes, reply_timeout)
 
     def run(self, grid: Grid) -> GroupVote:

@@ -49,12 +49,14 @@ def answers(replies: Iterable[Message]) -> dict[str, list[Message]]:
 
 
 def answer(sent: Message, heard: Mapping[str, Sequence[Message]]) -> Message | None:
-    """The answer to a message: of the node that it was sent to, or the network's word that there
-    is none. Nobody answers for somebody else."""
+    """The answer to a message: of the node that it was sent to, or the word of the network, which
+    has the server's own number, that there is none. Nobody answers for somebody else."""
     # Flower gives a message its number when it is sent.
     candidates = heard.get(sent.metadata.message_id, [])
-    own = [one for one in candidates if one.metadata.src_node_id == sent.metadata.dst_node_id]
-    return next(iter([*own, *(one for one in candidates if one.has_error())]), None)
+    node, here = sent.metadata.dst_node_id, sent.metadata.src_node_id
+    own = [one for one in candidates if one.metadata.src_node_id == node]
+    network = [one for one in candidates if one.metadata.src_node_id == here and one.has_error()]
+    return next(iter([*own, *network]), None)
 
 
 def _claim(found: Message) -> Remote | None:

@@ -8,13 +8,14 @@ from __future__ import (
     annotations,  # the documentation is built without Flower, whose names then are no types
 )
 
+import logging
 from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
 
 import torch
 
-from rsfl._checks import number
+from rsfl._checks import count, number
 from rsfl.fed import flower_messages as messages
 from rsfl.fed.client import Remote
 from rsfl.fed.ledger import Entry
@@ -31,6 +32,8 @@ except ImportError as error:  # pragma: no cover
 
 __all__ = ["Carried", "Seats"]
 
+_LOG = logging.getLogger("flwr")
+
 
 class Seats:
     """The connected node of each client, by its id: the first that claimed it, among those still
@@ -42,9 +45,17 @@ class Seats:
     """
 
     def __init__(self, nodes: Mapping[int, int] | None, reply_timeout: float) -> None:
+        if nodes is not None:
+            nodes = {count("nodes", id_): node for id_, node in nodes.items()}
+            if len(set(nodes.values())) < len(nodes):
+                raise ValueError(
+                    f"nodes must be different, one for each client, got {nodes!r}: a node of two "
+                    f"clients is one that counts as two"
+                )
         self.nodes = nodes
         self.reply_timeout = number("reply_timeout", reply_timeout, 0.0, open_low=True)
         self.claims: dict[int, Remote | None] = {}
+        self._contested: set[tuple[int, int]] = set()
 
     def __call__(self, grid: Grid) -> dict[int, int]:
         """The node of each client that is connected."""
@@ -56,7 +67,15 @@ class Seats:
         for node, claim in self.claims.items():
             if claim is not None and node in connected:
                 seats.setdefault(claim.id, node)
+                self._told(claim.id, node, seats[claim.id])
         return seats
+
+    def _told(self, id_: int, node: int, seated: int) -> None:
+        """A word, once, about a node that claims a seat that is taken."""
+        if node != seated and (id_, node) not in self._contested:
+            self._contested.add((id_, node))
+            text = "\t└──> node %d says that it is client %d, as node %d did before: not heard"
+            _LOG.warning(text, node, id_, seated)
 
 
 class Carried:

@@ -46,7 +46,8 @@ def group_clients(
 
     So one client more or less, or under another id, moves nobody else. Groups are as equal as
     chance makes them, and one may be empty. Where there are as many groups as clients, each client
-    is alone.
+    is alone: then say ``groups=len(clients)``, so that one client more is one group more; beside a
+    number that is not one's own, it would put all clients in groups by their hashes.
 
     With a ``roster`` clients are dealt out like cards instead, one fact after the other: of those
     with the same fact each group has as many as any other, up to one, and so of all. One entry

@@ -290,6 +290,8 @@ def _settings(
         parameters=smoother.parameters if isinstance(smoother, ParameterSmoother) else None,
         data=f"{input_hash(x):016x} {y}",
         touched=smoother.touched,
+        condition=smoother.condition,
+        judged=smoother.judged,
         block=smoother.block(x[None]),
         inputs=len(range(0, len(dataset), skip)[:limit]) if indexable(dataset) else None,
         **asked,

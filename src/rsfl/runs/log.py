@@ -92,6 +92,11 @@ class Record:
             raise ValueError(
                 f"votes under noise on {ballot.touched!r} in a run on {settings.touched!r}"
             )
+        if (ballot.condition, ballot.judged) != (settings.condition, settings.judged):
+            raise ValueError(
+                f"votes of condition {ballot.condition!r} in a run of {settings.condition!r}, or "
+                f"of another judgement"
+            )
         # The name of a run is easily written into a line: what it stands for is compared as well.
         for name, said, wanted in (
             ("law", ballot.law, settings.law),
@@ -119,7 +124,9 @@ def records(
 ) -> list[Record]:
     """One record for each input of a ballot, with its label; ``seconds`` is for each."""
     content = replace(ballot, model=settings.model.whole).document()
-    columns = [name for name, value in content.items() if isinstance(value, list)]
+    columns = [
+        name for name, value in content.items() if isinstance(value, list) and name != "judged"
+    ]
     return [
         Record(
             run=settings.identity,
@@ -146,6 +153,8 @@ def refused(settings: Settings, index: int, label: int, why: str) -> Record:
         model=settings.model.whole,
         spot_checked=settings.spot_checked,
         touched=settings.touched,
+        condition=settings.condition,
+        judged=settings.judged,
     )
     return Record(settings.identity, label, 0.0, why, ballot.document())
 

@@ -17,6 +17,7 @@ from rsfl._checks import count, level, number, stored
 from rsfl._files import locked, replaced
 from rsfl._fingerprint import Fingerprint
 from rsfl._laws import from_document, to_document
+from rsfl.assumptions import Assumption
 from rsfl.noise import Law
 from rsfl.smooth import Sequential
 
@@ -60,6 +61,8 @@ class Settings:
         limit: How many are certified at most.
         inputs: How many that makes, None where the data have no length.
         touched: Which part of an input carries noise, "" where all of it does, or parameters.
+        condition: What a vote has to meet to count, beside its label; "" where nothing.
+        judged: What the judgement rests on that says whether it does.
         block: How many samples of an input draw from one key.
     """
 
@@ -84,6 +87,8 @@ class Settings:
     limit: int | None
     inputs: int | None
     touched: str = ""
+    condition: str = ""
+    judged: tuple[Assumption, ...] = ()
     block: int = OLD_BLOCK
 
     def __post_init__(self) -> None:
@@ -127,12 +132,13 @@ class Settings:
             found = json.loads(path.read_text())
             if found["format"] != FORMAT:
                 raise ValueError(f"format is {found['format']!r}, this version reads {FORMAT}")
-            found = {"touched": "", "block": OLD_BLOCK} | found
+            found = {"touched": "", "condition": "", "judged": [], "block": OLD_BLOCK} | found
             values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
             values |= {
                 "law": from_document(values["law"]),
                 "input_shape": tuple(values["input_shape"]),
                 "model": Fingerprint(**values["model"]),
+                "judged": tuple(Assumption(**one) for one in values["judged"]),
             }
             values["parameters"] = (
                 None if values["parameters"] is None else tuple(values["parameters"])
@@ -171,10 +177,11 @@ class Settings:
 
     def _fields(self) -> dict[str, Any]:
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if not self.touched:  # nothing to say
-            del told["touched"]
-        if self.block == OLD_BLOCK:
-            del told["block"]
+        told["judged"] = [dataclasses.asdict(one) for one in self.judged]
+        silent = [name for name in ("touched", "condition", "judged") if not told[name]]
+        silent += ["block"] if self.block == OLD_BLOCK else []
+        for name in silent:  # nothing to say
+            del told[name]
         return told | {"law": to_document(self.law), "model": dataclasses.asdict(self.model)}
 
     def _document(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rsfl import _document
 from rsfl._batches import checked_index, rows_of
 from rsfl._checks import count, level, stored
+from rsfl.assumptions import Assumption
 from rsfl.noise import Law
 from rsfl.smooth.certificate import Certificate
 from rsfl.smooth.documents import CONDITIONS, evidence_from, evidence_to, merged
@@ -55,6 +56,7 @@ class Ballot:
         condition: What a vote had to meet to count, beside its label; votes that missed it are
             among the invalid ones. Such votes bound no rival. "" where nothing was asked.
         touched: Which part of the inputs the noise was added to, "" where it was all of them.
+        judged: What the judgement rests on that says whether a vote met the condition.
 
     Example:
         >>> from rsfl.noise import Gaussian
@@ -76,6 +78,7 @@ class Ballot:
     spot_checked: bool = False
     condition: str = ""
     touched: str = ""
+    judged: tuple[Assumption, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.law, Law):
@@ -208,6 +211,7 @@ class Ballot:
                 spot_checked=self.spot_checked,
                 touched=self.touched,
                 condition=self.condition,
+                judged=self.judged,
             ),
             **self._conditions(),
         )

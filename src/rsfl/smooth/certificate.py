@@ -76,6 +76,7 @@ class Certificate:
         spot_checked: Whether the model was asked twice, alone and in a batch.
         condition: What a vote had to meet beside its label, "" where nothing.
         touched: Which part of an input the radius is about, "" where it is all of it.
+        judged: What the judgement rests on that says whether a vote met the condition.
     """
 
     label: Tensor
@@ -101,6 +102,7 @@ class Certificate:
     spot_checked: bool = field(default=False, kw_only=True)
     condition: str = field(default="", kw_only=True)
     touched: str = field(default="", kw_only=True)
+    judged: tuple[Assumption, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if self.inputs is None:
@@ -276,9 +278,8 @@ class Certificate:
         claims = [found["label"], *(reals_from(found[name]) for name in _REALS)]
         follow(numbers, claims, evidence["index"])
         said = (Assumption(**one) for one in found["assumptions"])
-        kinds = ("spot_checked", "touched", "condition")
-        told = {name: evidence.get(name, "") for name in kinds}
-        implied = assumed(reading, law, **told)
+        told = ("spot_checked", "touched", "condition", "judged")
+        implied = assumed(reading, law, **{name: evidence[name] for name in told})
         assumptions = tuple({one.id: one for one in (*said, *implied)}.values())
         return cls.read_from(
             numbers,

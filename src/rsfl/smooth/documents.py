@@ -2,6 +2,7 @@
 vote log have in common. ``docs/format.md`` says it in words."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rsfl._laws import from_document, to_document
+from rsfl.assumptions import Assumption
 from rsfl.smooth.reading import Numbers, Sequential
 from rsfl.smooth.votes import Votes
 
@@ -22,11 +24,12 @@ __all__ = [
     "reals_to",
 ]
 
-CONDITIONS = ("index", "inputs", "dim", "seed", "model", "spot_checked", "condition", "touched")
+_HOW = ("dim", "seed", "model", "spot_checked", "condition")
+_OPTIONAL = ("touched", "judged")  # where there is nothing to say, nothing is
+CONDITIONS = ("index", "inputs", *_HOW, *_OPTIONAL)
 """What a ballot says of its votes beside law and rule."""
 
-_HEADER = ("law", "measure", "rule", "classes", "dim", "seed", "model", "spot_checked", "condition")
-_OPTIONAL = ("touched",)  # where there is nothing to say, nothing is
+_HEADER = ("law", "measure", "rule", "classes", *_HOW)
 _COLUMNS = ("index", "input", "n0", "selection", "n", "counts")
 _ROUNDING = 1e-9
 """Up to which share a number of another version may differ from the one derived here."""
@@ -48,7 +51,8 @@ def evidence_to(
         "model": model,
         "spot_checked": rest["spot_checked"],
         "condition": rest["condition"],
-        **{name: rest[name] for name in _OPTIONAL if rest[name]},
+        **({"touched": rest["touched"]} if rest["touched"] else {}),
+        **({"judged": [asdict(one) for one in rest["judged"]]} if rest["judged"] else {}),
         "index": rest["index"].tolist(),
         "input": [f"{value:016x}" if value else "" for value in rest["inputs"].tolist()],
         "n0": selection.n.tolist(),
@@ -87,8 +91,9 @@ def evidence_from(content: Mapping[str, Any]) -> dict[str, Any]:
         "votes": votes,
         "index": torch.tensor(content["index"], dtype=torch.int64),
         "inputs": torch.tensor([int(text or "0", 16) for text in content["input"]]).long(),
-        **{name: content[name] for name in ("dim", "seed", "model", "spot_checked", "condition")},
-        **{name: content[name] for name in _OPTIONAL if name in content},
+        **{name: content[name] for name in _HOW},
+        "touched": content.get("touched", ""),
+        "judged": tuple(Assumption(**one) for one in content.get("judged", ())),
     }
 
 

@@ -81,7 +81,7 @@ class Smoother(Voter):
         spot_check: bool = True,
     ) -> None:
         model = as_model(model)
-        model, law = normalised(model, preprocessing), bounded(law, bounds)
+        model, law = normalised(model, preprocessing), bounded(model, law, bounds)
         super().__init__(law, num_classes, model=model, spot_check=spot_check)
         if law.space == "parameters":
             raise ValueError(

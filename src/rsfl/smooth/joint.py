@@ -37,11 +37,13 @@ class JointBallot:
         pairs: The votes, (B, K * rungs): column ``label * rungs + rung``.
         ladder: What each rung is, in words.
         assumptions: What the judgement of one noisy copy rests on.
+        judge: Hash of the numbers that the judge holds, "" where it is unknown.
     """
 
     pairs: Ballot
     ladder: tuple[str, ...]
     assumptions: tuple[Assumption, ...] = ()
+    judge: str = ""
 
     def __post_init__(self) -> None:
         columns = self.pairs.votes.counts.shape[1]
@@ -64,6 +66,7 @@ class JointBallot:
             selection=None if selection is None else self._reached(selection, rung),
             votes=self._reached(self.pairs.votes, rung),
             condition=withstanding(self.ladder[rung]),
+            judged=self.assumptions,
         )
 
     def _reached(self, votes: Votes, rung: int) -> Votes:
@@ -92,10 +95,7 @@ class JointBallot:
             tuple(range(len(self.ladder))) if rungs is None else _checked_rungs(rungs, self.ladder)
         )
         spent = alpha / len(chosen) if together else alpha
-        steps = []
-        for rung in chosen:
-            step = self.at(rung).certificate(spent, confidence=confidence)
-            steps.append(replace(step, assumptions=(*step.assumptions, *self.assumptions)))
+        steps = (self.at(rung).certificate(spent, confidence=confidence) for rung in chosen)
         return JointCertificate(self, tuple(steps), chosen, alpha, together, confidence)
 
     @classmethod
@@ -108,11 +108,12 @@ class JointBallot:
         if not parts:
             raise ValueError(f"parts must not be empty, got {parts!r}")
         for part in parts[1:]:
-            if (part.ladder, part.assumptions) != (parts[0].ladder, parts[0].assumptions):
-                raise ValueError(
-                    f"parts must agree in ladder and assumptions, got {parts[0].ladder} and "
-                    f"{part.ladder}"
-                )
+            for name in ("ladder", "assumptions", "judge"):
+                if getattr(part, name) != getattr(parts[0], name):
+                    raise ValueError(
+                        f"parts must agree in {name}, got {getattr(parts[0], name)!r} and "
+                        f"{getattr(part, name)!r}"
+                    )
         return replace(parts[0], pairs=Ballot.cat([part.pairs for part in parts]))
 
     def document(self) -> dict[str, Any]:
@@ -121,13 +122,15 @@ class JointBallot:
             "pairs": self.pairs.document(),
             "ladder": list(self.ladder),
             "assumptions": [asdict(one) for one in self.assumptions],
+            **({"judge": self.judge} if self.judge else {}),
         }
 
     @classmethod
     def of_document(cls, content: dict[str, Any]) -> "JointBallot":
         """The ballot that :meth:`document` described."""
         named = tuple(Assumption(**one) for one in content["assumptions"])
-        return cls(Ballot.of_document(content["pairs"]), tuple(content["ladder"]), named)
+        pairs, ladder = Ballot.of_document(content["pairs"]), tuple(content["ladder"])
+        return cls(pairs, ladder, named, content.get("judge", ""))
 
 
 def checked_rung(rung: int, ladder: Sequence[str]) -> int:
@@ -190,10 +193,16 @@ class JointCertificate:
         return self.at(rung).radius
 
     def reach(self, radius: float = 0.0) -> Tensor:
-        """(B,) int64, the highest of the rungs that is certified at a radius; -1 where none is."""
+        """(B,) int64, the highest of the rungs up to which each is certified at a radius, with one
+        label; -1 where the first is not.
+
+        It holds with probability at least 1 - alpha, though every rung was read: they are tested in
+        their order, and the first that fails ends it.
+        """
         highest = torch.full((len(self),), -1, device=self.steps[0].label.device)
+        held = torch.ones_like(highest, dtype=torch.bool)
         for rung, step in zip(self.rungs, self.steps, strict=True):
-            held = ~step.abstained & (step.radius >= radius)
+            held &= (step.label == self.steps[0].label) & ~step.abstained & (step.radius >= radius)
             highest = torch.where(held, rung, highest)
         return highest
 

@@ -3,17 +3,15 @@ label withstands."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
 from rsfl._checks import count
+from rsfl._fingerprint import weights_hash
 from rsfl.assumptions import Assumption
 from rsfl.noise import Law
-from rsfl.smooth.ballot import Ballot
 from rsfl.smooth.input import Smoother
 from rsfl.smooth.joint import JointBallot, JointCertificate, checked_rung, withstanding
 from rsfl.smooth.reading import Confidence
@@ -75,15 +73,11 @@ class _Labels(nn.Module):
 
 
 class _AtRung(Smoother):
-    """Votes of one rung: its ballots say what a vote had to meet to count."""
+    """Votes of one rung: its ballots say what a vote had to meet to count, and what says so."""
 
     def __init__(self, judge: Judge, rung: int, law: Law, spot_check: bool) -> None:
         super().__init__(_Labels(judge, rung), law, judge.num_classes, spot_check=spot_check)
-        self.condition = withstanding(judge.ladder[rung])
-
-    @override
-    def _cast(self, *votes: Any) -> Ballot:
-        return replace(super()._cast(*votes), condition=self.condition)
+        self.condition, self.judged = withstanding(judge.ladder[rung]), judge.assumptions
 
 
 class JointSmoother:
@@ -110,7 +104,8 @@ class JointSmoother:
     def __init__(self, judge: Judge, law: Law, *, spot_check: bool = True) -> None:
         if not isinstance(judge, Judge):
             raise TypeError(
-                f"judge must be a smooth.Judge, such as fed.GroupJudge(vote), got {judge!r}"
+                f"judge must be a smooth.Judge, such as fed.GroupJudge(vote), got "
+                f"{type(judge).__name__}"
             )
         self.judge, self.law = judge, law
         width = judge.num_classes * len(judge.ladder)
@@ -126,7 +121,9 @@ class JointSmoother:
             x: Inputs (B, ...), finite.
             votes: ``n0``, ``n``, ``seed``, ``index``, ``batch_size``.
         """
-        return JointBallot(self.pairs.ballot(x, **votes), self.judge.ladder, self.judge.assumptions)
+        held = {n: t for n, t in self.judge.state_dict().items() if isinstance(t, Tensor)}
+        pairs, known = self.pairs.ballot(x, **votes), weights_hash(held)
+        return JointBallot(pairs, self.judge.ladder, self.judge.assumptions, known)
 
     def certify(
         self,

@@ -113,14 +113,16 @@ def normalised(model: nn.Module, preprocessing: Preprocessing | None) -> nn.Modu
     return Normalised(model, *preprocessing)
 
 
-def bounded(law: Law, bounds: tuple[float, float] | None) -> Law:
+def bounded(model: nn.Module, law: Law, bounds: tuple[float, float] | None) -> Law:
     """The law for inputs in these bounds, if there are any: its radii are in pixels.
 
     Raises:
-        TypeError: The law has no such form, or bounds are no pair.
+        TypeError: The law has no such form, bounds are no pair, or noise is not on inputs.
     """
     if bounds is None:
         return law
+    if isinstance(model, At):
+        raise TypeError(f"bounds are of pixels, and noise is at {model.touched}: leave them out")
     if not (isinstance(bounds, tuple | list) and len(bounds) == 2):
         raise TypeError(f"bounds must be (low, high), such as (0, 1), got {bounds!r}")
     low, high = bounds

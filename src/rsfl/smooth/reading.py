@@ -255,13 +255,20 @@ def allowed(reading: Reading, rule: Sequential | None, condition: str) -> None:
 
 
 def assumed(
-    reading: Reading, law: Law, *, spot_checked: bool, touched: str = "", condition: str = ""
+    reading: Reading,
+    law: Law,
+    *,
+    spot_checked: bool = False,
+    touched: str = "",
+    condition: str = "",
+    judged: tuple[Assumption, ...] = (),
 ) -> tuple[Assumption, ...]:
     """What a reading of votes under this law rests on, where it touched a part of the inputs, or
-    votes had to meet a condition."""
+    where votes had to meet a condition."""
     function = _SPOTTED if spot_checked else ONE_FUNCTION
-    rest = (OTHER_PARTS,) * bool(touched) + (COUNTED_IF_WITHSTOOD,) * bool(condition)
-    return (*reading.statistics, PER_INPUT, function, *law.assumptions, *rest)
+    parts = (OTHER_PARTS,) if touched else ()
+    told = (COUNTED_IF_WITHSTOOD, *judged) if condition else ()
+    return (*reading.statistics, PER_INPUT, function, *law.assumptions, *parts, *told)
 
 
 def reading_to(reading: Reading) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rsfl._checks import count
 from rsfl._fingerprint import Fingerprint, backend_fingerprint, model_fingerprint
 from rsfl._models import answered, as_given, evaluating
+from rsfl.assumptions import Assumption
 from rsfl.noise import Law
 from rsfl.smooth.inputs import Inputs
 from rsfl.smooth.spot import probed, probes
@@ -24,6 +25,12 @@ _KNOWN = frozenset({"law", "num_classes", "model", "spot_check", "_spotted"})
 
 class Source(ABC):
     """Something under noise whose votes can be counted; the arguments are those of a Voter."""
+
+    condition: str = ""
+    """What a vote has to meet to count, beside its label; "" where nothing."""
+
+    judged: tuple[Assumption, ...] = ()
+    """What the judgement rests on that says whether it does."""
 
     default_n: ClassVar[int] = 100_000
     """Votes for estimation where the caller names no number; fewer where each costs a model."""

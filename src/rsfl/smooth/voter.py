@@ -299,4 +299,6 @@ class Voter(Source):
             inputs=hashes(x),
             spot_checked=self.spot_checked,
             touched=self.touched,
+            condition=self.condition,
+            judged=self.judged,
         )

@@ -193,6 +193,7 @@ def _needed(content: Mapping[str, Any]) -> tuple[str, ...]:
     rest = ("same-rest",) if law.get("partial") else ()
     rest = (*rest, "other-parts") if content.get("touched") else rest
     rest = (*rest, "counted-if-withstood") if content.get("condition") else rest
+    rest = (*rest, *(one["id"] for one in content.get("judged", ())))
     return (*_STATISTICS[reading], "per-input", "one-function", *LAWS[law["name"]][2], *rest)
 
 

@@ -1,6 +1,7 @@
 """Certificates that are made of others: of orbits, of clients and inputs at once, of linear models
 without sampling, and of predictions that a threat did not change."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
@@ -134,6 +135,24 @@ def check_joint(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
                 wrong.append(f"{where}: radius is {claimed!r}, where {right} follows")
     text = f"labels and radii of {len(rungs)} rungs are proved from their votes"
     yield _finding(subject, wrong, text)
+    yield from _check_ladder(subject, ladder, content["ballot"]["assumptions"])
+
+
+def _check_ladder(
+    subject: str, ladder: Sequence[str], assumptions: Sequence[Mapping[str, Any]]
+) -> Iterator[Finding]:
+    """Whether rungs that count clients are where they belong, and rest on what such counts do.
+
+    Of a judge of somebody's own nobody else knows what it rests on.
+    """
+    counted = [re.fullmatch(r"any (\d+) clients?", rung) for rung in ladder]
+    if not any(counted):
+        return
+    placed = [0 if match is None else int(match[1]) for match in counted]
+    if placed != list(range(len(ladder))):
+        yield Finding(subject, "arithmetic", False, f"rungs out of their order: {list(ladder)}")
+    told = {"assumptions": assumptions}
+    yield from check_assumptions(subject, told, (*_apart(assumptions), "registered-clients"))
 
 
 def _reached(row: Row, rung: int, width: int) -> Row:
@@ -236,11 +255,15 @@ def check_groups(subject: str, content: Mapping[str, Any]) -> Iterator[Finding]:
             wrong.append(f"{where}: {text}")
     text = f"labels of {len(content['index'])} inputs, and the clients that they withstand, follow"
     yield _finding(subject, wrong, text)
-    named = [one.get("id") for one in content["assumptions"]]
-    who = "dealt-groups" if "dealt-groups" in named else "disjoint-groups"
-    apart = ("given-groups",) if "given-groups" in named else (who, "separate-groups")
-    needed = (*apart, "registered-clients", "one-function")
+    needed = (*_apart(content["assumptions"]), "registered-clients", "one-function")
     yield from check_assumptions(subject, content, needed)
+
+
+def _apart(assumptions: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What has to be named of what keeps groups apart."""
+    named = [one.get("id") for one in assumptions]
+    who = "dealt-groups" if "dealt-groups" in named else "disjoint-groups"
+    return ("given-groups",) if "given-groups" in named else (who, "separate-groups")
 
 
 # --- Poisoned clients ----------------------------------------------------------------------------

@@ -126,7 +126,10 @@ def _merged(  # noqa: C901  # one line's checks
             merged |= {name: content[name] for name in _HEADER}
             if content.get("touched", "") != settings.get("touched", ""):
                 wrong.append(f"{line.subject}: noise on {content.get('touched')!r}")
-            merged |= {name: content[name] for name in ("touched",) if name in content}
+            for name, none in (("condition", ""), ("judged", [])):
+                if content.get(name, none) != settings.get(name, none):
+                    wrong.append(f"{line.subject}: {name} is {content.get(name)!r}")
+            merged |= {name: content[name] for name in ("touched", "judged") if name in content}
             row = {name: content[name] for name in _COLUMNS}
             if any(len(column) != 1 for column in row.values()):
                 wrong.append(f"{line.subject}: not the votes on one input")
