@@ -445,6 +445,19 @@ def test_half_a_turn_is_the_most_and_is_told_in_radians(tmp_path, capsys):
     assert "half_width must be at most pi radians, half a turn, got 20.0: 20 degrees are" in shown
 
 
+def test_without_flint_verify_names_the_extra(run):
+    blocked = "import sys; sys.modules['flint'] = None; from rsfl import cli; sys.exit(cli.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, "verify", str(run)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "rsfl.verify needs python-flint: pip install 'rsfl[verify]'" in done.stderr
+
+
 def test_a_reader_that_has_enough_is_no_error(run):
     words = f"{sys.executable} -m rsfl report {run} {run} {run} --envelope"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -305,6 +305,29 @@ def test_layers_that_hold_a_function_of_torch_are_its_own(activation):
     assert not fed.ours.of_torch_alone(nn.TransformerEncoderLayer(4, 2, 8, activation=abs))
 
 
+def test_data_that_run_code_have_a_process_of_their_own():
+    """A tensor of a class of its own, which somebody has put in place of a client's plain one."""
+
+    class Kept(torch.Tensor):
+        seen: ClassVar[list[int]] = []
+
+        @classmethod
+        def __torch_function__(cls, function, types, arguments=(), named=None):
+            cls.seen.append(1)
+            return super().__torch_function__(function, types, arguments, named or {})
+
+    run, _ = server(clients=12)
+    for name in ("x", "y"):
+        victim = replace(run.clients[3])
+        object.__setattr__(victim, name, getattr(victim, name).clone().as_subclass(Kept))
+        clients = [*run.clients[:3], victim, *run.clients[4:]]
+        with pytest.raises(TypeError, match="processes must be at least 1"):
+            fed.train_groups(replace(run, clients=clients), 4, 1, num_classes=3, processes=0)
+        Kept.seen.clear()
+        fed.train_groups(replace(run, clients=clients), 4, 1, num_classes=3)
+        assert not Kept.seen
+
+
 def test_groups_are_the_same_together_and_in_processes():
     run, _ = server(stacked=False)
     torch.set_num_threads(1)
@@ -324,6 +347,7 @@ def test_groups_are_the_same_together_and_in_processes():
     assert all(same(together, replace(together, models=tuple(alone))))
 
 
+@pytest.mark.fast("stacked")
 def test_each_group_trains_in_a_stack_of_its_own(monkeypatch):
     run, x = server(clients=40)
     monkeypatch.setattr(fed.abreast.Abreast, "_key", lambda *_: None)

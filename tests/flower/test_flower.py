@@ -434,7 +434,7 @@ def test_a_client_app_of_somebody_elses_takes_part_unchanged():
     grid = Grid([])
     grid.apps = {100 + client: app for client in range(4)}
     clients = [fed.Remote(client, 10, fed.SGD(lr=0.2, batch_size=10)) for client in range(4)]
-    nodes = dict(enumerate(grid.get_node_ids()))
+    nodes = dict(enumerate(flower.connected(grid, 4)))
     result = flower.Strategy(server(clients), 3, nodes=nodes).run(grid)
 
     model = architecture()
@@ -483,6 +483,18 @@ def test_a_registration_that_makes_no_sense_is_left_out(said):
     assert [(one.id, one.size) for one in flower.register(grid, 3)] == [(0, 10), (1, 10), (3, 10)]
     with pytest.raises(TimeoutError, match="only 3 of 4 clients registered within 0 s"):
         flower.register(grid, 4, timeout=0)
+
+
+def test_nodes_are_waited_for(monkeypatch):
+    grid, waited = Grid(CLIENTS), []
+    grid.gone = {100, 102, 103}
+    monkeypatch.setattr(flower.time, "sleep", lambda s: (waited.append(s), grid.gone.pop()))
+    assert flower.connected(grid, 4) == [100, 101, 102, 103]
+    assert waited == [1.0, 1.0, 1.0]
+    grid.gone = {101}
+    assert flower.connected(grid, 3) == [100, 102, 103]
+    with pytest.raises(TimeoutError, match="only 3 of 4 nodes connected within 0 s"):
+        flower.connected(grid, 4, timeout=0)
 
 
 def test_a_node_that_leaves_is_absent_until_it_comes_back_under_another_number():
@@ -569,5 +581,7 @@ def test_bad_settings_are_named():
         flower.client_app(lambda _: None, threads=0)
     with pytest.raises(ValueError, match="clients"):
         flower.register(Grid([]), 0)
+    with pytest.raises(ValueError, match="nodes"):
+        flower.connected(Grid([]), 0)
     with pytest.raises(ValueError, match="size"):
         fed.Remote(0, 0)

@@ -1,9 +1,9 @@
 """Federated runs on Flower: the rounds of `rsfl.fed.Server`, carried between machines by somebody
 else's network.
 
-Needs the extra ``rsfl[flower]``. On the server's side `register` asks the nodes who they are,
-`Strategy` carries a `Server` out over a grid, and `Groups` a run for each group of its clients; on
-the clients' side `client_app` makes a ClientApp of a model and a `Client`.
+Needs the extra ``rsfl[flower]``. On the server's side `connected` waits for nodes and `register`
+asks them who they are, `Strategy` carries a `Server` out over a grid, and `Groups` a run for each
+group of its clients; on the clients' side `client_app` makes a ClientApp of a model and a `Client`.
 """
 
 from __future__ import (
@@ -49,7 +49,7 @@ except ImportError as error:  # pragma: no cover
         "rsfl.fed.flower needs Flower: pip install 'rsfl[flower]' (Python 3.11 or newer)"
     ) from error
 
-__all__ = ["Groups", "Strategy", "client_app", "register"]
+__all__ = ["Groups", "Strategy", "client_app", "connected", "register"]
 
 _LOG = logging.getLogger("flwr")
 
@@ -166,6 +166,28 @@ def register(
                 f"only {len(found)} of {clients} clients registered within {timeout:g} s"
             )
         time.sleep(min(1.0, timeout))
+
+
+def connected(grid: Grid, nodes: int, *, timeout: float = 3600.0) -> list[int]:
+    """The numbers of the nodes, in ascending order, as soon as so many are connected.
+
+    An app that has just started has none yet, and a round without nodes is an error.
+
+    Args:
+        grid: What Flower gives to a ServerApp.
+        nodes: How many to wait for, at least.
+        timeout: Seconds to wait.
+
+    Raises:
+        TimeoutError: Fewer nodes than that are connected in time.
+    """
+    count("nodes", nodes, 1)
+    end = time.monotonic() + number("timeout", timeout, 0.0)
+    while len(found := sorted(grid.get_node_ids())) < nodes:
+        if time.monotonic() > end:
+            raise TimeoutError(f"only {len(found)} of {nodes} nodes connected within {timeout:g} s")
+        time.sleep(min(1.0, timeout))
+    return found
 
 
 class Strategy(Base):  # type: ignore[misc]

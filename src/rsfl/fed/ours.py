@@ -198,15 +198,24 @@ def _setting(value: Any) -> bool:
 
 def keeps_nothing(settings: Settings) -> bool:
     """Whether all the code that a run calls is rsfl's or torch's own, which keeps nothing from one
-    call to the next: rule, model, clients, trainers and losses. Schedules are not looked at."""
+    call to the next: rule, model, clients, their data, trainers and losses. Schedules are not
+    looked at."""
     trainers = {id(one.trainer): one.trainer for one in settings.clients}
     return (
         is_ours(settings.aggregate, *RULES)
         and plain_process()
         and of_torch_alone(settings.model)
         and all(is_ours(one, Client, Remote) for one in settings.clients)
+        and all(type(t) is Tensor for t in _data(settings))
         and all(is_ours(one, SGD) and _of_rsfl(vars(one)["loss"]) for one in trainers.values())
     )
+
+
+def _data(settings: Settings) -> Iterator[Any]:
+    """What clients train on: a tensor of another class runs code of its own wherever it is read."""
+    for one in settings.clients:
+        if type(one) is Client:
+            yield from (one.x, one.y)
 
 
 def _of_rsfl(value: Any) -> bool:

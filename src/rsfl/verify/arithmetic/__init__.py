@@ -8,6 +8,11 @@ precision grows until the two are told apart.
 Needs python-flint: ``pip install 'rsfl[verify]'``.
 """
 
+try:
+    import flint  # noqa: F401  before the first module that needs it
+except ImportError as error:
+    raise ImportError("rsfl.verify needs python-flint: pip install 'rsfl[verify]'") from error
+
 from rsfl.verify.arithmetic.counts import (
     Confidence,
     binomial_tail,

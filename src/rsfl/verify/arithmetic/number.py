@@ -6,10 +6,7 @@ from fractions import Fraction
 from math import isnan
 from typing import TypeAlias
 
-try:
-    from flint import arb, ctx
-except ImportError as error:
-    raise ImportError("rsfl.verify needs python-flint: pip install 'rsfl[verify]'") from error
+from flint import arb, ctx
 
 __all__ = ["Number", "Real", "complement", "exact"]
 
