@@ -22,6 +22,7 @@ MODULES = (
     "parameters",
     "attacks",
     "fed",
+    "shares",
 )
 
 
@@ -51,19 +52,19 @@ def main() -> None:
     if options.threads is not None or options.processor:
         torch.set_num_threads(options.threads or 1)
     began = time.perf_counter()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     results = []
     for name in options.names or MODULES:
         for row in importlib.import_module(f"benchmarks.{name}").rows():
             print(row, flush=True)
             results.append({"benchmark": name, **asdict(row), "met": row.met})
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {
-        "machine": machine(),
-        "clock": "processor" if options.processor else "wall",
-        "seconds": round(time.perf_counter() - began),
-        "rows": results,
-    }
-    options.out.write_text(json.dumps(found, indent=1))
+        found = {
+            "machine": machine(),
+            "clock": "processor" if options.processor else "wall",
+            "seconds": round(time.perf_counter() - began),
+            "rows": results,
+        }
+        options.out.write_text(json.dumps(found, indent=1))  # of a run that is stopped, so far
     met = [row["met"] for row in results if row["met"] is not None]
     print(f"{sum(met)} of {len(met)} targets met, {len(met) - sum(met)} missed")
     print(f"written to {options.out}")

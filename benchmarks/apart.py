@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import multiprocessing
 
 from benchmarks.row import Spent
 
-__all__ = ["PEERS", "apart", "elsewhere"]
+__all__ = ["PEERS", "alone", "apart", "elsewhere"]
+
+Told = TypeVar("Told")
 
 PEERS = Path(".venv-peers/bin/python")
 """The environment that ``make bench`` makes for packages which rsfl is compared with."""
@@ -52,12 +55,20 @@ def apart(call: Callable[[], object]) -> Iterator[Callable[[], Spent]]:
         process.join()
 
 
+def alone(call: Callable[[], Told]) -> Told:
+    """What a call returns in a process of its own, which does nothing else."""
+    with multiprocessing.get_context("spawn").Pool(
+        1, torch.set_num_threads, (torch.get_num_threads(),)
+    ) as pool:
+        return pool.apply(call)
+
+
 @contextmanager
 def elsewhere(module: str, *arguments: object) -> Iterator[Callable[[], Spent]]:
     """Likewise, a module that runs in the environment of the peers and answers line by line."""
     command = [str(PEERS), "-m", module, *map(str, arguments)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -1,12 +1,13 @@
 """What importing rsfl costs beside ``import torch``."""
 
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
 from statistics import median
 
-from benchmarks.row import Row, turns
+from benchmarks.row import Row, Spent, turns
 
 ALONE = "import torch"
 WITH = {
@@ -18,11 +19,16 @@ WITH = {
 }
 
 
+def run(code: str) -> Spent:
+    """Processor seconds of a process with this code."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Spent(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
 def rows() -> Iterator[Row]:
-    calls = {
-        code: partial(subprocess.run, [sys.executable, "-c", code], check=True)
-        for code in (ALONE, *WITH.values())
-    }
+    calls = {code: partial(run, code) for code in (ALONE, *WITH.values())}
     times = turns(calls)
     for name, code in WITH.items():
         beyond = median(b - a for a, b in zip(times[ALONE], times[code], strict=True))

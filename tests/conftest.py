@@ -19,6 +19,7 @@ FAST = {
     "heap": (_heap, "kept", nullcontext),  # freed memory goes back to the system
     "wide": (ParameterSmoother, "_way", lambda self, x: "loop"),  # noisy linear models one by one
     "added": (votes, "_adds", lambda law, shape: False),  # noisy inputs are copied into the batch
+    "together": (votes, "_TALLIED", 0),  # each batch's votes by themselves
     "fused": (preparation, "_by_onednn", lambda *_: False),  # layers that were joined one by one
     "by hand": (stacked, "_by_hand", lambda *_: None),  # gradients by autograd
     "stacked": (training, "_groups", lambda *_: ()),  # clients one by one

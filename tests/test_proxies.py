@@ -103,21 +103,23 @@ def test_a_certificate_is_two_runs_of_forward_calls_over_all_inputs():
 
 
 @pytest.mark.fast("added")
+@pytest.mark.fast("together")
 def test_a_block_and_a_batch_take_a_fixed_number_of_operations():
     few, many = counted(400, 400)[1], counted(4000, 400)[1]
     batches, blocks = 2 * 9, 2 * 36  # more of each
     a_batch = (many.operations - few.operations - 5 * blocks) / batches
     # a block: an empty tensor, its draws, those of its tails, the scale, the sum in the batch; a
-    # batch: the product, twelve for the tally
-    assert a_batch <= 13
+    # batch: the product, a copy of its logits, and a third of thirteen for a tally of 1200 rows
+    assert a_batch <= 2 + 13 / 3 + 0.5
 
 
 @pytest.mark.fast("added")
 def test_bytes_allocated_a_vote():
     few, many = counted(400, 400)[1], counted(4000, 400)[1]
     a_vote = (many.allocated - few.allocated) / 7200
-    # its noise, float32, and under 20 bytes a class of bookkeeping; the batch itself is reused
-    assert a_vote <= 4 * 784 + 20 * CLASSES
+    # its noise, float32, and under 24 bytes a class of bookkeeping, eight of them copies of logits
+    # that wait for others; the batch itself is reused
+    assert a_vote <= 4 * 784 + 24 * CLASSES
 
 
 def test_no_draw_is_made_twice_when_batches_cut_blocks():

@@ -51,6 +51,7 @@ from rsfl.train import Batches, Consistency, OrbitNoise, fit
 
 ALPHA = 0.001
 BUDGET = 20_000  # votes an image that ours is meant to stay below
+PARTS = (0.1, 0.2, 0.4, 0.6, 0.8)  # of the box, for certified accuracy over its size
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,10 @@ class Case:
     sigma: float = 0.2
     epochs: int = 24
 
-    @property
-    def plan(self) -> OrbitPlan:
+    def plan(self, n_max: int) -> OrbitPlan:
         """Pilots and votes, more of them for an orbit that is longer."""
         longer = math.ceil(self.size / 50)
-        return OrbitPlan(pilots=32 * longer, n_max=50_000 * longer, batch_size=100)
+        return OrbitPlan(pilots=32 * longer, n_max=n_max * longer, batch_size=100)
 
     def orbit(self, factor: float = 1.0) -> Orbit:
         """The family of pictures, as wide as certified or by a factor wider."""
@@ -108,17 +108,21 @@ class Scale:
         skip: Every ``skip``-th test image is certified.
         limit: And at most this many.
         attacked: Certified images that are attacked.
+        curve: Images that are also certified on shorter parts of the box.
+        n_max: Votes that an image may take, for rotations by up to 50 degrees.
     """
 
     training: float = 1.0
     skip: int = 20
     limit: int = 500
     attacked: int = 200
+    curve: int = 100
+    n_max: int = 50_000
 
 
 SCALES: Mapping[str, Scale] = {
-    "smoke": Scale(training=0.25, skip=1, limit=2, attacked=2),
-    "small": Scale(skip=100, limit=100, attacked=20),
+    "smoke": Scale(training=0.25, skip=1, limit=2, attacked=2, curve=1, n_max=8_000),
+    "small": Scale(skip=100, limit=100, attacked=20, curve=20),
     "paper": Scale(),
 }
 
@@ -287,22 +291,34 @@ def measured(
     x, y, test, labels = images
     model = trained(case, scale, x, y, out, device)
     smoother = GaussianSmoother(model, case.sigma, 10)
-    run = OrbitRun(
-        case.orbit(),
-        allowance=eight_bit_allowance(x.shape[1:]) if case.saved else 0.0,
-        alpha=ALPHA,
-        plan=case.plan,
-        skip=scale.skip,
-    )
-    certificate, true = runs.certify_orbits(
-        smoother, (test, labels), run, out=out / name, limit=scale.limit, progress=True
-    )
+
+    def certified(part: float, limit: int) -> tuple[OrbitCertificate, Any]:
+        run = OrbitRun(
+            case.orbit(part),
+            allowance=eight_bit_allowance(x.shape[1:]) if case.saved else 0.0,
+            alpha=ALPHA,
+            plan=case.plan(scale.n_max),
+            skip=scale.skip,
+        )
+        folder = out / (name if part == 1 else f"{name}-{part:g}")
+        return runs.certify_orbits(
+            smoother, (test, labels), run, out=folder, limit=limit, progress=True
+        )
+
+    certificate, true = certified(1.0, scale.limit)
+    curve = {}
+    if name == "rotation-50":
+        readings = {part: certified(part, scale.curve) for part in PARTS}
+        readings[1.0] = certificate[: scale.curve], true[: scale.curve]
+        for part, (one, right) in readings.items():
+            curve[f"{part * case.size:g}"] = float((one.label.numpy() == right).mean())
     passed = (~certificate.abstained).nonzero()[: scale.attacked, 0].tolist()
     inputs = test[certificate.index].to(device)
     numbers = {
         **asdict(case),
         **asdict(scale),
         **summary(certificate, true),
+        "curve": curve,
         "clean": clean(smoother, inputs, true),
         "geometry seconds": geometry_seconds(case, test),
         "attack": attacked(smoother, inputs[passed], certificate[passed]),

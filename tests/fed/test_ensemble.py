@@ -347,6 +347,7 @@ def test_groups_are_the_same_together_and_in_processes():
     assert all(same(together, replace(together, models=tuple(alone))))
 
 
+@pytest.mark.fast("stacked")
 def test_each_group_trains_in_a_stack_of_its_own(monkeypatch):
     run, x = server(clients=40)
     monkeypatch.setattr(fed.abreast.Abreast, "_key", lambda *_: None)

@@ -19,6 +19,7 @@ def test_smoke_does_everything_and_goes_on_where_it_was(tmp_path: Path) -> None:
     numbers = json.loads((out / "rotation-50.json").read_text())
     assert numbers["images"] == 2
     assert numbers["attack"]["changed"] == 0
+    assert list(numbers["curve"]) == ["5", "10", "20", "30", "40", "50"]
     assert json.loads((out / "verdicts.json").read_text())["verdicts"] == words
 
 

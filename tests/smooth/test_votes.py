@@ -130,6 +130,70 @@ def test_the_sum_of_input_and_noise_is_rounded_once(given, taken):
     assert torch.equal(model.rows(), seen)
 
 
+class Reuses(nn.Module):
+    """Hands out the same tensor at every call, as what was captured as a graph does."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.out = model, torch.empty(0)
+
+    def forward(self, x):
+        logits = self.model(x)
+        if len(self.out) != len(x):
+            self.out = torch.empty_like(logits)
+        return self.out.copy_(logits)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 10_000])
+def test_a_model_may_hand_out_the_same_tensor_again(batch_size):
+    plain, reusing = (GaussianSmoother(model, 0.5, 3) for model in (Recorder(), Reuses(Recorder())))
+    found = [one.votes(INPUTS, 350, batch_size=batch_size) for one in (plain, reusing)]
+    assert torch.equal(*found)
+    assert found[0].sum(dim=1).tolist() == [350] * 3
+
+
+class Whole(nn.Module):
+    """Logits that differ as whole numbers, and not in float32."""
+
+    def __init__(self, *dtypes):
+        super().__init__()
+        self.dtypes, self.calls = dtypes, 0
+
+    def forward(self, x):
+        self.calls += 1
+        logits = torch.tensor([2**24, 2**24 + 1, 0]).expand(len(x), -1)
+        return logits.to(self.dtypes[self.calls % len(self.dtypes)])
+
+
+def test_logits_that_wait_keep_their_digits():
+    smoother = GaussianSmoother(Whole(torch.int64), 0.5, 3, spot_check=False)
+    assert smoother.votes(INPUTS, 350, batch_size=100)[:, 1].tolist() == [350] * 3
+
+
+@pytest.mark.fast("together")
+def test_logits_of_two_dtypes_do_not_wait_together():
+    mixed = GaussianSmoother(Whole(torch.int64, torch.float32), 0.5, 3, spot_check=False)
+    with pytest.raises(ValueError, match=r"of one dtype, got torch\.float32 and torch\.int64"):
+        mixed.votes(INPUTS, 350, batch_size=100)
+
+
+@pytest.mark.parametrize("classes", [3, 20_000])
+def test_votes_that_wait_are_counted_where_memory_runs_out(classes):
+    """What was counted stays counted, and nothing twice."""
+
+    class Small(nn.Module):
+        def forward(self, x):
+            if len(x) > 60:
+                raise RuntimeError("out of memory")
+            label = (x.flatten(1).sum(dim=1).abs() * 7).long() % 3
+            return nn.functional.one_hot(label, classes).float()
+
+    found = GaussianSmoother(Small(), 0.5, classes, spot_check=False).votes(INPUTS, 333)
+    plain = GaussianSmoother(Recorder(), 0.5, 3, spot_check=False).votes(INPUTS, 333)
+    assert torch.equal(found[:, :3], plain)
+    assert found.sum(dim=1).tolist() == [333] * 3
+
+
 class Modes(nn.Module):
     def __init__(self):
         super().__init__()

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,10 @@ __all__ = [
 BLOCK = 100
 """Samples per key on a CPU: one generator draws this many perturbations of one input, whatever the
 batch looks like."""
+
+_TALLIED = 10_000
+"""Logits that are tallied at once: after a forward pass little else is in a processor's caches, and
+each small operation of a tally takes several times as long as by itself."""
 
 SELECTION, ESTIMATION = 0, 1
 """What votes are for. The two never share a draw."""
@@ -127,6 +132,15 @@ def checked_logits(logits: object, rows: int, num_classes: int) -> Tensor:
     return logits
 
 
+def _together(waiting: Tensor, logits: Tensor) -> Tensor:
+    """Logits of two calls in one tensor, with all their digits."""
+    if waiting.dtype != logits.dtype:
+        raise ValueError(
+            f"model must return logits of one dtype, got {waiting.dtype} and {logits.dtype}"
+        )
+    return torch.cat([waiting, logits])
+
+
 def tally(logits: Tensor, bins: Tensor, counts: Tensor) -> None:
     """Add the votes of ``logits`` (R, K) to ``counts`` (B, K + 1), row r to row ``bins[r]``; the
     last column is for non-finite logits."""
@@ -212,7 +226,13 @@ def count_votes(  # noqa: PLR0913  # the hot loop
     dtype, x = input_dtype(model, x), widened(x)
     blocks = _Blocks(law, x.shape[1:], x.device)
     keys, adds = index.tolist(), _adds(law, x.shape[1:])
+
+    def owners(first: int, last: int) -> Tensor:
+        """The inputs that these rows are copies of."""
+        return torch.arange(first, last, device=x.device) // per_input
+
     noisy = torch.empty(0)
+    waiting: Tensor | None = None
     done = 0
     with voting(model), _heap.kept():
         while done < rows:
@@ -230,17 +250,23 @@ def count_votes(  # noqa: PLR0913  # the hot loop
                     else:
                         room.copy_(law.perturb(x[i : i + 1], noise))
                     filled += last - first
-                bins = torch.arange(done, done + size, device=x.device) // per_input
-                asked = noisy[:size] if whole is None else whole.under(noisy[:size], bins)
+                asked: Any = noisy[:size]
+                if whole is not None:
+                    asked = whole.under(asked, owners(done, done + size))
                 logits = checked_logits(model(asked), size, num_classes)
-                tally(logits, bins, counts)
+                told = logits if waiting is None else _together(waiting, logits)
+                if told.numel() >= _TALLIED or done + size == rows:
+                    tally(told, owners(done + size - len(told), done + size), counts)
+                    left = None
+                else:  # copied: the model may hand out the same tensor again
+                    left = told.clone() if told is logits else told
             except Exception as error:
                 if batch_size is not None or size == 1 or not out_of_memory(error):
                     explain(error, x, size)
                     raise
                 batch, noisy = max(1, size // 2), torch.empty(0)  # what was counted stays counted
                 continue
-            done += size
+            waiting, done = left, done + size
     return Votes(counts[:, :num_classes], counts[:, num_classes])
 
 
