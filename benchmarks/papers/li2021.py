@@ -357,6 +357,19 @@ def draw(certificate: OrbitCertificate, x: Tensor, path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
+def draw_curve(curve: Mapping[str, float], path: Path) -> None:
+    """Certified accuracy over the largest angle."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 2.8), layout="constrained")
+    axis = figure.add_subplot()
+    axis.plot([float(angle) for angle in curve], list(curve.values()), marker="o")
+    axis.set(xlabel="every rotation by up to (degrees)", ylabel="certified accuracy")
+    axis.set(xlim=(0, None), ylim=(min(curve.values()) - 0.05, 1.0))
+    axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=80)
+
+
 def verdicts(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Whether ours is at least as good as what is published, and cheaper; and whether it holds."""
     said = {}
@@ -393,6 +406,8 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
         found[name], certificate = measured(name, scale, images, out, asked.device)
         (out / f"{name}.json").write_text(json.dumps(found[name], indent=1))
         passed = (~certificate.abstained).nonzero()[:, 0].tolist()
+        if found[name]["curve"]:
+            draw_curve(found[name]["curve"], out / f"{name}-curve.png")
         if CASES[name].family == "rotation" and passed:
             one = certificate[passed[0]]
             draw(one, images[2][one.index], out / f"{name}.png")
