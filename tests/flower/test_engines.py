@@ -108,7 +108,7 @@ def test_the_example_runs_in_simulation(engine):
         ),
         *("--run-config", f"rounds=3 out='{out}'", "--stream"),
     )
-    run.wait(timeout=200)
+    run.wait(timeout=500)
     assert "certified whichever client is removed" in engine.log.read_text()
     ledger = fed.Ledger.load(out / "ledger.json")
     assert [ledger.fates(index) for index in (1, 2, 3)] == [dict.fromkeys(range(10), "used")] * 3
