@@ -113,7 +113,12 @@ def test_what_the_vote_of_groups_assumes_is_registered():
     for apart in [
         (assumptions.GIVEN_GROUPS,),
         *((one, assumptions.SEPARATE_GROUPS) for one in registered),
-        (*registered[:1], assumptions.APART_NODES, assumptions.CLAIMED_CLIENTS),
+        (
+            assumptions.DISJOINT_GROUPS,
+            assumptions.SEPARATE_GROUPS,
+            assumptions.APART_NODES,
+            assumptions.CLAIMED_CLIENTS,
+        ),
     ]:
         vote = fed.GroupVote(models, ((0,), (1,)), 2, apart=apart)
         check(vote.certify(torch.rand(4, 3)))

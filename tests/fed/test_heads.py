@@ -13,6 +13,7 @@ from rsfl._heads import linear_head
 from rsfl.bounds import ClientThreat, ConditionError, FeatureThreat, RemovalThreat, SampleThreat
 from rsfl.fed.survey import survey
 from rsfl.smooth import ExactCertificate, ParameterSmoother, exact_votes, margins
+from rsfl.verify import verify
 
 DOUBLE = torch.float64
 TEST = torch.rand(150, 1, 6, 6, generator=torch.Generator().manual_seed(7), dtype=DOUBLE)
@@ -287,6 +288,19 @@ def test_features_that_are_too_long_or_not_finite_count_as_zero():
     assert {one.outcome for one in run.ledger.rounds[0].participants} == {"used"}
     with pytest.raises(ValueError, match="finite"):
         margins(run.model, torch.full((1, 1, 6, 6), 1.7e308, dtype=DOUBLE))
+
+
+def test_what_is_saved_can_be_verified(tmp_path):
+    run = server().run(2, progress=False)
+    paths = tmp_path / "c.json", tmp_path / "ledger.json"
+    run.ledger.save(paths[1])
+    certificate = fed.certify(run.model, TEST[:5], run.ledger, RemovalThreat(at_most=1))
+    certificate.save(paths[0])
+    assert verify(*paths).holds
+    # Who knows nothing of the model has not checked its layers.
+    fewer = tuple(one for one in certificate.assumptions if one.id != "known-model")
+    replace(certificate, assumptions=fewer).save(paths[0])
+    assert verify(*paths).holds is False
 
 
 def test_what_is_saved_knows_the_layers(tmp_path):

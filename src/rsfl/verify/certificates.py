@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import isfinite, isnan
 from typing import Any
 
-from rsfl.assumptions import register
+from rsfl.assumptions import Assumption, recorded_features, register
 from rsfl.verify import arithmetic
 from rsfl.verify.arithmetic import Number, complement, exact
 from rsfl.verify.findings import Finding
@@ -83,11 +83,12 @@ def check_assumptions(
 ) -> Iterator[Finding]:
     """Whether a promise names what it rests on, in the words of the register."""
     texts: dict[str, list[Mapping[str, Any]]] = {}
-    for one in register():
+    for one in (*register(), *_of_a_known_model(content)):
         plain = {name: getattr(one, name) for name in ("id", "statement", "basis", "where")}
         texts.setdefault(one.id, []).append(plain)
     named = content["assumptions"]
-    missing = [name for name in needed if name not in [one.get("id") for one in named]]
+    ids = [one.get("id") for one in named]
+    missing = [name for name in needed if name not in ids]
     if missing:
         yield Finding(subject, "arithmetic", False, f"it rests on {', '.join(missing)}, unsaid")
     for one in named:
@@ -99,6 +100,12 @@ def check_assumptions(
     if not missing:
         text = f"rests on {', '.join(str(one.get('id')) for one in named)}"
         yield Finding(subject, "arithmetic", True, text)
+
+
+def _of_a_known_model(content: Mapping[str, Any]) -> tuple[Assumption, ...]:
+    """What can be checked, too, of a model that is known to be the ledger's."""
+    known = any(one.get("id") == "known-model" for one in content["assumptions"])
+    return (recorded_features(),) if known else ()
 
 
 class _Derived:
