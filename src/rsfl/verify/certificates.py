@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import isfinite, isnan
 from typing import Any
 
-from rsfl.assumptions import Assumption, recorded_features, register
+from rsfl.assumptions import recorded_features, register
 from rsfl.verify import arithmetic
 from rsfl.verify.arithmetic import Number, complement, exact
 from rsfl.verify.findings import Finding
@@ -82,12 +82,14 @@ def check_assumptions(
     subject: str, content: Mapping[str, Any], needed: Sequence[str]
 ) -> Iterator[Finding]:
     """Whether a promise names what it rests on, in the words of the register."""
-    texts: dict[str, list[Mapping[str, Any]]] = {}
-    for one in (*register(), *_of_a_known_model(content)):
-        plain = {name: getattr(one, name) for name in ("id", "statement", "basis", "where")}
-        texts.setdefault(one.id, []).append(plain)
     named = content["assumptions"]
     ids = [one.get("id") for one in named]
+    # Of a model that is known to be the ledger's more can have been checked.
+    known_model = (recorded_features(),) if "known-model" in ids else ()
+    texts: dict[str, list[Mapping[str, Any]]] = {}
+    for one in (*register(), *known_model):
+        plain = {name: getattr(one, name) for name in ("id", "statement", "basis", "where")}
+        texts.setdefault(one.id, []).append(plain)
     missing = [name for name in needed if name not in ids]
     if missing:
         yield Finding(subject, "arithmetic", False, f"it rests on {', '.join(missing)}, unsaid")
@@ -100,12 +102,6 @@ def check_assumptions(
     if not missing:
         text = f"rests on {', '.join(str(one.get('id')) for one in named)}"
         yield Finding(subject, "arithmetic", True, text)
-
-
-def _of_a_known_model(content: Mapping[str, Any]) -> tuple[Assumption, ...]:
-    """What can be checked, too, of a model that is known to be the ledger's."""
-    known = any(one.get("id") == "known-model" for one in content["assumptions"])
-    return (recorded_features(),) if known else ()
 
 
 class _Derived:
