@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from rsfl import noise, orbit, smooth
-from rsfl.train import Consistency, CrossEntropy, OrbitNoise
+from rsfl.attacks import SmoothAdvPGD
+from rsfl.train import Adversarial, Consistency, CrossEntropy, OrbitNoise
 
 FAMILY = orbit.RotationScalings(0.5, 0.2)
 
@@ -33,6 +34,9 @@ def test_a_picture_of_the_family_then_noise():
     "loss",
     [
         CrossEntropy(OrbitNoise(FAMILY, noise.Gaussian(0.2))),
+        CrossEntropy(
+            OrbitNoise(orbit.Translations(0.1, 0.1), OrbitNoise(FAMILY, noise.Gaussian(1)))
+        ),
         Consistency(law=OrbitNoise(FAMILY, noise.Gaussian(0.2)), weight=5.0),
     ],
 )
@@ -44,6 +48,39 @@ def test_losses_take_it(loss):
     assert first.item() == again.item() != other.item()
     first.backward()
     assert model[1].weight.grad.abs().sum() > 0
+
+
+def test_a_picture_of_one_family_then_of_another():
+    shifts, inner = orbit.Translations(0.3, 0.2), OrbitNoise(FAMILY, noise.Gaussian(0.1))
+    law = OrbitNoise(shifts, inner)
+    x = torch.rand(6, 2, 5, 4, generator=draws(1))
+    assert law.noise_shape(x.shape[1:]) == (2 + 2 + 40,)
+    sample = law.sample((6, 44), generator=draws())
+    shifted = shifts(x, sample[:, :2])
+    assert torch.equal(law.perturb(x, sample), inner.perturb(shifted, sample[:, 2:]))
+    assert law.sample((3, 5, 44), generator=draws()).shape == (3, 5, 44)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(40, 3))
+    with pytest.raises(ValueError, match=r"law must be the noise alone, Gaussian\(sigma=0.1\)"):
+        smooth.Smoother(model, law, 3).certify(x, n=100)
+
+
+def test_an_attack_begins_at_the_picture_that_was_moved():
+    shifts = orbit.Translations(0.3, 0.3)
+    law = OrbitNoise(shifts, OrbitNoise(FAMILY, noise.Gaussian(0.1)))
+    assert law.pixels == noise.Gaussian(0.1)
+    x, y = torch.rand(6, 1, 5, 4, generator=draws(1)), torch.arange(6) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(20, 3))
+    attack = SmoothAdvPGD(epsilon=0.5, steps=2, samples=2)
+    ours = draws(2)
+    loss = Adversarial(attack=attack, law=law, num_classes=3)(model, x, y, ours)
+    theirs = draws(2)
+    moved = law.moved(x, theirs)
+    again = draws(2)
+    shifted = shifts(x, shifts.sample(6, generator=again))
+    assert torch.equal(moved, FAMILY(shifted, FAMILY.sample(6, generator=again)))
+    plain = Adversarial(attack=attack, law=noise.Gaussian(0.1), num_classes=3)
+    assert loss.item() == plain(model, moved, y, theirs).item()
+    assert torch.equal(ours.get_state(), theirs.get_state())
 
 
 def test_it_certifies_nothing():

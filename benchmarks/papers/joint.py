@@ -10,8 +10,9 @@ Two ways to train the groups' models:
 
 - ``features``: a feature extractor is trained with noise on 10,000 public pictures; the clients
   share the other 50,000 and train linear heads on features of noisy copies of theirs.
-- ``pixels``: nothing is public; each group trains a small convolutional network on noisy pictures,
-  or at the adversarial points of its own smoothed network (Fed-SmoothAdv).
+- ``pixels``: nothing is public; each group trains a small convolutional network on pictures that
+  are shifted, turned and scaled at random and then noisy, or at the adversarial points of its own
+  smoothed network (Fed-SmoothAdv).
 
 Further cases: clients that hold few classes each, in groups by a hash of their ids or dealt out by
 a roster of the class that each holds most of; and CIFAR-10.
@@ -24,6 +25,7 @@ on pictures as they are (radius 0).
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +38,7 @@ from torch import Tensor, nn
 
 from benchmarks.papers import recipe
 from benchmarks.papers.recipe import chosen, once, options, report, word
-from rsfl import attacks, demo, fed, runs, train
+from rsfl import attacks, demo, fed, orbit, runs, train
 from rsfl._draws import generator
 from rsfl._fingerprint import weights_hash
 from rsfl.noise import Gaussian
@@ -44,6 +46,8 @@ from rsfl.smooth import JointBallot, JointCertificate, JointSmoother
 
 SEED, ALPHA, CLASSES, COPIES, FEATURES, BATCH = 0, 0.001, 10, 4, 128, 200
 PART = 10  # pictures whose votes are kept in one file
+SHIFTS = orbit.Translations(0.1, 0.1)  # half images
+TURNS = orbit.RotationScalings(math.radians(15), 0.15)
 EPSILON = 0.25  # budget of the attack in training, in l2
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
 RUNGS = (0, 1, 2, 5, 10, 20, 30, 40, 50)
@@ -310,16 +314,17 @@ def groups_of_heads(
 
 
 def groups_of_networks(case: Case, scale: Scale, x: Tensor, y: Tensor, kept: Path) -> fed.GroupVote:
-    """Networks that the groups train on noisy pictures."""
+    """Networks that the groups train on moved and noisy pictures."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = small_network(x.shape[-1]).to(x.device)
-    law, adversarial = Gaussian(case.sigma), case.training == "smoothadv"
+    law = train.OrbitNoise(SHIFTS, train.OrbitNoise(TURNS, Gaussian(case.sigma)))
+    adversarial = case.training == "smoothadv"
     loss: Any = train.CrossEntropy(law)
     if adversarial:
         attack = attacks.SmoothAdvPGD(epsilon=EPSILON, steps=2, samples=2)
         loss = train.Adversarial(attack=attack, law=law, num_classes=CLASSES)
-    trainer = fed.SGD(lr=0.1, batch_size=20, epochs=2, momentum=0.9, loss=loss)
+    trainer = fed.SGD(lr=0.1, batch_size=20, epochs=5, momentum=0.9, loss=loss)
     parts, roster = divided(case, scale.clients, y)
     server = fed.Server(network, fed.clients(x, y, parts, trainer), seed=SEED)
     rounds = scale.adversarial_rounds if adversarial else scale.pixel_rounds

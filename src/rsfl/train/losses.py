@@ -13,6 +13,7 @@ from rsfl._models import evaluating
 from rsfl.attacks import Attack, attacked, checked_labels, logits_at
 from rsfl.noise import Law
 from rsfl.smooth import Smoother
+from rsfl.train.orbits import OrbitNoise
 
 __all__ = ["Adversarial", "CrossEntropy", "Loss", "pseudo_labels"]
 
@@ -80,7 +81,8 @@ class Adversarial:
     Args:
         attack: How to look for the points.
         law: The law of the smoothed classifier: it sets the norm of the attack's budget, and its
-            noise.
+            noise. Under an :class:`OrbitNoise` pictures are moved first, and attacked where they
+            are then, under its noise of the pixels.
         num_classes: Width of the logits.
         multi_noise: Whether all the attack's draws enter the loss, or only the first.
 
@@ -114,7 +116,10 @@ class Adversarial:
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """The mean over the batch and over the draws that enter."""
-        smoother = Smoother(model, self.law, self.num_classes)
+        law = self.law
+        if isinstance(law, OrbitNoise):
+            x, law = law.moved(x, generator), law.pixels
+        smoother = Smoother(model, law, self.num_classes)
         found, _ = attacked(self.attack, smoother, x, y, generator=generator)
         noise = found.noise if self.multi_noise else found.noise[:1]
         logits = logits_at(smoother, x, found.point, noise)

@@ -26,7 +26,8 @@ class OrbitNoise(Law):
     Args:
         family: The family of pictures, a little wider than the one to certify: its ends would be
             seen from one side only.
-        law: The noise of the pixels.
+        law: The noise of the pixels; or another ``OrbitNoise``, which moves the picture once more
+            and then adds its noise.
 
     Example:
         >>> from rsfl.noise import Gaussian
@@ -50,14 +51,27 @@ class OrbitNoise(Law):
             raise TypeError(
                 f"family must be an orbit, such as orbit.Rotations(0.5), got {self.family!r}"
             )
-        if not isinstance(self.law, Law) or self.law.space != "input":
+        nested = isinstance(self.law, OrbitNoise)
+        if not nested and not (isinstance(self.law, Law) and self.law.space == "input"):
             raise TypeError(
-                f"law must be one of the pixels, such as noise.Gaussian(0.25), got {self.law!r}"
+                "law must be one of the pixels, such as noise.Gaussian(0.25), or another "
+                f"OrbitNoise, got {self.law!r}"
             )
+
+    @property
+    def pixels(self) -> Law:
+        """The noise of the pixels, behind every family."""
+        return self.law.pixels if isinstance(self.law, OrbitNoise) else self.law
+
+    def moved(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A random picture of every family in turn, without noise."""
+        params = self.family.sample(len(x), generator=generator, device=x.device)
+        pictures = self.family(x, params)
+        return self.law.moved(pictures, generator) if isinstance(self.law, OrbitNoise) else pictures
 
     @override
     def noise_shape(self, shape: torch.Size) -> torch.Size:
-        """The parameters, and behind them the noise of the pixels, in one row."""
+        """The parameters, and behind them what the other law draws, in one row."""
         return torch.Size([self.family.dim + math.prod(self.law.noise_shape(shape))])
 
     @override
@@ -68,23 +82,23 @@ class OrbitNoise(Law):
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        rows, pixels = shape[:-1], shape[-1] - self.family.dim
+        rows, rest = shape[:-1], shape[-1] - self.family.dim
         params = self.family.sample(math.prod(rows), generator=generator, device=device)
-        noise = self.law.sample((*rows, pixels), generator=generator, device=device)
+        noise = self.law.sample((*rows, rest), generator=generator, device=device)
         return torch.cat([params.view(*rows, self.family.dim), noise], dim=-1)
 
     @override
     def perturb(self, x: Tensor, noise: Tensor) -> Tensor:
-        params, pixels = noise.tensor_split([self.family.dim], dim=1)
+        params, rest = noise.tensor_split([self.family.dim], dim=1)
         pictures = self.family(x, params)
         shape = self.law.noise_shape(pictures.shape[1:])
-        return self.law.perturb(pictures, pixels.reshape(-1, *shape))
+        return self.law.perturb(pictures, rest.reshape(-1, *shape))
 
     @override
     def radius(
         self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
     ) -> NoReturn:
         raise ValueError(
-            f"law must be the noise alone, {self.law}, to certify: certify_orbit(x, "
+            f"law must be the noise alone, {self.pixels}, to certify: certify_orbit(x, "
             f"{self.family}) moves the picture itself"
         )
