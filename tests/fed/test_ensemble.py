@@ -636,6 +636,13 @@ def test_groups_share_no_draws(tmp_path):
     assert len(set().union(*by_group, {str(run.seed)})) == 5
 
 
+def test_progress_counts_the_rounds_before_it_stopped(tmp_path, capsys):
+    run, _ = server()
+    for rounds, shown in ((1, "groups: 1/1"), (3, "groups: 3/3"), (3, "")):
+        fed.train_groups(run, 4, rounds, num_classes=3, checkpoint=tmp_path, progress=True)
+        assert capsys.readouterr().err.partition(" (")[0] == shown
+
+
 def test_groups_go_on_from_their_checkpoints(tmp_path):
     for kind in ("here", "processes"):
         run, _ = server()

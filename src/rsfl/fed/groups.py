@@ -285,7 +285,8 @@ def _here(everyone: Sequence[Group], abreast: Abreast, rounds: int, progress: bo
     """Carry all groups out in this process, a round of all of them at once."""
     runs = {one.number: one.rounds(rounds) for one in everyone}
     groups = {one.number: one for one in everyone}
-    told_ = shown_progress(rounds, shown=progress, what="groups", unit="round", initial=0)
+    done = rounds - max((run.left for run in runs.values()), default=0)
+    told_ = shown_progress(rounds, shown=progress, what="groups", unit="round", initial=done)
     with _heap.kept(), watched(), told_ as bar:
         while active := [at for at, run in runs.items() if run.left and not groups[at].failure]:
             _round({at: runs[at] for at in active}, groups, abreast)
