@@ -48,7 +48,7 @@ SEED, ALPHA, CLASSES, COPIES, FEATURES, BATCH = 0, 0.001, 10, 4, 128, 200
 PART = 10  # pictures whose votes are kept in one file
 SHIFTS = orbit.Translations(0.1, 0.1)  # half images
 TURNS = orbit.RotationScalings(math.radians(15), 0.15)
-EPSILON = 0.25  # budget of the attack in training, in l2
+EPSILON = 0.5  # budget of the attack in training, in l2
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
 RUNGS = (0, 1, 2, 5, 10, 20, 30, 40, 50)
 PUBLISHED = {20: 0.88}  # FLCert, 1000 clients, radius 0
@@ -322,7 +322,7 @@ def groups_of_networks(case: Case, scale: Scale, x: Tensor, y: Tensor, kept: Pat
     adversarial = case.training == "smoothadv"
     loss: Any = train.CrossEntropy(law)
     if adversarial:
-        attack = attacks.SmoothAdvPGD(epsilon=EPSILON, steps=2, samples=2)
+        attack = attacks.SmoothAdvPGD(epsilon=EPSILON, steps=1, samples=2)
         loss = train.Adversarial(attack=attack, law=law, num_classes=CLASSES)
     trainer = fed.SGD(lr=0.1, batch_size=20, epochs=5, momentum=0.9, loss=loss)
     parts, roster = divided(case, scale.clients, y)

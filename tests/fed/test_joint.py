@@ -411,12 +411,12 @@ def test_attackers_and_perturbations_long(seed):
 # -- one linear model ----------------------------------------------------------------------------
 
 
-def linear_run():
+def linear_run(batch_size=None):
     generator = torch.Generator().manual_seed(0)
     y = torch.randint(3, (300,), generator=generator)
     centres = 3 * torch.eye(3, 4, dtype=torch.float64)
     x = centres[y] + 0.3 * torch.randn(300, 4, generator=generator, dtype=torch.float64)
-    trainer = fed.SGD(lr=0.05, batch_size=None, decay=0.05)
+    trainer = fed.SGD(lr=0.05, batch_size=batch_size, decay=0.05)
     model = nn.Linear(4, 3).double()
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
@@ -441,6 +441,20 @@ def test_a_linear_judge_counts_margins_above_the_deviation():
     assert "someone-left" in {one.id for one in certificate.assumptions} or any(
         one.id == "others-honest" for one in certificate.assumptions
     )
+
+
+def test_a_linear_judge_says_whether_the_run_had_anything_to_draw():
+    for batch_size, there, not_there in (
+        (None, "any-retraining", "coupled-runs"),
+        (5, "coupled-runs", "any-retraining"),
+    ):
+        run, x, _ = linear_run(batch_size=batch_size)
+        threats = [bounds.RemovalThreat(at_most=m) for m in (1, 2)]
+        judge = fed.LinearJudge(run.model, run.ledger, threats)
+        alone = fed.certify(run.model, x, run.ledger, threats[0])
+        for named in (judge.assumptions, alone.assumptions):
+            ids = {one.id for one in named}
+            assert ids & {there, not_there} == {there}
 
 
 def test_features_come_before_the_model_and_are_named():

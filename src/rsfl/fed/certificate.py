@@ -20,7 +20,7 @@ from rsfl.assumptions import (
     WHOLE_LEDGER,
     Assumption,
 )
-from rsfl.fed.provenance import Rounds, checked, drew_nothing, of_the_model
+from rsfl.fed.provenance import Rounds, checked, of_the_model, of_the_training
 from rsfl.smooth import ABSTAIN, Certificate, ExactCertificate, margins
 
 __all__ = ["PoisoningCertificate", "certify", "withstood"]
@@ -250,9 +250,6 @@ def _held(
     known: tuple[Assumption, ...],
 ) -> PoisoningCertificate:
     """The base certificate where its radius is above the deviation."""
-    assumptions = tuple(OF_TRAINING[name] for name in (*found.checked, *found.trusted))
-    if drew_nothing(ledger) and not found.touched:  # a training of its own may draw what it likes
-        assumptions = tuple(RETRAINING if one.id == "coupled-runs" else one for one in assumptions)
     bound = f"the other run is {found.comparison}"
     if found.touched:
         bound += f"; clients {list(found.touched)!r} counted by the clip of their updates"
@@ -263,7 +260,7 @@ def _held(
         held=base.radius > found.value,  # strictly: the ball is open
         deviation=found.value,
         bound=bound,
-        assumptions=(*base.assumptions, *known, *assumptions),
+        assumptions=(*base.assumptions, *known, *of_the_training(ledger, [found])),
     )
 
 

@@ -10,14 +10,10 @@ from typing_extensions import override
 
 from rsfl import bounds
 from rsfl._checks import count
-from rsfl.assumptions import (
-    FROZEN_FEATURES,
-    OF_TRAINING,
-    Assumption,
-)
+from rsfl.assumptions import FROZEN_FEATURES
 from rsfl.fed.ensemble import GroupVote
 from rsfl.fed.group_certificate import elected
-from rsfl.fed.provenance import Rounds, checked, of_the_model
+from rsfl.fed.provenance import Rounds, checked, of_the_model, of_the_training
 from rsfl.smooth import Judge, margins
 
 __all__ = ["GroupJudge", "LinearJudge"]
@@ -92,18 +88,14 @@ class LinearJudge(Judge):
     ) -> None:
         if not threats:
             raise ValueError(f"threats must be at least one, got {threats!r}")
-        moved = []
-        for threat in threats:
-            moved.append(bounds.deviation(checked(ledger, threat), threat))
+        moved = [bounds.deviation(checked(ledger, threat), threat) for threat in threats]
         moved.sort(key=lambda found: found.value)
         rounds = checked(ledger, threats[0])
-        named: list[Assumption] = [*of_the_model(rounds, model)]
-        for found in moved:
-            named += [OF_TRAINING[name] for name in (*found.checked, *found.trusted)]
-        named += [FROZEN_FEATURES] if features is not None else []
+        named = (*of_the_model(rounds, model), *of_the_training(ledger, moved))
+        named += (FROZEN_FEATURES,) * (features is not None)
         last = next(p for p in reversed(list(model.parameters())))
         ladder = (_NOBODY, *(str(found.threat) for found in moved))
-        super().__init__(last.shape[0], ladder, tuple(dict.fromkeys(named)))
+        super().__init__(last.shape[0], ladder, named)
         self.features, self.linear = features, deepcopy(model)
         values = [found.value for found in moved]
         thresholds = torch.tensor(values, dtype=torch.float64, device=last.device)

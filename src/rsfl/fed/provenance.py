@@ -12,6 +12,8 @@ from rsfl._heads import linear_head
 from rsfl.assumptions import (
     FROZEN_FEATURES,
     KNOWN_MODEL,
+    OF_TRAINING,
+    RETRAINING,
     WHOLE_LEDGER,
     Assumption,
     recorded_features,
@@ -19,7 +21,7 @@ from rsfl.assumptions import (
 from rsfl.bounds import Round
 from rsfl.fed.ledger import Ledger
 
-__all__ = ["Rounds", "checked", "drew_nothing", "of_the_model", "recorded"]
+__all__ = ["Rounds", "checked", "of_the_model", "of_the_training", "recorded"]
 
 Rounds: TypeAlias = Ledger | Sequence[Round]
 """A ledger, or its rounds alone."""
@@ -119,7 +121,17 @@ def _of_the_features(rounds: Sequence[Round], here: str | None) -> tuple[Assumpt
     return (FROZEN_FEATURES if here is None else recorded_features(),)
 
 
-def drew_nothing(ledger: Rounds) -> bool:
+def of_the_training(ledger: Rounds, found: Sequence[bounds.Deviation]) -> tuple[Assumption, ...]:
+    """What bounds on the deviation rest on, each once. A run that had nothing to draw is the same
+    as any retraining, unless a client counts by its clip alone, who may draw what it likes."""
+    named = dict.fromkeys(name for one in found for name in (*one.checked, *one.trusted))
+    anew = _drew_nothing(ledger) and not any(one.touched for one in found)
+    return tuple(
+        RETRAINING if anew and name == "coupled-runs" else OF_TRAINING[name] for name in named
+    )
+
+
+def _drew_nothing(ledger: Rounds) -> bool:
     """Whether the run had nothing to draw: everybody in every round, full batches, no noise, and
     nobody failed."""
     if not isinstance(ledger, Ledger):
