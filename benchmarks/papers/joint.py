@@ -44,7 +44,8 @@ from rsfl._fingerprint import weights_hash
 from rsfl.noise import Gaussian
 from rsfl.smooth import JointBallot, JointCertificate, JointSmoother
 
-SEED, ALPHA, CLASSES, COPIES, FEATURES, BATCH = 0, 0.001, 10, 4, 128, 200
+SEED, ALPHA, CLASSES, COPIES, FEATURES = 0, 0.001, 10, 4, 128
+BATCH = {"features": 200, "pixels": 400}  # noisy copies at a time, on a CPU
 PART = 10  # pictures whose votes are kept in one file
 SHIFTS = orbit.Translations(0.1, 0.1)  # half images
 TURNS = orbit.RotationScalings(math.radians(15), 0.15)
@@ -384,7 +385,7 @@ def measured(case: Case, scale: Scale, pictures: tuple[Tensor, ...], out: Path) 
     smoother = JointSmoother(judge, Gaussian(case.sigma))
     n = scale.n if case.models == "features" else scale.pixel_n
     began, parts = time.perf_counter(), []
-    batch = BATCH if x.device.type == "cpu" else None
+    batch = BATCH[case.models] if x.device.type == "cpu" else None
     for some in cast(smoother, asked, n, batch, out / "votes" / case.name):
         parts.append(some)
         done, took = sum(map(len, parts)), time.perf_counter() - began
