@@ -31,13 +31,18 @@ class OrbitNoise(Law):
 
     Example:
         >>> from rsfl.noise import Gaussian
-        >>> from rsfl.orbit import Rotations
+        >>> from rsfl.orbit import Rotations, Translations
         >>> from rsfl.train import Consistency
         >>> law = OrbitNoise(Rotations(math.radians(53)), Gaussian(0.2))
         >>> loss = Consistency(law=law, weight=5.0, entropy=0.0)
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
         >>> loss(model, x, y, torch.Generator().manual_seed(0)).backward()
+
+        Shifted first, then turned:
+
+        >>> both = OrbitNoise(Translations(0.1, 0.1), law)
+        >>> loss = Consistency(law=both, weight=5.0, entropy=0.0)
     """
 
     family: Orbit
