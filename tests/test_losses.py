@@ -11,8 +11,18 @@ from torch.nn import functional
 from rsfl import fed, train
 from rsfl.deform import Rotation
 from rsfl.noise import Gaussian, Laplace, RoundedGaussian, Uniform
+from rsfl.orbit import Rotations
 from rsfl.smooth import Smoother
-from rsfl.train import MACER, Adversarial, Batches, Consistency, CrossEntropy, SmoothMix, Stability
+from rsfl.train import (
+    MACER,
+    Adversarial,
+    Batches,
+    Consistency,
+    CrossEntropy,
+    OrbitNoise,
+    SmoothMix,
+    Stability,
+)
 
 LAW = Gaussian(0.3)
 X = torch.rand(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -330,6 +340,13 @@ def test_warm_ups():
             lambda: SmoothMix(law=Rotation(0.3), num_classes=3, steps=2),
             ValueError,
             "law must perturb inputs themselves, which SmoothMix mixes, got Rotation",
+        ),
+        (
+            lambda: SmoothMix(
+                law=OrbitNoise(Rotations(0.3), Gaussian(0.1)), num_classes=3, steps=2
+            ),
+            ValueError,
+            "law must perturb inputs themselves, which SmoothMix mixes, got OrbitNoise",
         ),
         (lambda: SmoothMix(law=LAW, num_classes=3, steps=0), ValueError, "steps must be a count"),
         (

@@ -19,7 +19,6 @@ from typing_extensions import Self
 
 from rsfl._checks import count, number, stored
 from rsfl.attacks import SmoothAdvPGD, attacked, checked_labels
-from rsfl.deform import Deformation
 from rsfl.noise import Gaussian, Law, PixelGaussian
 from rsfl.smooth import Smoother
 
@@ -230,7 +229,7 @@ class SmoothMix:
 
     def __post_init__(self) -> None:
         _settings(self, "weight")
-        if isinstance(self.law, Deformation):
+        if self.law.space != "input":
             raise ValueError(
                 f"law must perturb inputs themselves, which SmoothMix mixes, got {self.law}"
             )
