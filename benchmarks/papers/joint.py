@@ -114,7 +114,7 @@ class Scale:
     stride: int = 20
     n: int = 10_000
     pixel_n: int = 10_000
-    adversarial_rounds: int = 20
+    adversarial_rounds: int = 40
 
 
 SCALES = {
@@ -201,7 +201,7 @@ def extractor(width: int) -> nn.Sequential:
 
 
 def small_network(width: int) -> nn.Sequential:
-    """What a group of six hundred pictures can train: 11,000 parameters."""
+    """What a group of six hundred pictures can train: 14,538 parameters at 28 x 28."""
     side = (width - 4) // 2 if width == 28 else width // 2
     first = nn.Conv2d(1, 8, 5, stride=2) if width == 28 else nn.Conv2d(1, 8, 3, 2, padding=1)
     side = (side - 3) // 2 + 1
