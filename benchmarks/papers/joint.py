@@ -135,7 +135,7 @@ SCALES = {
 UNEQUAL = [("dirichlet", 0.5), ("dirichlet", 0.1), ("major", 0.5)]
 FIRST = [Case("features", groups) for groups in (100, 50, 200)]
 ON_PIXELS = [Case("pixels", groups) for groups in (100, 50, 200)]
-ADVERSARIAL = [Case("pixels", 100, training="smoothadv")]
+ADVERSARIAL = [Case("pixels", groups, training="smoothadv") for groups in (100, 50, 200)]
 HETEROGENEOUS = [
     Case("features", 100, spread=spread, share=share, roster=roster)
     for spread, share in UNEQUAL
@@ -149,7 +149,7 @@ CASES = {
         Case("features", 10, spread="dirichlet", share=0.5, roster=True),
         Case("pixels", 5, training="smoothadv"),
     ],
-    "small": FIRST + HETEROGENEOUS + ON_PIXELS[:1] + ADVERSARIAL + COLOURS,
+    "small": FIRST + HETEROGENEOUS + ON_PIXELS[:1] + ADVERSARIAL[:1] + COLOURS,
     "paper": FIRST + HETEROGENEOUS + ON_PIXELS + ADVERSARIAL + COLOURS,
 }
 DIFFERS = {
