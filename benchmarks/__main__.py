@@ -22,6 +22,7 @@ MODULES = (
     "parameters",
     "attacks",
     "fed",
+    "groups",
     "shares",
 )
 

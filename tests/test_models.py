@@ -29,6 +29,17 @@ def test_the_last_to_leave_restores_the_modes():
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
+@pytest.mark.parametrize("training", [(False, False), (False, True), (True, True)])
+def test_every_part_is_evaluated_whichever_were_so_before(training):
+    model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
+    model.training = model[0].training = training[0]
+    model[1].training = training[1]
+    modes = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == modes
+
+
 class Watched(nn.Module):
     """A network with batch statistics that notes the mode in which it was called."""
 

@@ -48,7 +48,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         for module in modules:
             _, mode, blocks = _evaluated.get(id(module), (module, module.training, 0))
             _evaluated[id(module)] = module, mode, blocks + 1
-        model.eval()
+        if any(module.training for module in modules):  # setting modes takes most of the time
+            model.eval()
     try:
         with torch.no_grad():
             yield
@@ -58,7 +59,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 _, mode, blocks = _evaluated.pop(id(module))
                 if blocks > 1:
                     _evaluated[id(module)] = module, mode, blocks - 1
-                else:
+                elif module.training != mode:
                     module.training = mode
 
 

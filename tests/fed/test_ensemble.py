@@ -749,6 +749,30 @@ def test_votes_of_one_wide_layer_are_those_one_by_one(bias, monkeypatch):
     assert not torch.equal(vote.votes(x), wide)
 
 
+class Says(nn.Module):
+    """The same outputs whatever it is given."""
+
+    def __init__(self, *outputs, dtype=torch.float32):
+        super().__init__()
+        self.outputs = torch.tensor(outputs, dtype=dtype)
+
+    def forward(self, x):
+        return self.outputs.expand(len(x), -1)
+
+
+def test_outputs_that_are_not_finite_are_no_vote(monkeypatch):
+    inf, nan, large = torch.inf, torch.nan, 3e38
+    none = [(inf, 0, 0), (0, -inf, 0), (nan, 0, 0), (inf, -inf, 0), (inf, inf, nan)]
+    some = [(large, large, 0), (-large, -large, large), (0, 1e-45, 0), (1, 1, 1)]
+    models = [Says(*outputs) for outputs in none + some]
+    models.append(Says(0, 1e300, 0, dtype=torch.float64))
+    vote = fed.GroupVote(tuple(models), tuple((i,) for i in range(len(models))), 3)
+    assert vote.votes(torch.zeros(4, 2)).tolist() == [[2, 2, 1]] * 4
+    assert vote.votes(torch.zeros(0, 2)).shape == (0, 3)
+    monkeypatch.setattr(fed.ensemble, "_COUNTED", 1)  # model after model
+    assert vote.votes(torch.zeros(4, 2)).tolist() == [[2, 2, 1]] * 4
+
+
 def test_a_wide_layer_knows_what_cancels(monkeypatch):
     """Weights that are large and cancel: outputs are rounded by more than they are apart."""
     generator, models = torch.Generator().manual_seed(1), []

@@ -18,11 +18,11 @@ from rsfl.assumptions import (
 from rsfl.fed.group_certificate import GroupCertificate, elected
 from rsfl.fed.ledger import Ledger
 from rsfl.fed.ours import of_torch_alone
-from rsfl.smooth import ABSTAIN
 
 __all__ = ["GroupVote"]
 
 _ROUNDED = (torch.float32, torch.float64)  # sums of these are no coarser than their own digits
+_COUNTED = 1 << 20  # outputs whose votes are counted at a time
 
 
 @dataclass(frozen=True)
@@ -96,19 +96,20 @@ class GroupVote:
             outputs, error = _wide(asked, x)
             self._check(outputs[:, :, 0], x)
             ahead, sure = _clear(outputs, error)
-            votes += ahead[:, :, sure].sum(dim=2)
+            votes += (ahead & sure).sum(dim=2)
             asked = [model for model, known in zip(asked, sure.tolist(), strict=True) if not known]
-        for model in asked:
-            label = self._alone(model, x)[:, None]
-            votes.scatter_add_(1, label.clamp(min=0), (label != ABSTAIN).long())
+        together = max(1, _COUNTED // max(1, votes.numel()))
+        for first in range(0, len(asked), together):
+            some = asked[first : first + together]
+            votes += _counted(torch.stack([self._alone(model, x) for model in some]))
         return votes
 
     def _alone(self, model: nn.Module, x: Tensor) -> Tensor:
-        """What one model votes for."""
+        """The outputs of one model."""
         with evaluating(model):
-            outputs = model(x.clone())  # which a member may write into
+            outputs: Tensor = model(x.clone())  # which a member may write into
         self._check(outputs, x)
-        return _voted(outputs)
+        return outputs
 
     def _check(self, outputs: Tensor, x: Tensor) -> None:
         if outputs.shape != (len(x), self.num_classes):
@@ -144,9 +145,11 @@ class GroupVote:
         )
 
 
-def _voted(outputs: Tensor) -> Tensor:
-    """The labels of outputs, and no vote where one of them is not finite."""
-    return torch.where(torch.isfinite(outputs).all(dim=1), outputs.argmax(dim=1), ABSTAIN)
+def _counted(outputs: Tensor) -> Tensor:
+    """The votes (B, K) of outputs (M, B, K); none where one of a model's is not finite."""
+    finite = (outputs - outputs).sum(dim=2) == 0  # isfinite takes four times as long
+    votes = torch.zeros(outputs.shape[1:], dtype=torch.int64, device=outputs.device)
+    return votes.scatter_add_(1, outputs.argmax(dim=2).mT, finite.mT.long())
 
 
 def _clear(outputs: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
