@@ -124,14 +124,14 @@ def step() -> Iterator[Row]:
     members = equal(100, 200, 784)
     server = fed.Server(nn.Linear(784, 10), members)
     x, weight = torch.rand(100, 30, 784), torch.rand(100, 10, 784)
-    pull, data = torch.rand(100, 30, 10), members[0].x
+    pull, data = torch.rand(100, 10, 30), members[0].x
     where = torch.randint(len(data), (3000,))
     steps = TRAINER.steps or 0
 
     def products() -> None:
         for _ in range(steps):
-            x @ weight.mT
-            pull.mT.contiguous() @ x
+            weight @ x.mT
+            pull @ x
 
     def gathered() -> None:
         with _heap.kept():

@@ -1,6 +1,7 @@
 """Local training: centralised steps, stacks, mixtures, in the literal form of their definitions."""
 
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -126,12 +127,32 @@ def test_stacked_training_equals_one_by_one(monkeypatch, kind, trainer):
         assert distance(result.models[id_], model) < 1e-12
 
 
-@pytest.mark.parametrize("flat", [False, True])
+def _nets(bias):
+    """Networks of linear layers, and whether they flatten."""
+    layer, relu = partial(nn.Linear, bias=bias), nn.ReLU
+    return {
+        "layer": (layer(6, 3), False),
+        "flat": (nn.Sequential(nn.Flatten(), layer(6, 3)), True),
+        "one": (nn.Sequential(nn.Flatten(), layer(6, 5), relu(), layer(5, 3)), True),
+        "deep": (
+            nn.Sequential(
+                nn.Sequential(layer(6, 5), relu(inplace=True), relu(), nn.Identity()),
+                layer(5, 4),
+                nn.Sequential(nn.Linear(4, 4, bias=not bias), relu()),
+                layer(4, 3),
+            ),
+            False,
+        ),
+    }
+
+
+@pytest.mark.fast("by hand")
+@pytest.mark.parametrize("kind", _nets(True))
 @pytest.mark.parametrize("bias", [False, True])
-def test_gradients_by_hand_are_those_of_autograd(bias, flat):
+def test_gradients_by_hand_are_those_of_autograd(bias, kind):
     generator = torch.Generator().manual_seed(3)
-    layer = nn.Linear(6, 3, bias=bias).to(DOUBLE)
-    model = nn.Sequential(nn.Flatten(), layer) if flat else layer
+    model, flat = _nets(bias)[kind]
+    model = model.to(DOUBLE)
     x = torch.randn(5, 7, 2, 3, generator=generator, dtype=DOUBLE)
     x = 4 * (x if flat else x.flatten(2))
     y = torch.randint(3, (5, 7), generator=generator)
@@ -140,17 +161,54 @@ def test_gradients_by_hand_are_those_of_autograd(bias, flat):
         name: torch.randn(5, *p.shape, generator=generator, dtype=DOUBLE)
         for name, p in model.named_parameters()
     }
+    values[next(iter(values))][0] = 0  # a ReLU at 0
     by_hand = stacked._by_hand(model, train.CrossEntropy(), values)
-    if by_hand is None:
-        pytest.skip("asked to do without")
-    skeleton = deepcopy(model).requires_grad_(False)
-    plain = stacked._by_autograd(skeleton, train.CrossEntropy())
-    for one, other in zip(by_hand(values, x, y, shares), plain(values, x, y, shares), strict=True):
+    plain = stacked._by_autograd(model, train.CrossEntropy())
+    before = {name: value.clone() for name, value in values.items()}, x.clone()
+    ours = by_hand(values, x, y, shares)
+    assert all(torch.equal(values[name], value) for name, value in before[0].items())
+    assert torch.equal(x, before[1])
+    for one, other in zip(ours, plain(values, x, y, shares), strict=True):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-13)
     with pytest.raises(ValueError, match=r"y must lie in 0 \.\.\. 2, got 3"):
         by_hand(values, x, y + 3 * (y == 2) - 2 * (y == 2), shares)
-    assert stacked._by_hand(nn.Sequential(layer, nn.ReLU()), train.CrossEntropy(), values) is None
     assert stacked._by_hand(model, lambda *_: None, values) is None
+
+
+def _hooked():
+    model = nn.Sequential(nn.Linear(6, 3))
+    model[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+def _with_a_child():
+    layer = nn.Linear(6, 4)
+    layer.child = nn.Linear(4, 3)  # which it does not call
+    return layer
+
+
+_SHARED = nn.Linear(6, 6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(6, 3), nn.ReLU()),
+        nn.Sequential(nn.ReLU(), nn.Linear(6, 3)),
+        nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)),
+        nn.Sequential(nn.Linear(6, 5), nn.Dropout(), nn.Linear(5, 3)),
+        nn.Sequential(nn.Linear(6, 5), nn.Flatten(0), nn.Linear(5, 3)),
+        nn.Sequential(nn.Flatten(2), nn.Linear(6, 3)),
+        nn.Sequential(_SHARED, nn.ReLU(), _SHARED, nn.Linear(6, 3)),
+        nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(6, 3)),
+        nn.Flatten(),
+        _hooked(),
+        _with_a_child(),
+    ],
+)
+def test_gradients_of_other_networks_are_not_written_down(model):
+    values = {name: p.detach()[None] for name, p in model.named_parameters()}
+    assert stacked._by_hand(model, train.CrossEntropy(), values) is None
 
 
 @pytest.mark.fast("stacked")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,11 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from rsfl._checks import Int64
-from rsfl._models import affine_layer
 from rsfl.attacks import checked_labels
 from rsfl.fed.client import Client
 from rsfl.fed.layout import Layout
-from rsfl.fed.ours import is_ours
+from rsfl.fed.ours import is_ours, of_torch_alone
 from rsfl.fed.trainer import SGD, Task
 from rsfl.train import CrossEntropy
 
@@ -59,9 +59,8 @@ def fit_stacked(
         else values
     )
     decays, lr = trainer.decays(layout), tasks[0].rate(trainer.lr)
-    skeleton = deepcopy(model).train().requires_grad_(False)
 
-    gradients = _by_hand(model, pointwise, values) or _by_autograd(skeleton, pointwise)
+    gradients = _by_hand(model, pointwise, values) or _by_autograd(model, pointwise)
     for step in range(max(map(len, schedules))):
         goes_on = torch.tensor([len(schedule) > step for schedule in schedules])
         active = int(goes_on.sum()) if width is None else len(clients)
@@ -90,7 +89,8 @@ _Gradients: TypeAlias = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor],
 the gradients of all the clients, in the order of the parameters."""
 
 
-def _by_autograd(skeleton: nn.Module, loss: Any) -> _Gradients:
+def _by_autograd(model: nn.Module, loss: Any) -> _Gradients:
+    skeleton = deepcopy(model).train().requires_grad_(False)
     outputs = vmap(lambda parameters, x: functional_call(skeleton, parameters, (x,)))
 
     def gradients(
@@ -105,31 +105,70 @@ def _by_autograd(skeleton: nn.Module, loss: Any) -> _Gradients:
 
 
 def _by_hand(model: nn.Module, loss: Any, values: Mapping[str, Tensor]) -> _Gradients | None:
-    """The gradients of the cross-entropy of an affine model, as they are written down; None of
-    others. Autograd makes three times the work of them: its products are laid out for vmap."""
-    affine = affine_layer(model)
-    if affine is None or type(loss) is not CrossEntropy or not is_ours(loss, CrossEntropy):
+    """The gradients of the cross-entropy of linear layers with ReLUs between them, as they are
+    written down; None of others. Autograd makes several times the work of them: its products are
+    laid out for vmap."""
+    flat, layers = _linear_layers(model)
+    if not layers or type(loss) is not CrossEntropy or not is_ours(loss, CrossEntropy):
         return None
-    prefix, layer = affine
-    names = [f"{prefix}weight"] + [f"{prefix}bias"] * (layer.bias is not None)
-    if list(values) != names:
+    if list(values) != [name for layer in layers for name in layer.names]:
         return None
 
     def gradients(
         now: Mapping[str, Tensor], x: Tensor, y: Tensor, shares: Tensor
     ) -> Sequence[Tensor]:
-        x, (weight, *bias) = x.flatten(2), now.values()
-        outputs = x @ weight.mT
-        for one in bias:
-            outputs += one[:, None]
-        flat = outputs.flatten(0, 1)
-        labels = checked_labels(y.flatten(0, 1), *flat.shape)
-        pull = flat.softmax(dim=1)
-        pull[torch.arange(len(flat), device=flat.device), labels] -= 1
-        pull = (pull * shares.flatten()[:, None]).view_as(outputs)
-        return [pull.mT.contiguous() @ x, *(pull.sum(dim=1) for _ in bias)]
+        # Samples are the last axis, (C, features, B): along it softmax and sums are fastest.
+        outputs, given = (x.flatten(2) if flat else x).mT, []
+        for layer in layers:
+            given.append(outputs)
+            weight, *bias = (now[name] for name in layer.names)
+            outputs = (
+                torch.baddbmm(bias[0][..., None], weight, outputs) if bias else weight @ outputs
+            )
+            outputs = outputs.relu_() if layer.bends else outputs
+        labels = checked_labels(y.flatten(), y.numel(), outputs.shape[1]).view(len(y), 1, -1)
+        pull = outputs.softmax(dim=1)
+        pull.scatter_add_(1, labels, pull.new_tensor(-1).expand(labels.shape))
+        pull *= shares[:, None]
+        found: list[Tensor] = []
+        for number in reversed(range(len(layers))):
+            names, inputs = layers[number].names, given[number]
+            found = [pull @ inputs.mT, pull.sum(dim=2)][: len(names)] + found
+            if number:
+                pull = now[names[0]].mT @ pull
+                pull = pull.masked_fill_(inputs <= 0, 0) if layers[number - 1].bends else pull
+        return found
 
     return gradients
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A linear layer: the names of its weight and, if it has one, of its bias; and whether a ReLU
+    follows."""
+
+    names: tuple[str, ...]
+    bends: bool = False
+
+
+def _linear_layers(model: nn.Module) -> tuple[bool, list[_Layer]]:
+    """Whether inputs are flattened, and the layers of a network that has only linear ones and ReLUs
+    between them; no layers of others."""
+    flat, layers = False, list[_Layer]()
+    known = of_torch_alone(model)
+    for name, module in model.named_modules(remove_duplicate=False):  # twice there, twice called
+        kind = type(module)
+        if kind is nn.Linear:
+            prefix = f"{name}." if name else ""
+            layers.append(_Layer(tuple(prefix + own for own, _ in module.named_parameters())))
+        elif kind is nn.ReLU and layers:
+            layers[-1] = replace(layers[-1], bends=True)
+        elif kind is nn.Flatten and not layers:
+            flat, known = True, known and (module.start_dim, module.end_dim) == (1, -1)
+        else:
+            known = known and kind in (nn.Sequential, nn.Identity)
+        known = known and (kind is nn.Sequential or not module._modules)
+    return flat, layers if known and layers and not layers[-1].bends else []
 
 
 class _Batches:
@@ -145,11 +184,12 @@ class _Batches:
     ) -> None:
         x, y = clients[0].x, clients[0].y
         self.clients = clients
-        self.generators = [task.generator("loss", x.device) for task in tasks]
         self.loss: Any = clients[0].trainer.loss  # type: ignore[attr-defined]
         shared = all(client.x is x and client.y is y for client in clients)
         as_it_is = type(self.loss) is CrossEntropy and self.loss.law is None
         self.gathered = shared and as_it_is  # one look-up serves all the clients
+        drawing = () if self.gathered else tasks
+        self.generators = [task.generator("loss", x.device) for task in drawing]
         self.lengths = [np.array([len(batch) for batch in schedule]) for schedule in schedules]
         self.width = width
         places = np.arange(width or max(lengths.max() for lengths in self.lengths))
