@@ -60,7 +60,7 @@ def false(report):
     return [str(one) for one in report if one.holds is False]
 
 
-def federation():
+def federation(batch_size=None, **settings):
     """A run of twenty clients that train a linear model, six inputs, and the same as a data set."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randint(3, (200,), generator=generator)
@@ -69,9 +69,9 @@ def federation():
     model = nn.Linear(4, 3).double()
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
-    trainer = fed.SGD(lr=0.05, batch_size=None, decay=0.05)
+    trainer = fed.SGD(lr=0.05, batch_size=batch_size, decay=0.05)
     clients = fed.clients(x, y, fed.partition.equal(200, 20), trainer)
-    server = fed.Server(model, clients, update_clip=3.0)
+    server = fed.Server(model, clients, update_clip=3.0, **settings)
     return (
         server.run(8),
         x[:6],

@@ -40,6 +40,26 @@ def test_every_part_is_evaluated_whichever_were_so_before(training):
     assert [module.training for module in model.modules()] == modes
 
 
+class Passes(nn.Module):
+    """Passes its mode on to a part that torch does not know of."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = []
+
+    def train(self, mode=True):
+        for part in self.parts:
+            part.train(mode)
+        return super().train(mode)
+
+
+def test_parts_that_only_the_model_knows_are_evaluated_too():
+    model = nn.Sequential(Passes()).eval()
+    model[0].parts.append(nn.Dropout())
+    with evaluating(model):
+        assert not model[0].parts[0].training
+
+
 class Watched(nn.Module):
     """A network with batch statistics that notes the mode in which it was called."""
 

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _lock = Lock()
+_MODES = nn.Module.train, nn.Module.eval
 _evaluated: dict[int, tuple[nn.Module, bool, int]] = {}
 """Of every module that is being evaluated, whichever threads do it: the mode that it was in, and
 how many blocks are open. By id, as a module may be equal to another."""
@@ -48,7 +49,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         for module in modules:
             _, mode, blocks = _evaluated.get(id(module), (module, module.training, 0))
             _evaluated[id(module)] = module, mode, blocks + 1
-        if any(module.training for module in modules):  # setting modes takes most of the time
+        if any(map(_to_switch, modules)):  # switching takes most of the time
             model.eval()
     try:
         with torch.no_grad():
@@ -61,6 +62,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     _evaluated[id(module)] = module, mode, blocks - 1
                 elif module.training != mode:
                     module.training = mode
+
+
+def _to_switch(module: nn.Module) -> bool:
+    """Whether a module is in training mode, or may have parts of which torch does not know."""
+    kind = type(module)
+    return module.training or (kind.train, kind.eval) != _MODES
 
 
 @contextmanager

@@ -730,10 +730,26 @@ def test_a_removal_is_any_retraining_where_nothing_is_drawn():
             noise_std=None,
             sizes={one.id: 1 for one in calm.clients},
         ),
+        # Noise whose norm is too small for a number.
+        problem(trainer=full, clip=5.0, noise_std=1e-170),
     ):
         run = drawing.run(3)
         named = fed.certify(run.model, TEST, run.ledger, RemovalThreat(at_most=1)).assumptions
         assert "coupled-runs" in {a.id for a in named}
+
+
+def test_everybody_who_is_left_may_have_been_drawn_by_luck():
+    """Three of four are drawn in each round, and a fourth was excluded."""
+    full = fed.SGD(lr=0.5, batch_size=None, decay=0.1)
+    for seed in range(100):
+        server = problem(clients=4, trainer=full, noise_std=None, fraction=0.75)
+        run = replace(server, seed=seed).run(2, exclude=[3])
+        if all(len(record.participants) == 3 for record in run.ledger.rounds):
+            break
+    else:
+        raise AssertionError("no seed draws the other three in both rounds")
+    named = fed.certify(run.model, TEST, run.ledger, RemovalThreat(clients=[0])).assumptions
+    assert "coupled-runs" in {a.id for a in named}
 
 
 def test_one_client_that_sends_nonsense_voids_no_statement_about_unknown_ones():

@@ -773,6 +773,76 @@ def test_outputs_that_are_not_finite_are_no_vote(monkeypatch):
     assert vote.votes(torch.zeros(4, 2)).tolist() == [[2, 2, 1]] * 4
 
 
+def voted(*models):
+    return fed.GroupVote(models, tuple((i,) for i in range(len(models))), 3)
+
+
+def test_a_vote_does_not_depend_on_the_dtype_of_another_s():
+    whole = Says(0, 70_000, 1, dtype=torch.int64)  # is infinite as a half
+    close = Says(16_777_216, 16_777_217, 0, dtype=torch.int64)  # ties as a float32
+    for other in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        vote = voted(whole, Says(1, 0, 0, dtype=other), close)
+        assert vote.votes(torch.zeros(2, 2)).tolist() == [[1, 2, 0]] * 2
+    for none in (torch.bool, torch.complex64):
+        with pytest.raises(TypeError, match=f"models must give real numbers .* got {none}"):
+            voted(close, Says(1, 0, 0, dtype=none)).votes(torch.zeros(2, 2))
+
+
+class Writes(nn.Module):
+    """Answers in a buffer that it shares with others."""
+
+    def __init__(self, label, buffer):
+        super().__init__()
+        self.label, self.buffer = label, buffer
+
+    def forward(self, x):
+        self.buffer.zero_()[:, self.label] = 1
+        return self.buffer
+
+
+def test_models_that_answer_in_one_buffer_have_a_vote_each():
+    buffer = torch.zeros(2, 3)
+    vote = voted(*(Writes(label, buffer) for label in (0, 2, 2)))
+    assert vote.votes(torch.zeros(2, 2)).tolist() == [[1, 0, 2]] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("what", ["inputs", "weights"])
+def test_a_wide_layer_knows_what_is_too_small_to_be_squared(monkeypatch, dtype, what):
+    generator, models = torch.Generator().manual_seed(0), []
+    small, close = (1e-25, 2e-7) if dtype == torch.float32 else (1e-170, 4e-16)
+    row = torch.randn(64, generator=generator, dtype=dtype)
+    for _ in range(40):
+        model = nn.Linear(64, 3, bias=False, dtype=dtype)
+        with torch.no_grad():
+            apart = torch.randint(-1, 2, (3, 64), generator=generator).to(dtype)
+            model.weight[:] = row * (1 + close * apart)
+            model.weight *= small if what == "weights" else 1
+        models.append(model)
+    x = torch.randn(20, 64, generator=generator, dtype=dtype) * (small if what == "inputs" else 1)
+    vote = voted(*models)
+    wide = vote.votes(x)
+    monkeypatch.setattr(fed.ensemble, "_layers", lambda models: False)
+    assert torch.equal(wide, vote.votes(x))
+
+
+def test_linear_models_vote_on_no_inputs_at_all():
+    assert voted(nn.Linear(4, 3), nn.Linear(4, 3)).votes(torch.zeros(0, 4)).shape == (0, 3)
+
+
+def test_linear_models_are_asked_alone_where_torch_does_not_say_how_it_rounds(monkeypatch):
+    def refuses():
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    models, asked, alone = [nn.Linear(4, 3) for _ in range(3)], [], fed.GroupVote._alone
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuses)
+    monkeypatch.setattr(
+        fed.GroupVote, "_alone", lambda *these: asked.append(these[1]) or alone(*these)
+    )
+    assert voted(*models).votes(torch.rand(2, 4)).sum() == 6
+    assert asked == models
+
+
 def test_a_wide_layer_knows_what_cancels(monkeypatch):
     """Weights that are large and cancel: outputs are rounded by more than they are apart."""
     generator, models = torch.Generator().manual_seed(1), []

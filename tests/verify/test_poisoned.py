@@ -1,10 +1,12 @@
 """Certificates against poisoned clients: what their numbers say, and what was changed in them."""
 
+from dataclasses import replace
+
 import pytest
 import saved
 from saved import edited, false
 
-from rsfl import bounds, fed, smooth
+from rsfl import assumptions, bounds, fed, smooth
 from rsfl.verify import Witness, verify
 
 
@@ -53,6 +55,33 @@ def test_poisoning_certificates_that_claim_more(federation, tmp_path, change):
     fed.certify(run.model, x, run.ledger, THREATS[0]).save(tmp_path / "p.json")
     path = edited(tmp_path / "p.json", POISON[change])
     assert false(verify(path, tmp_path / "ledger.json"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "drawn"),
+    [
+        ({}, ""),
+        ({"batch_size": 5}, "round 1: what client 0 trains on"),
+        ({"fraction": 0.5}, "round 1: who takes part"),
+        ({"noise_std": 0.01, "clip": 50.0}, "round 1: noise"),
+        ({"sizes": dict.fromkeys(range(20), 10)}, "is not registered"),
+    ],
+)
+def test_any_retraining_is_said_only_of_a_run_that_drew_nothing(tmp_path, settings, drawn):
+    run, x, _ = saved.federation(**settings)
+    run.ledger.save(tmp_path / "ledger.json")
+    certificate = fed.certify(run.model, x, run.ledger, bounds.RemovalThreat(clients=[2]))
+    certificate.save(tmp_path / "p.json")
+    said = {one.id for one in certificate.assumptions} & {"coupled-runs", "any-retraining"}
+    assert said == {"coupled-runs" if drawn else "any-retraining"}
+    assert not false(verify(tmp_path / "p.json", tmp_path / "ledger.json"))
+    if drawn:
+        claimed = [
+            assumptions.RETRAINING if a.id == "coupled-runs" else a for a in certificate.assumptions
+        ]
+        replace(certificate, assumptions=tuple(claimed)).save(tmp_path / "p.json")
+        (text,) = false(verify(tmp_path / "p.json", tmp_path / "ledger.json"))
+        assert drawn in text
 
 
 def test_margins_that_claim_more_are_found_with_the_model(federation, tmp_path):

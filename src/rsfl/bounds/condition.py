@@ -36,8 +36,8 @@ CONDITIONS = {
 TRUSTED = {
     "coupled-runs": "the other run is the coupled one: it shares initial weights, participants, "
     "mini-batches, server noise and absences; a run that draws anew differs by its draws besides",
-    "fixed-settings": "learning rates, decays, schedules and the number of rounds do not depend "
-    "on what clients send",
+    "fixed-settings": "learning rates, decays, limits, schedules and the number of rounds are set "
+    "before training, the same in both runs: they depend neither on draws nor on what clients send",
     "clean-input-bound": "the recorded bound holds for the clean inputs of every client that "
     "trains honestly in either "
     "run",

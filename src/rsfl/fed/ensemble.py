@@ -100,8 +100,9 @@ class GroupVote:
             asked = [model for model, known in zip(asked, sure.tolist(), strict=True) if not known]
         together = max(1, _COUNTED // max(1, votes.numel()))
         for first in range(0, len(asked), together):
-            some = asked[first : first + together]
-            votes += _counted(torch.stack([self._alone(model, x) for model in some]))
+            answers = [self._alone(model, x) for model in asked[first : first + together]]
+            for kind in {one.dtype for one in answers}:  # in another dtype they may tie or overflow
+                votes += _counted(torch.stack([one for one in answers if one.dtype == kind]))
         return votes
 
     def _alone(self, model: nn.Module, x: Tensor) -> Tensor:
@@ -109,13 +110,15 @@ class GroupVote:
         with evaluating(model):
             outputs: Tensor = model(x.clone())  # which a member may write into
         self._check(outputs, x)
-        return outputs
+        return outputs.detach().clone()  # into which the next model may write
 
     def _check(self, outputs: Tensor, x: Tensor) -> None:
         if outputs.shape != (len(x), self.num_classes):
             raise ValueError(
                 f"models must give outputs {(len(x), self.num_classes)}, got {tuple(outputs.shape)}"
             )
+        if outputs.dtype == torch.bool or outputs.is_complex():
+            raise TypeError(f"models must give real numbers as outputs, got {outputs.dtype}")
 
     def certify(self, x: Tensor, index: Tensor | Sequence[int] | None = None) -> GroupCertificate:
         """The label of each input, and how many malicious clients could not have changed it.
@@ -178,8 +181,15 @@ def _layers(models: Sequence[nn.Module]) -> bool:
         for layer in models
     }
     narrow = any(layer.weight.dtype not in _ROUNDED for layer in models)
-    exact = torch.get_float32_matmul_precision() == "highest"
-    return len(models) > 1 and len(kinds) == 1 and not narrow and exact
+    return len(models) > 1 and len(kinds) == 1 and not narrow and _exact()
+
+
+def _exact() -> bool:
+    """Whether products of float32 are rounded as such."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # a newer switch than this one was set
+        return False
 
 
 def _wide(models: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +197,8 @@ def _wide(models: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
     may be rounded (B, G).
 
     In whatever order d + 1 products are summed, the error is at most
-    :math:`\gamma_{d+1} (|w| \cdot |x| + |b|) \le \gamma_{d+1} (\|w\| \|x\| + |b|)`.
+    :math:`\gamma_{d+1} (|w| \cdot |x| + |b|) \le \gamma_{d+1} (\|w\| \|x\| + |b|)`, and what
+    numbers too small for the dtype lose, in the products as in the squares of the norms.
     """
     layers: Any = models
     with torch.no_grad():
@@ -197,9 +208,11 @@ def _wide(models: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
         outputs = nn.functional.linear(
             x, weight.flatten(0, 1), None if bias is None else bias.flatten()
         )
-        sizes = x.norm(dim=1)[:, None] * weight.norm(dim=2).amax(dim=0)
+        many, digits = x.shape[1] + 1, torch.finfo(x.dtype)
+        lost = (many * digits.tiny) ** 0.5
+        sizes = (x.norm(dim=1)[:, None] + lost) * (weight.norm(dim=2).amax(dim=0) + lost)
         if bias is not None:
             sizes += bias.abs().amax(dim=0)
-        digits = torch.finfo(x.dtype)
-        gamma = 1.01 * (x.shape[1] + 1) * digits.eps / 2  # and what the norms are rounded by
-        return outputs.view(len(x), -1, len(layers)), gamma * sizes + digits.tiny
+        gamma = 1.01 * many * digits.eps / 2  # and what the norms are rounded by
+        shape = len(x), weight.shape[0], len(layers)
+        return outputs.view(shape), gamma * sizes + many * digits.tiny

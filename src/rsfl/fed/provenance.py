@@ -139,9 +139,12 @@ def _drew_nothing(ledger: Rounds) -> bool:
     # The server's own numbers do not say how many samples a client has.
     if any(record.weights_from != "registration" for record in ledger.rounds):
         return False
-    everybody = set(ledger.sizes) - set(ledger.excluded)
+    # Clients that are excluded may have been drawn, and others not for them: nothing tells.
+    if ledger.excluded:
+        return False
+    everybody = set(ledger.sizes)
     return all(
-        record.noise_norm == 0.0
+        record.noise_norm == record.noise_std == 0.0
         and {one.client for one in record.participants} == everybody
         and all(
             set(one.batch_sizes) == {ledger.sizes[one.client]} and one.outcome != "absent"

@@ -20,7 +20,7 @@ from rsfl.verify.certificates import (
     real,
     some,
 )
-from rsfl.verify.conditions import broken_conditions
+from rsfl.verify.conditions import broken_conditions, drawn
 from rsfl.verify.findings import Finding
 from rsfl.verify.laws import LAWS
 from rsfl.verify.recursion import deviation
@@ -310,6 +310,9 @@ def check_poisoning(
     yield _finding(subject, broken, "the run meets every condition that its ledger can show")
     if broken:
         return
+    if "any-retraining" in named:
+        text = "a run that had nothing to draw is any retraining"
+        yield _finding(subject, drawn(rounds, threat), text)
     if any(one["weights_from"] == "registration" for one in rounds) and (
         "registered-sizes" not in named
     ):

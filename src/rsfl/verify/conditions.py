@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, TypeAlias
 
-__all__ = ["Record", "broken_conditions", "plain", "real_of"]
+__all__ = ["Record", "broken_conditions", "drawn", "plain", "real_of"]
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -78,3 +78,23 @@ def broken_conditions(rounds: Sequence[Record], threat: Record) -> list[str]:
 
 def _left_out(threat: Record) -> Sequence[int]:
     return threat["clients"] if threat["level"] == "removal" else ()
+
+
+def drawn(rounds: Sequence[Record], threat: Record) -> list[str]:
+    """What another training from the same start may draw anew, in words; none where there is
+    nothing."""
+    found = []
+    for record in rounds:
+        where, sizes = f"round {record['index']}", record["sizes"]
+        if record["weights_from"] != "registration":
+            found.append(f"{where}: how many samples clients have is not registered")
+        if real_of(record["noise_std"]) or real_of(record["noise_norm"]):
+            found.append(f"{where}: noise")
+        if {one["client"] for one in record["participants"]} != set(sizes):
+            found.append(f"{where}: who takes part")
+        for one in record["participants"]:
+            client = one["client"]
+            whole = set(one["batch_sizes"]) == {sizes.get(client)} and one["outcome"] != "absent"
+            if not whole or not (plain(one) or client in threat["clients"]):
+                found.append(f"{where}: what client {client} trains on, or how")
+    return found

@@ -39,7 +39,7 @@ def _column(document: Mapping[str, Any]) -> list[Any]:
 
 
 def rounds_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rounds of a ledger, each with its participants.
+    """The rounds of a ledger, each with its participants and the registry of all clients.
 
     Raises:
         KeyError, TypeError, ValueError, IndexError: It holds none.
@@ -58,8 +58,10 @@ def rounds_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         one["samples"] = one["samples"] if columns["sampled"][place] else None
         everyone.append(one)
     rounds, place = [], 0
+    sizes = dict(content["sizes"])
     for settings, many in zip(content["rounds"], content["many"], strict=True):
-        rounds.append({**settings, "participants": everyone[place : place + many]})
+        entries = everyone[place : place + many]
+        rounds.append({**settings, "sizes": sizes, "participants": entries})
         place += many
     if (place, batch, sample) != tuple(
         len(columns[name]) for name in ("client", "batch_sizes", "samples")
