@@ -1,8 +1,10 @@
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from rsfl import noise, orbit, smooth
+from rsfl import noise, orbit, runs, smooth
 from rsfl.attacks import SmoothAdvPGD
 from rsfl.train import Adversarial, Consistency, CrossEntropy, OrbitNoise
 
@@ -83,7 +85,7 @@ def test_an_attack_begins_at_the_picture_that_was_moved():
     assert torch.equal(ours.get_state(), theirs.get_state())
 
 
-def test_it_certifies_nothing():
+def test_it_certifies_nothing(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     smoother = smooth.Smoother(model, OrbitNoise(FAMILY, noise.Gaussian(0.2)), 3)
     x = torch.rand(1, 1, 6, 6)
@@ -91,6 +93,30 @@ def test_it_certifies_nothing():
         smoother.certify(x, n=100)
     with pytest.raises(ValueError, match="law must be one of l2 on inputs"):
         smoother.certify_orbit(x, FAMILY)
+    with pytest.raises(TypeError, match="law must be one that certificates are read from, got Orb"):
+        runs.certify(smoother, [(x[0], 0)], out=tmp_path, n=100)
+    shifts = orbit.Translations(0.1, 0.2)
+    law = OrbitNoise(shifts, OrbitNoise(FAMILY, noise.Gaussian(0.2)))
+    with pytest.raises(
+        ValueError, match=re.escape(f"over one family such as {shifts} or {FAMILY}")
+    ):
+        law.radius(0.9)
+
+
+def test_pictures_that_interpolation_rounds_out_of_the_box_are_attacked():
+    turns = orbit.RotationScalings(1.0, 0.5)
+    law = OrbitNoise(orbit.Translations(0.4, 0.4), OrbitNoise(turns, noise.Gaussian(0.1)))
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(500, 1, 8, 8, generator=generator) > 0.3).double()
+    state = generator.get_state()
+    assert 0 < (law.moved(x, generator) - 1).amax() < 1e-15
+    loss = Adversarial(attack=SmoothAdvPGD(epsilon=0.5, steps=1, samples=1), law=law, num_classes=3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
+    generator.set_state(state)
+    y = torch.zeros(500, dtype=torch.int64)
+    assert loss(model, x, y, generator).isfinite()
+    with pytest.raises(ValueError, match="x must lie in the box"):
+        loss(model, 1.001 * x, y, generator)
 
 
 def test_bad_input_is_named():

@@ -37,10 +37,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.papers import recipe
-from benchmarks.papers.recipe import chosen, once, options, report, word
+from benchmarks.papers.recipe import chosen, key, once, options, report, word
 from rsfl import attacks, demo, fed, orbit, runs, train
 from rsfl._draws import generator
-from rsfl._fingerprint import weights_hash
+from rsfl._fingerprint import input_hash, weights_hash
 from rsfl.noise import Gaussian
 from rsfl.smooth import JointBallot, JointCertificate, JointSmoother
 
@@ -287,6 +287,18 @@ def divided(case: Case, clients: int, y: Tensor) -> tuple[list[np.ndarray], dict
     return parts, most if case.roster else None
 
 
+def trainer(case: Case) -> fed.SGD:
+    """What every client does in a round."""
+    if case.models == "features":
+        return fed.SGD(lr=0.02, batch_size=None, epochs=10, decay=1e-3)
+    law = train.OrbitNoise(SHIFTS, train.OrbitNoise(TURNS, Gaussian(case.sigma)))
+    loss: Any = train.CrossEntropy(law)
+    if case.training == "smoothadv":
+        attack = attacks.SmoothAdvPGD(epsilon=EPSILON, steps=1, samples=2)
+        loss = train.Adversarial(attack=attack, law=law, num_classes=CLASSES)
+    return fed.SGD(lr=0.1, batch_size=20, epochs=5, momentum=0.9, loss=loss)
+
+
 def groups_of_heads(
     case: Case, scale: Scale, x: Tensor, y: Tensor, seen: Seen, kept: Path
 ) -> fed.GroupVote:
@@ -305,8 +317,7 @@ def groups_of_heads(
     rows = torch.stack(copies, dim=1).flatten(0, 1)  # the copies of a picture side by side
     spread, roster = divided(case, scale.clients, labels)
     parts = [(part[:, None] * COPIES + np.arange(COPIES)).ravel() for part in spread]
-    trainer = fed.SGD(lr=0.02, batch_size=None, epochs=10, decay=1e-3)
-    members = fed.clients(rows, labels.repeat_interleave(COPIES), parts, trainer)
+    members = fed.clients(rows, labels.repeat_interleave(COPIES), parts, trainer(case))
     head = nn.Linear(FEATURES, CLASSES).to(x.device)
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
@@ -319,16 +330,10 @@ def groups_of_networks(case: Case, scale: Scale, x: Tensor, y: Tensor, kept: Pat
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = small_network(x.shape[-1]).to(x.device)
-    law = train.OrbitNoise(SHIFTS, train.OrbitNoise(TURNS, Gaussian(case.sigma)))
-    adversarial = case.training == "smoothadv"
-    loss: Any = train.CrossEntropy(law)
-    if adversarial:
-        attack = attacks.SmoothAdvPGD(epsilon=EPSILON, steps=1, samples=2)
-        loss = train.Adversarial(attack=attack, law=law, num_classes=CLASSES)
-    trainer = fed.SGD(lr=0.1, batch_size=20, epochs=5, momentum=0.9, loss=loss)
     parts, roster = divided(case, scale.clients, y)
-    server = fed.Server(network, fed.clients(x, y, parts, trainer), seed=SEED)
-    rounds = scale.adversarial_rounds if adversarial else scale.pixel_rounds
+    server = fed.Server(network, fed.clients(x, y, parts, trainer(case)), seed=SEED)
+    noisy = case.training == "noise"
+    rounds = scale.pixel_rounds if noisy else scale.adversarial_rounds
     return _trained(server, case, rounds, roster, kept)
 
 
@@ -351,11 +356,12 @@ def cast(
     smoother: JointSmoother, x: Tensor, n: int, batch_size: int | None, kept: Path
 ) -> Iterator[JointBallot]:
     """The votes on some pictures at a time. Those that are in a file are not cast again, if these
-    models cast them."""
-    models = weights_hash(smoother.judge)[:12]
+    models cast them, about these pictures."""
+    how = {"models": weights_hash(smoother.judge), "law": str(smoother.law), "n": n}
     kept.mkdir(parents=True, exist_ok=True)
     for chunk in torch.arange(len(x)).split(PART):
-        path = kept / f"{models}-{n}-{int(chunk[0]):05d}.json"
+        about = key({**how, "pictures": input_hash(x[chunk])})
+        path = kept / f"{int(chunk[0]):05d}-{about}.json"
         if not path.exists():
             some = smoother.ballot(x[chunk], n=n, index=chunk, seed=SEED + 1, batch_size=batch_size)
             some.certificate(ALPHA, rungs=[0]).save(path)
@@ -472,7 +478,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, str]:
         compute: Callable[[], dict[str, Any]] = lambda case=case: measured(  # noqa: E731
             case, scale, pictures[case.pictures], out
         )
-        settings = {"case": asdict(case), "scale": asdict(scale), "device": args.device}
+        settings = {
+            "case": asdict(case),
+            "scale": asdict(scale),
+            "trainer": str(trainer(case)),
+            "device": args.device,
+        }
         found[case] = once(out / "cases", settings, compute)
         print(f"\n{case.name}\n{table(found[case])}\n", flush=True)
     drawn(found, out, {name: parts[3][:: scale.stride].cpu() for name, parts in pictures.items()})

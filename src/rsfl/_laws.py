@@ -10,6 +10,10 @@ from rsfl.noise import Law
 __all__ = ["from_document", "known", "to_document"]
 
 
+_CERTIFIED = "input", "parametric", "parameters"
+"""Spaces of the laws that certificates are read from."""
+
+
 def known() -> list[type[Law]]:
     """Every concrete law that has been imported and that certificates are read from."""
     found: set[type[Law]] = set()  # one that inherits twice is met twice
@@ -17,8 +21,11 @@ def known() -> list[type[Law]]:
     while pending:
         law = pending.pop()
         pending += law.__subclasses__()
-        certifies = law.space in ("input", "parametric", "parameters")
-        if certifies and not inspect.isabstract(law) and dataclasses.is_dataclass(law):
+        if (
+            law.space in _CERTIFIED
+            and not inspect.isabstract(law)
+            and dataclasses.is_dataclass(law)
+        ):
             found.add(law)
     return sorted(found, key=_name)
 
@@ -36,10 +43,13 @@ def to_document(law: object) -> dict[str, Any]:
     """The name of a law and its parameters, as JSON takes them.
 
     Raises:
-        TypeError: It is no law of noise that has a name and parameters: no dataclass.
+        TypeError: It is no law of noise that has a name and parameters: no dataclass; or none that
+            certificates are read from.
     """
     if not (isinstance(law, Law) and dataclasses.is_dataclass(law)):
         raise TypeError(f"law must be a noise.Law and a dataclass, got {law!r}")
+    if law.space not in _CERTIFIED:
+        raise TypeError(f"law must be one that certificates are read from, got {law!r}")
     return {"name": _name(type(law)), **dataclasses.asdict(law)}
 
 

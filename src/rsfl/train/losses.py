@@ -118,7 +118,7 @@ class Adversarial:
         """The mean over the batch and over the draws that enter."""
         law = self.law
         if isinstance(law, OrbitNoise):
-            x, law = law.moved(x, generator), law.pixels
+            x, law = _in(self.attack.box, law.moved(x, generator)), law.pixels
         smoother = Smoother(model, law, self.num_classes)
         found, _ = attacked(self.attack, smoother, x, y, generator=generator)
         noise = found.noise if self.multi_noise else found.noise[:1]
@@ -138,6 +138,14 @@ class Adversarial:
         if count("epoch", epoch, 1) >= count("epochs", epochs):
             return self
         return replace(self, attack=self.attack.scaled(epoch / epochs))
+
+
+def _in(box: tuple[float, float] | None, x: Tensor) -> Tensor:
+    """Pictures whose interpolation was rounded out of the box, in the box; others as they are."""
+    if box is None:
+        return x
+    slack = 8 * torch.finfo(x.dtype).eps * max(map(abs, box))
+    return torch.where((x - (inside := x.clamp(*box))).abs() <= slack, inside, x)
 
 
 @torch.no_grad()

@@ -19,9 +19,9 @@ __all__ = ["OrbitNoise"]
 class OrbitNoise(Law):
     """One law after the other: parameters uniform on an orbit's box, then noise on the picture.
 
-    Every loss that takes a law takes this one, and so trains a model for
-    :meth:`rsfl.smooth.Smoother.certify_orbit`. No certificate is read from it: that is the business
-    of the noise alone.
+    `CrossEntropy`, `Stability`, `Consistency` and `Adversarial` take it, and so train a model for
+    :meth:`rsfl.smooth.Smoother.certify_orbit`; `SmoothMix`, which mixes inputs, and `MACER`, which
+    reads radii, do not. No certificate is read from it: that is the business of the noise alone.
 
     Args:
         family: The family of pictures, a little wider than the one to certify: its ends would be
@@ -104,6 +104,11 @@ class OrbitNoise(Law):
         self, p_a: ArrayLike, p_b: ArrayLike | None = None, *, dim: int | None = None
     ) -> NoReturn:
         raise ValueError(
-            f"law must be the noise alone, {self.pixels}, to certify: certify_orbit(x, "
-            f"{self.family}) moves the picture itself"
+            f"law must be the noise alone, {self.pixels}, to certify: certify_orbit moves the "
+            f"picture itself, over one family such as {' or '.join(map(str, self._families))}"
         )
+
+    @property
+    def _families(self) -> list[Orbit]:
+        within = self.law._families if isinstance(self.law, OrbitNoise) else []
+        return [self.family, *within]
