@@ -75,7 +75,7 @@ def asked(name: str, inputs: int) -> Row:
     }
     times = turns(calls)
     return Row(
-        f"votes of {GROUPS} {name}, {inputs} inputs at a time, times a plain loop",
+        f"votes of {GROUPS} models, {name}, {inputs} inputs a call: times a plain loop",
         ratio(times["loop"], times["ours"]),
         "times",
         4 if name == HEAD else None,
