@@ -53,8 +53,27 @@ class Passes(nn.Module):
         return super().train(mode)
 
 
-def test_parts_that_only_the_model_knows_are_evaluated_too():
-    model = nn.Sequential(Passes()).eval()
+class Lists(nn.Module):
+    """Has a part that it lists as a child."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = []
+
+    def children(self):
+        return iter(self.parts)
+
+
+def _by_its_own_train():
+    model = nn.Identity()
+    model.parts = []
+    model.train = lambda mode=True: [part.train(mode) for part in model.parts]
+    return model
+
+
+@pytest.mark.parametrize("kind", [Passes, Lists, _by_its_own_train])
+def test_parts_that_only_the_model_knows_are_evaluated_too(kind):
+    model = nn.Sequential(kind()).eval()
     model[0].parts.append(nn.Dropout())
     with evaluating(model):
         assert not model[0].parts[0].training

@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 _lock = Lock()
-_MODES = nn.Module.train, nn.Module.eval
 _evaluated: dict[int, tuple[nn.Module, bool, int]] = {}
 """Of every module that is being evaluated, whichever threads do it: the mode that it was in, and
 how many blocks are open. By id, as a module may be equal to another."""
@@ -66,8 +65,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def _to_switch(module: nn.Module) -> bool:
     """Whether a module is in training mode, or may have parts of which torch does not know."""
-    kind = type(module)
-    return module.training or (kind.train, kind.eval) != _MODES
+    kind, own = type(module), vars(module)
+    return (
+        module.training
+        or kind.train is not nn.Module.train
+        or kind.eval is not nn.Module.eval
+        or kind.children is not nn.Module.children
+        or kind.named_children is not nn.Module.named_children
+        or "train" in own
+        or "eval" in own
+    )
 
 
 @contextmanager

@@ -841,6 +841,11 @@ def test_linear_models_are_asked_alone_where_torch_does_not_say_how_it_rounds(mo
     )
     assert voted(*models).votes(torch.rand(2, 4)).sum() == 6
     assert asked == models
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
+    asked.clear()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        voted(*models).votes(torch.rand(2, 4))
+    assert asked == models
 
 
 def test_a_wide_layer_knows_what_cancels(monkeypatch):

@@ -187,6 +187,25 @@ def _with_a_child():
     return layer
 
 
+def _with_a_function(layer, function):
+    layer.forward = function
+    return nn.Sequential(nn.Linear(6, 5), layer, nn.Linear(5, 3))
+
+
+def _with_a_parameter():
+    layer = nn.Linear(6, 3, bias=False)
+    layer.scale = nn.Parameter(torch.zeros(3))  # which it does not use
+    return layer
+
+
+def _bias_first():
+    layer = nn.Linear(6, 3)
+    weight = layer.weight
+    del layer.weight
+    layer.weight = weight
+    return layer
+
+
 _SHARED = nn.Linear(6, 6)
 
 
@@ -204,11 +223,45 @@ _SHARED = nn.Linear(6, 6)
         nn.Flatten(),
         _hooked(),
         _with_a_child(),
+        _with_a_parameter(),
+        _bias_first(),
+        _with_a_function(nn.Identity(), torch.tanh),
+        _with_a_function(nn.ReLU(), torch.sigmoid),
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.ReLU(inplace=True), nn.Linear(5, 3)),
     ],
 )
 def test_gradients_of_other_networks_are_not_written_down(model):
     values = {name: p.detach()[None] for name, p in model.named_parameters()}
     assert stacked._by_hand(model, train.CrossEntropy(), values) is None
+
+
+def test_gradients_are_not_written_down_where_calls_are_rewritten():
+    class Doubles(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            return 2 * found if function is functional.linear else found
+
+    model = nn.Linear(6, 3)
+    values = {name: p.detach()[None] for name, p in model.named_parameters()}
+    assert stacked._by_hand(model, train.CrossEntropy(), values)
+    with Doubles():
+        assert stacked._by_hand(model, train.CrossEntropy(), values) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "features"), [((40,), (40,), 1), ((40, 4), (40, 1), 4)]
+)
+def test_data_that_a_client_cannot_train_on_alone_are_not_trained_on_together(
+    shape, labels, features
+):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(shape, generator=generator)
+    y = torch.randint(3, labels, generator=generator)
+    model, trainer = nn.Linear(features, 3, bias=False), fed.SGD(lr=0.1, batch_size=1)
+    for clients in (1, 4):
+        members = fed.clients(x, y, fed.partition.equal(40, clients), trainer)
+        with pytest.raises(fed.RoundError):
+            fed.Server(model, members).run(1, progress=False)
 
 
 @pytest.mark.fast("stacked")

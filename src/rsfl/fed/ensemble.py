@@ -186,6 +186,8 @@ def _layers(models: Sequence[nn.Module]) -> bool:
 
 def _exact() -> bool:
     """Whether products of float32 are rounded as such."""
+    if torch.is_autocast_enabled("cpu"):
+        return False
     try:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # a newer switch than this one was set

@@ -14,7 +14,7 @@ from rsfl._checks import Int64
 from rsfl.attacks import checked_labels
 from rsfl.fed.client import Client
 from rsfl.fed.layout import Layout
-from rsfl.fed.ours import is_ours, of_torch_alone
+from rsfl.fed.ours import is_ours, of_torch_alone, plain_process
 from rsfl.fed.trainer import SGD, Task
 from rsfl.train import CrossEntropy
 
@@ -119,6 +119,8 @@ def _by_hand(model: nn.Module, loss: Any, values: Mapping[str, Tensor]) -> _Grad
     ) -> Sequence[Tensor]:
         # Samples are the last axis, (C, features, B): along it softmax and sums are fastest.
         outputs, given = (x.flatten(2) if flat else x).mT, []
+        if outputs.ndim != 3:
+            raise ValueError(f"x must be one row of numbers a sample, got shape {tuple(x.shape)}")
         for layer in layers:
             given.append(outputs)
             weight, *bias = (now[name] for name in layer.names)
@@ -126,7 +128,9 @@ def _by_hand(model: nn.Module, loss: Any, values: Mapping[str, Tensor]) -> _Grad
                 torch.baddbmm(bias[0][..., None], weight, outputs) if bias else weight @ outputs
             )
             outputs = outputs.relu_() if layer.bends else outputs
-        labels = checked_labels(y.flatten(), y.numel(), outputs.shape[1]).view(len(y), 1, -1)
+        clients, classes, samples = outputs.shape
+        labels = checked_labels(y.flatten(0, 1), clients * samples, classes)
+        labels = labels.view(clients, 1, samples)
         pull = outputs.softmax(dim=1)
         pull.scatter_add_(1, labels, pull.new_tensor(-1).expand(labels.shape))
         pull *= shares[:, None]
@@ -155,19 +159,24 @@ def _linear_layers(model: nn.Module) -> tuple[bool, list[_Layer]]:
     """Whether inputs are flattened, and the layers of a network that has only linear ones and ReLUs
     between them; no layers of others."""
     flat, layers = False, list[_Layer]()
-    known = of_torch_alone(model)
+    known = of_torch_alone(model) and plain_process()
     for name, module in model.named_modules(remove_duplicate=False):  # twice there, twice called
         kind = type(module)
         if kind is nn.Linear:
+            own = ("weight",) if module.bias is None else ("weight", "bias")
+            known = known and tuple(one for one, _ in module.named_parameters()) == own
             prefix = f"{name}." if name else ""
-            layers.append(_Layer(tuple(prefix + own for own, _ in module.named_parameters())))
+            layers.append(_Layer(tuple(prefix + one for one in own)))
         elif kind is nn.ReLU and layers:
+            # What a second one overwrites autograd still needs, and so refuses.
+            known = known and not (module.inplace and layers[-1].bends)
             layers[-1] = replace(layers[-1], bends=True)
         elif kind is nn.Flatten and not layers:
             flat, known = True, known and (module.start_dim, module.end_dim) == (1, -1)
         else:
             known = known and kind in (nn.Sequential, nn.Identity)
         known = known and (kind is nn.Sequential or not module._modules)
+        known = known and "forward" not in vars(module)
     return flat, layers if known and layers and not layers[-1].bends else []
 
 

@@ -92,9 +92,10 @@ def drawn(rounds: Sequence[Record], threat: Record) -> list[str]:
             found.append(f"{where}: noise")
         if {one["client"] for one in record["participants"]} != set(sizes):
             found.append(f"{where}: who takes part")
+        attacked = record["index"] in (threat.get("rounds") or [record["index"]])
         for one in record["participants"]:
             client = one["client"]
             whole = set(one["batch_sizes"]) == {sizes.get(client)} and one["outcome"] != "absent"
-            if not whole or not (plain(one) or client in threat["clients"]):
+            if not whole or not (plain(one) or (attacked and client in threat["clients"])):
                 found.append(f"{where}: what client {client} trains on, or how")
     return found
