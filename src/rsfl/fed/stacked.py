@@ -158,26 +158,28 @@ class _Layer:
 def _linear_layers(model: nn.Module) -> tuple[bool, list[_Layer]]:
     """Whether inputs are flattened, and the layers of a network that has only linear ones and ReLUs
     between them; no layers of others."""
-    flat, layers = False, list[_Layer]()
-    known = of_torch_alone(model) and plain_process()
+    flat, layers, others = False, list[_Layer](), (False, list[_Layer]())
+    if not (of_torch_alone(model) and plain_process()):
+        return others
     for name, module in model.named_modules(remove_duplicate=False):  # twice there, twice called
         kind = type(module)
+        if "forward" in vars(module) or (module._modules and kind is not nn.Sequential):
+            return others
         if kind is nn.Linear:
             own = ("weight",) if module.bias is None else ("weight", "bias")
-            known = known and tuple(one for one, _ in module.named_parameters()) == own
+            if tuple(one for one, _ in module.named_parameters()) != own:
+                return others
             prefix = f"{name}." if name else ""
             layers.append(_Layer(tuple(prefix + one for one in own)))
         elif kind is nn.ReLU and layers:
-            # What a second one overwrites autograd still needs, and so refuses.
-            known = known and not (module.inplace and layers[-1].bends)
+            if module.inplace and layers[-1].bends:  # autograd refuses a second one in place
+                return others
             layers[-1] = replace(layers[-1], bends=True)
-        elif kind is nn.Flatten and not layers:
-            flat, known = True, known and (module.start_dim, module.end_dim) == (1, -1)
-        else:
-            known = known and kind in (nn.Sequential, nn.Identity)
-        known = known and (kind is nn.Sequential or not module._modules)
-        known = known and "forward" not in vars(module)
-    return flat, layers if known and layers and not layers[-1].bends else []
+        elif kind is nn.Flatten and not layers and (module.start_dim, module.end_dim) == (1, -1):
+            flat = True
+        elif kind not in (nn.Sequential, nn.Identity):
+            return others
+    return others if layers and layers[-1].bends else (flat, layers)
 
 
 class _Batches:
